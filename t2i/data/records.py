@@ -1,0 +1,76 @@
+"""What a source of captioned pictures yields, and what a picture in it can do.
+
+A source (sources.py) walks over its files and yields one Record a picture, in a fixed order. Nothing is decoded
+there: a record holds a small picklable locator, and a worker process calls `picture.load(resolution)`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class PictureError(Exception):
+    """A picture that cannot be used. `reason` is a short stable phrase (it is counted); `detail` is for one file."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self):
+        return PictureError, (self.reason, self.detail)
+
+
+class Picture(Protocol):
+    """A picklable locator of one picture."""
+
+    def load(self, resolution: int) -> np.ndarray:
+        """Decode, centre-crop and resize: uint8 [resolution, resolution, 3]. Raises PictureError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One captioned picture.
+
+    key: unique in the source and the same on every run and machine (a path relative to the root, for one).
+    captions: at least one; stripped, no empty ones, whitespace runs and control characters folded to one space.
+    attributes: what is known of the picture exactly (drawn shapes), JSON-able; else None.
+    """
+
+    key: str
+    captions: tuple[str, ...]
+    picture: Picture
+    attributes: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """An entry of the source that cannot be used, found before decoding. `reason` is a short stable phrase."""
+
+    key: str
+    reason: str
+    detail: str = ""
+
+
+class Source(Protocol):
+    """A walk over captioned pictures. `len(source)` is the number of entries (records and skips), if cheaply known.
+
+    name: a short name for folders, [a-z0-9_-] ("coco_mini", "noto", "shapes").
+    split: "train", "val", ...
+    notes: lines for the user after the walk (leftovers on either side, counted and named).
+    """
+
+    name: str
+    split: str
+    notes: list[str]
+
+    def __iter__(self) -> Iterator[Record | Skip]: ...
+
+    def __len__(self) -> int: ...
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able facts for dataset.json: kind and options. No absolute paths."""
+        ...
