@@ -105,3 +105,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def check_writable(folder: Path | str) -> None:
+    """Make `folder` and try a file in it, so that a long job does not fail at its end. Raises UserError, one line."""
+    folder = make_folder(folder)
+    try:
+        handle, path = tempfile.mkstemp(prefix=".t2i-", dir=folder)
+        os.close(handle)
+        os.unlink(path)
+    except OSError as error:
+        raise describe_os_error(error, folder) from error

@@ -1,0 +1,141 @@
+"""Printing: what the user reads goes to stdout, bars and warnings to stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from t2i.pipeline import TextToImagePipeline
+    from t2i.text.pooler import TextBatch
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+def say(line: str) -> None:
+    """A line for the user, as it is (no markup)."""
+    out.print(line, markup=False)
+
+
+def warn(line: str) -> None:
+    """A warning, one line on stderr."""
+    err.print(f"t2i: warning: {line}", markup=False)
+
+
+def print_json(value: Any) -> None:
+    """For machines: JSON and nothing else on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def table(title: str, rows: dict[str, Any]) -> None:
+    """Names and values, one a row."""
+    grid = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        grid.add_row(name, str(value))
+    out.print(grid)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress callback (stage, done, total): a bar in a terminal, else a line every tenth of a stage."""
+    if not err.is_terminal:
+        last: dict[str, int] = {}
+
+        def line(stage: str, done: int, total: int | None) -> None:
+            tenth = done * 10 // total if total else 0
+            if total and last.get(stage) != tenth:
+                last[stage] = tenth
+                print(f"{stage}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def move(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield move
+
+
+def default_model() -> tuple[Path, str]:
+    """The model to draw with where none was named, and a line that says which. Raises UserError where there is none."""
+    from t2i.errors import UserError
+    from t2i.training.run import find_runs
+
+    if runs := find_runs():
+        return runs[-1] / "model", f"model: {runs[-1] / 'model'} (the newest run; choose another with --model)"
+    raise UserError("no model here: there is no run in runs/; train one with t2i train, or give --model PATH")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """"0-7,12" -> [0, ..., 7, 12]. Raises UsageError, one line."""
+    from t2i.errors import UsageError
+
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--seeds {text}: write numbers and ranges, as in 0-7,12")
+        start, stop = int(first), int(last or first)
+        if stop < start or stop - start >= 100_000:
+            raise UsageError(f"--seeds {text}: the range {part.strip()} is empty or above 100,000")
+        seeds += range(start, stop + 1)
+    return seeds
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file that are not empty. Raises UserError, one line."""
+    from t2i.errors import UserError
+    from t2i.files import describe_os_error
+
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a UTF-8 text file; write one prompt a line") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{path}: no prompt in this file; write one a line")
+    return prompts
+
+
+def load_pipeline(model: Path | None, device: str, quiet: bool = False) -> "TextToImagePipeline":
+    """The model named, else the default one (and says which)."""
+    from t2i.pipeline import TextToImagePipeline
+
+    if model is None:
+        model, line = default_model()
+        if not quiet:
+            say(line)
+    return TextToImagePipeline.from_pretrained(model, device)
+
+
+def encode(pipe: "TextToImagePipeline", prompts: list[str]) -> "TextBatch":
+    """Prompts as token embeddings; warns of those that were cut."""
+    before = pipe.text_encoder.truncated
+    text = pipe.encode(prompts)
+    if cut := pipe.text_encoder.truncated - before:
+        what = "the prompt was" if len(prompts) == 1 else f"{cut} of {len(prompts)} prompts were"
+        warn(f"{what} cut to {pipe.text_encoder.max_tokens} tokens, all that the text encoder reads")
+    return text

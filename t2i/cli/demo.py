@@ -1,0 +1,41 @@
+"""t2i demo: the whole loop on drawn pictures, with no data and no download."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from t2i.cli import console
+
+PROMPTS = (
+    "a red circle on a white background",
+    "a blue square on a white background",
+    "a large green triangle on a black background",
+    "a small yellow star on a grey background",
+)
+
+
+def demo(
+    out: Annotated[Path, Option(help="Folder for the data set, the run and the pictures.")] = Path("t2i-demo"),
+    minutes: Annotated[float, Option(help="How long to train.")] = 4.0,
+    pictures: Annotated[int, Option(help="How many pictures to draw and train on.")] = 4000,
+) -> None:
+    """Draw shapes, prepare them, train on them for minutes, and draw prompts: the whole loop on a laptop."""
+    from t2i.cli.prepare import prepare
+    from t2i.cli.sample_grid import sample_grid
+    from t2i.cli.train import train
+    from t2i.files import make_folder
+
+    make_folder(out)
+    data = out / "shapes-train-32"
+    if not (data / "dataset.json").is_file():
+        console.say(f"1. prepare: {pictures:,} drawn pictures with captions")
+        prepare(shapes=pictures, resolution=32, val_fraction=0.0, out=data)
+    console.say(f"2. train: dfgan, {minutes:g} minutes")
+    train(data=data, arch="dfgan", minutes=minutes, out=out / "runs")
+    console.say("3. draw")
+    from t2i.training.run import find_runs
+
+    newest = find_runs(out / "runs")[-1]
+    sample_grid(prompt=list(PROMPTS), model=newest / "model", cols=6, out=out / "demo.png")
+    console.say(f'look at {out / "demo.png"}; then: t2i generate "a purple heart" --model {newest} -o heart.png')

@@ -1,0 +1,93 @@
+"""t2i generate: prompts in, pictures out."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from t2i.cli import console
+from t2i.errors import UsageError
+
+
+def generate(
+    prompt: Annotated[list[str] | None, Argument(help="What to draw; several are drawn each.", show_default=False)] = None,
+    prompts: Annotated[Path | None, Option(help="A text file, one prompt a line.", show_default=False)] = None,
+    out: Annotated[
+        Path, Option("--out", "-o", help="A picture file; several pictures are numbered; a folder takes any number.")
+    ] = Path("out.png"),
+    model: Annotated[
+        Path | None, Option(help="A model or run folder; left out, the newest run's.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, Option(help="Seed of the noise (0).", show_default=False)] = None,
+    seeds: Annotated[
+        str | None, Option(help="Several: 0-7,12 draws each prompt nine times.", show_default=False)
+    ] = None,
+    num: Annotated[int, Option(help="Pictures a prompt, with seeds from --seed upwards.")] = 1,
+    truncation: Annotated[float, Option(help="1: as trained; towards 0: more typical, less varied.")] = 1.0,
+    batch: Annotated[
+        int | None,
+        Option(help="Pictures computed at once (4; 16 on a GPU). Pixels are the same for the same value.", show_default=False),
+    ] = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
+) -> None:
+    """Draw prompts with a trained model. The same prompt and seed give the same picture."""
+    texts = list(prompt or [])
+    if prompts is not None:
+        texts += console.read_prompts(prompts)
+    if not texts:
+        raise UsageError('say what to draw: t2i generate "a table", or --prompts FILE')
+    if any(not text.strip() for text in texts):
+        raise UsageError("the prompt is empty: say what to draw")
+    if seeds is not None and (seed is not None or num != 1):
+        raise UsageError("--seeds excludes --seed and --num")
+    if num < 1 or (seed or 0) < 0 or (batch is not None and batch < 1):
+        raise UsageError("--num and --batch must be at least 1, --seed must not be negative")
+    numbers = console.parse_seeds(seeds) if seeds else list(range(seed or 0, (seed or 0) + num))
+    _check_out(out, len(texts) * len(numbers))
+
+    from t2i.grids import save_png
+
+    pipe = console.load_pipeline(model, device, quiet=json)
+    pipe.group = batch or pipe.group
+    condition = pipe.pool(console.encode(pipe, texts))
+    import torch
+
+    jobs = [(index, seed) for index in range(len(texts)) for seed in numbers]
+    noise = torch.stack([pipe.noise(seed) for _, seed in jobs])
+    rows = torch.tensor([index for index, _ in jobs], device=pipe.device)
+    written = []
+    pictures = (picture for group in pipe.draw(noise, condition[rows], truncation) for picture in group.numpy())
+    for number, ((index, seed), picture) in enumerate(zip(jobs, pictures)):
+        path = _name(out, number, len(jobs))
+        save_png(picture, path, pipe.picture_facts(texts[index], seed, truncation))
+        written.append({"path": str(path), "prompt": texts[index], "seed": seed})
+    if json:
+        console.print_json(written)
+    elif len(written) == 1:
+        console.say(f"wrote {written[0]['path']}")
+    else:
+        console.say(f"wrote {len(written)} pictures, {written[0]['path']} to {written[-1]['path']}")
+
+
+def _check_out(out: Path, count: int) -> None:
+    """Before the work: can the pictures be written under that name? Raises UsageError or UserError, one line."""
+    from t2i.files import check_writable
+    from t2i.grids import check_picture_name
+
+    if _is_folder(out):
+        check_writable(out)
+        return
+    check_picture_name(out)
+    check_writable(out.parent)
+
+
+def _is_folder(out: Path) -> bool:
+    return out.is_dir() or out.suffix == ""
+
+
+def _name(out: Path, number: int, count: int) -> Path:
+    digits = max(3, len(str(count - 1)))
+    if _is_folder(out):
+        return out / f"{number:0{digits}d}.png"
+    return out if count == 1 else out.with_name(f"{out.stem}-{number:0{digits}d}{out.suffix}")

@@ -1,0 +1,100 @@
+"""t2i info: what is this?"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from t2i.cli import console
+from t2i.errors import UserError
+from t2i.files import read_json
+
+
+def info(
+    path: Annotated[Path, Argument(help="A data set, a run, a checkpoint, a model or a picture.", show_default=False)],
+    json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
+) -> None:
+    """Say what a folder or picture is: a prepared data set, a run, a checkpoint, a model, a drawn PNG."""
+    title, facts = look(path)
+    if json:
+        console.print_json({"kind": title, "path": str(path), **facts})
+    else:
+        console.table(f"{path}: {title}", facts)
+
+
+def look(path: Path) -> tuple[str, dict[str, Any]]:
+    """The kind of a path and the facts on it. Raises UserError, one line, where it is nothing that t2i made."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    for marker, (kind, read) in KINDS.items():
+        if (path / marker).is_file():
+            return kind, read(path)
+    if path.is_file() and path.suffix.lower() == ".png":
+        from t2i.grids import read_png_text
+
+        if "software" in (facts := read_png_text(path)):
+            return "picture", facts
+    raise UserError(
+        f"{path}: nothing that t2i made (no dataset.json, config.json, state.json or model_index.json in it)"
+    )
+
+
+def _dataset(path: Path) -> dict[str, Any]:
+    from t2i.data.prepared import PreparedDataset
+
+    info = PreparedDataset(path).info
+    text = info["text"]
+    return {
+        "name": info["name"], "split": info["split"], "resolution": info["resolution"],
+        "pictures": info["pictures"], "captions": info["captions"], "caption uses": info["caption_uses"],
+        "skipped": sum(info["skipped"].values()), "text encoder": text["name"], "text encoder sha256": text["sha256"],
+        "tokens": text["tokens"], "source": info["source"], "fingerprint": info["fingerprint"],
+    }  # fmt: skip
+
+
+def _run(path: Path) -> dict[str, Any]:
+    from t2i.training.checkpoint import list_checkpoints
+    from t2i.training.metrics import read_metrics
+    from t2i.training.run import Run
+
+    run = Run(path)
+    settings, data = run.read_config()
+    checkpoints = [checkpoint.name for checkpoint in list_checkpoints(run.checkpoints)]
+    metrics = read_metrics(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else []
+    return {
+        "architecture": settings.arch, "data": data.get("path"), "resolution": data.get("resolution"),
+        "goal": f"{settings.kimg:g} kimg", "checkpoints": ", ".join(checkpoints) or "none",
+        "has a model": (run.model / "model_index.json").is_file(), **(metrics[-1] if metrics else {}),
+    }  # fmt: skip
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from t2i.training.checkpoint import verify
+
+    state = verify(path)
+    settings = state["settings"]
+    return {
+        "architecture": settings["arch"], "images_seen": state["images_seen"], "verified files": len(state["files"]),
+        "resume": f"t2i train --resume {path.parent.parent}",
+    }  # fmt: skip
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from t2i.models.folder import load_model
+
+    generator, description, digest = load_model(path)
+    parameters = sum(value.numel() for value in generator.parameters())
+    return {
+        "architecture": description.architecture, "resolution": description.resolution,
+        "conditioning": description.conditioning, "parameters": parameters, "sha256": digest,
+        "text encoder": description.text_encoder["name"], **description.training,
+        "made with": f"t2i {read_json(path / 'model_index.json').get('t2i_version')}",
+    }  # fmt: skip
+
+
+KINDS = {
+    "dataset.json": ("prepared data set", _dataset),
+    "state.json": ("checkpoint", _checkpoint),
+    "model_index.json": ("model", _model),
+    "config.json": ("run", _run),
+}

@@ -1,0 +1,197 @@
+"""t2i prepare: captioned pictures in, a prepared data set out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from t2i.cli import console
+from t2i.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from t2i.data.prepare import PrepareOptions, Summary
+    from t2i.data.records import Source
+
+DATA_ROOT = Path("t2i-data")
+
+
+def prepare(
+    coco: Annotated[
+        Path | None, Option(help="COCO's root: train2017/, annotations/captions_train2017.json.", show_default=False)
+    ] = None,
+    images: Annotated[
+        Path | None, Option(help="A folder of pictures, with --captions or --annotations.", show_default=False)
+    ] = None,
+    captions: Annotated[
+        Path | None, Option(help="A folder of caption files: x.txt for x.png, one a line.", show_default=False)
+    ] = None,
+    annotations: Annotated[
+        Path | None, Option(help="A COCO captions JSON file, with --images or --coco.", show_default=False)
+    ] = None,
+    imagefolder: Annotated[
+        Path | None, Option(help="A folder with metadata.jsonl, .csv or .parquet.", show_default=False)
+    ] = None,
+    shards: Annotated[
+        str | None, Option(help="img2dataset tars: a glob or a range, 'data/{00000..00012}.tar'.", show_default=False)
+    ] = None,
+    shapes: Annotated[
+        int | None, Option(help="Draw so many pictures of coloured shapes (built in).", show_default=False)
+    ] = None,
+    split: Annotated[str, Option(help="Which part of the source: train, val.")] = "train",
+    resolution: Annotated[int, Option(help="Side of the pictures, px: 32, 64, 128 or 256.")] = 64,
+    text_encoder: Annotated[
+        str, Option(help="minilm, a folder, or the name of a Hugging Face encoder.")
+    ] = "minilm",
+    fraction: Annotated[float, Option(help="Take this share, the same every time.")] = 1.0,
+    limit: Annotated[int | None, Option(help="Take the first so many.", show_default=False)] = None,
+    val_fraction: Annotated[
+        float | None,
+        Option(help="Hold out this share as a second data set (0; for --shapes 0.1).", show_default=False),
+    ] = None,
+    workers: Annotated[int, Option(help="Decoding processes; 0: one a core.")] = 0,
+    out: Annotated[
+        Path | None, Option(help="Where to write (t2i-data/<source>-<split>-<px>).", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a data set that is there.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Stop at the first picture that cannot be used.")] = False,
+    max_skipped: Annotated[float, Option(help="Refuse where more than this share cannot be used.")] = 0.05,
+    json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
+) -> None:
+    """Check, crop and resize captioned pictures and encode their captions, once.
+
+    Name one source: --coco, --images with --captions (or --annotations), --imagefolder, --shards or --shapes.
+    What cannot be used is counted and listed in skipped.jsonl. Killed and run again, it goes on where it was.
+    """
+    from t2i.data.prepare import PrepareOptions
+
+    _check(resolution, fraction, limit, val_fraction, workers, max_skipped)
+    share = (0.1 if shapes else 0.0) if val_fraction is None else val_fraction
+    sources = _sources(coco, images, captions, annotations, imagefolder, shards, shapes, split, share)
+    suffix = (f"-f{fraction:g}" if fraction < 1 else "") + (f"-limit{limit}" if limit is not None else "")
+    reports = []
+    for source, part in sources:
+        options = PrepareOptions(
+            resolution=resolution, fraction=fraction, limit=limit, val_fraction=share, part=part,
+            workers=workers, strict=strict, max_skipped=max_skipped,
+        )  # fmt: skip
+        label = source.split if part == "all" else part
+        if out is None:
+            target = DATA_ROOT / f"{source.name}-{label}-{resolution}{suffix}"
+        else:
+            target = out.with_name(f"{out.name}-val") if len(sources) > 1 and label == "val" else out
+        reports.append(_prepare_one(source, target, text_encoder, options, overwrite, quiet=json))
+    if json:
+        console.print_json(reports if len(reports) > 1 else reports[0])
+    else:
+        console.say(f"train on it: t2i train {reports[0]['path']}")
+
+
+def _prepare_one(
+    source: "Source", target: Path, text_encoder: str, options: "PrepareOptions", overwrite: bool, quiet: bool
+) -> dict[str, object]:
+    import shutil
+
+    from t2i.data.prepare import prepare as run
+
+    if target.exists():
+        if not overwrite:
+            raise UserError(f"{target} is there already; train on it, replace it with --overwrite, or choose --out")
+        if not (target / "dataset.json").is_file():
+            raise UserError(f"{target} is no prepared data set: not replaced; choose another --out")
+        shutil.rmtree(target)
+
+    def load() -> object:
+        from t2i.text.encoders import load_encoder
+
+        return load_encoder(text_encoder)
+
+    with console.stages() as progress:
+        summary = run(source, target, load, options, progress)  # type: ignore[arg-type]
+    if not quiet:
+        _report(summary, options)
+    return {
+        "path": str(target), "pictures": summary.pictures, "captions": summary.captions,
+        "caption_uses": summary.caption_uses, "truncated": summary.truncated,
+        "skipped": dict(summary.skipped), "notes": summary.notes,
+    }  # fmt: skip
+
+
+def _report(summary: "Summary", options: "PrepareOptions") -> None:
+    rows = {
+        "pictures": f"{summary.pictures:,} at {options.resolution} px"
+        + (f" ({summary.resumed_at:,} from an earlier run)" if summary.resumed_at else ""),
+        "captions": f"{summary.caption_uses:,}, {summary.captions:,} different",
+    }
+    if summary.truncated:
+        rows["captions cut"] = f"{summary.truncated:,}, longer than the text encoder reads"
+    for reason, count in summary.skipped.most_common():
+        rows[f"skipped: {reason}"] = f"{count:,}, {summary.first_skipped[reason]} for one"
+    for note in summary.notes:
+        rows.setdefault("note", note) if "note" not in rows else rows.update({"note": f"{rows['note']}; {note}"})
+    console.table(f"prepared {summary.out}", rows)
+
+
+def _sources(
+    coco: Path | None,
+    images: Path | None,
+    captions: Path | None,
+    annotations: Path | None,
+    imagefolder: Path | None,
+    shards: str | None,
+    shapes: int | None,
+    split: str,
+    val_share: float,
+) -> "list[tuple[Source, str]]":
+    """The source that the options name, once for each data set to write; beside it which part of it to keep."""
+    from t2i.data import shapes as drawn
+    from t2i.data import sources
+
+    pair = images is not None and coco is None
+    named = {
+        "--coco": coco is not None, "--images": pair, "--imagefolder": imagefolder is not None,
+        "--shards": shards is not None, "--shapes": shapes is not None,
+    }  # fmt: skip
+    chosen = [name for name, given in named.items() if given]
+    if len(chosen) != 1:
+        given = f"{' and '.join(chosen)} exclude each other" if chosen else "no source was named"
+        raise UsageError(f"{given}: give one of {', '.join(named)}")
+    if pair and (captions is None) == (annotations is None):
+        raise UsageError("--images needs --captions DIR or --annotations FILE, one of them")
+    if captions is not None and not pair:
+        raise UsageError("--captions goes with --images")
+    if annotations is not None and coco is None and images is None:
+        raise UsageError("--annotations goes with --images or --coco")
+
+    if shapes is not None:
+        if val_share and split == "train":
+            held_out = max(1, round(shapes * val_share))
+            training = drawn.ShapesSource(shapes - held_out if shapes > held_out else shapes, "train")
+            return [(training, "all"), (drawn.ShapesSource(held_out, "val"), "all")]
+        return [(drawn.ShapesSource(shapes, split), "all")]
+    if coco is not None or annotations is not None:
+        source: Source = sources.CocoSource(coco, split, images, annotations)
+    elif images is not None and captions is not None:
+        source = sources.FolderPairSource(images, captions, split)
+    elif imagefolder is not None:
+        source = sources.ImageFolderSource(imagefolder, split)
+    else:
+        assert shards is not None
+        source = sources.ShardSource(shards, split)
+    return [(source, "train"), (source, "val")] if val_share else [(source, "all")]
+
+
+def _check(
+    resolution: int, fraction: float, limit: int | None, val_fraction: float | None, workers: int, max_skipped: float
+) -> None:
+    if resolution < 8 or resolution > 1024 or resolution & (resolution - 1):
+        raise UsageError(f"--resolution {resolution}: a power of two from 8 to 1024, such as 32, 64, 128 or 256")
+    if not 0 < fraction <= 1:
+        raise UsageError(f"--fraction {fraction:g}: must be above 0 and at most 1")
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: must be at least 1")
+    if val_fraction is not None and not 0 <= val_fraction < 1:
+        raise UsageError(f"--val-fraction {val_fraction:g}: must be at least 0 and below 1")
+    if workers < 0:
+        raise UsageError(f"--workers {workers}: must not be negative")
+    if not 0 <= max_skipped <= 1:
+        raise UsageError(f"--max-skipped {max_skipped:g}: a share from 0 to 1")

@@ -1,0 +1,263 @@
+"""t2i train: a prepared data set in, a run folder out."""
+
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Exit, Option
+
+from t2i.cli import console
+from t2i.config import TrainConfig, help_of, read_toml, resolve
+from t2i.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from t2i.data.prepared import PreparedDataset
+    from t2i.training.loop import Status
+    from t2i.training.run import Run
+
+RUNS = Path("runs")
+
+
+def _setting(name: str, metavar: str | None = None, help: str | None = None) -> Any:
+    """An option whose help text is the config's; without a default, so that a preset can give one."""
+    return Option(help=help or help_of(name), show_default=False, metavar=metavar)
+
+
+def train(
+    data: Annotated[
+        Path | None, Argument(help="A prepared data set; left out, the newest in t2i-data/.", show_default=False)
+    ] = None,
+    arch: Annotated[str | None, _setting("arch", "NAME")] = None,
+    preset: Annotated[str | None, _setting("preset", "NAME")] = None,
+    conditioning: Annotated[str | None, _setting("conditioning", "attention|sentence")] = None,
+    loss: Annotated[str | None, _setting("loss", "hinge|logistic")] = None,
+    penalty: Annotated[str | None, _setting("penalty", "ma-gp|r1|none")] = None,
+    batch: Annotated[int | None, _setting("batch")] = None,
+    accumulate: Annotated[int | None, _setting("accumulate")] = None,
+    kimg: Annotated[float | None, _setting("kimg")] = None,
+    minutes: Annotated[float | None, _setting("minutes")] = None,
+    lr_g: Annotated[float | None, _setting("lr_g")] = None,
+    lr_d: Annotated[float | None, _setting("lr_d")] = None,
+    amp: Annotated[bool, Option("--amp", help="Mixed precision: the same as --precision bf16.")] = False,
+    precision: Annotated[str | None, _setting("precision", "fp32|bf16|fp16")] = None,
+    seed: Annotated[int | None, _setting("seed")] = None,
+    config: Annotated[
+        Path | None, Option(help="Settings from a TOML file; every setting can stand there.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, Option(help="Go on with this run folder, with its settings.", show_default=False)
+    ] = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    out: Annotated[Path, Option(help="Folder that the run folder is made in.")] = RUNS,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+) -> None:
+    """Train an architecture on a prepared data set.
+
+    A value on the command line wins over the config file, that over the preset, that over the default. Ctrl-C stops
+    at the next step with a checkpoint and a usable model.
+    """
+    given = {
+        "arch": arch, "preset": preset, "conditioning": conditioning, "loss": loss, "penalty": penalty,
+        "batch": batch, "accumulate": accumulate, "kimg": kimg, "minutes": minutes, "lr_g": lr_g, "lr_d": lr_d,
+        "precision": precision, "seed": seed,
+    }  # fmt: skip
+    flags = {name: value for name, value in given.items() if value is not None}
+    if amp:
+        if flags.get("precision", "bf16") != "bf16":
+            raise UsageError(f"--amp means --precision bf16; it excludes --precision {precision}")
+        flags["precision"] = "bf16"
+
+    from t2i.data.prepared import PreparedDataset
+    from t2i.device import pick_device
+    from t2i.training.run import Run
+
+    where = pick_device(device)
+    if resume is not None:
+        run = Run(resume)
+        settings, facts, dataset = _resumed(run, data, flags, config)
+    else:
+        dataset = PreparedDataset(data or _newest_dataset())
+        settings, origin = _resolve(dataset, flags, config, where.type)
+        if not dry_run:
+            facts = {
+                "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
+                "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),
+            }  # fmt: skip
+            run = Run.create(out, settings, facts, str(where))
+        _show(settings, origin, dataset, where)
+        if dry_run:
+            return
+    run.log(" ".join(sys.argv))
+    console.say(f"run: {run.folder}")
+    _train(settings, dataset, run, where, resume is not None)
+
+
+def _resolve(
+    dataset: "PreparedDataset", flags: dict[str, Any], config: Path | None, device: str
+) -> tuple[TrainConfig, dict[str, str]]:
+    """The settings of a new run, and where each came from."""
+    from t2i.models import get_architecture
+
+    file = read_toml(config) if config else {}
+    named = {**file, **flags}
+    try:
+        architecture = get_architecture(str(named.get("arch", TrainConfig.arch)))
+    except ValueError as error:
+        raise UsageError(f"--arch: {error}") from error
+    preset = named.get("preset", "auto")
+    if preset == "auto":
+        preset = "paper" if device == "cuda" else "small"
+    if preset not in architecture.presets:
+        raise UsageError(f"--preset {preset}: {architecture.name} has {', '.join(architecture.presets)}")
+    rows = architecture.presets[preset]
+    row = dict(rows[min(rows, key=lambda resolution: abs(resolution - dataset.resolution))])
+    model = {name: row.pop(name) for name in list(row) if name in architecture.model_options}
+    unknown = set(file.get("model", {})) - set(architecture.model_options)
+    if unknown:
+        known = ", ".join(architecture.model_options)
+        raise UsageError(f"{config}: {architecture.name} has no model setting {sorted(unknown)[0]!r}; it has {known}")
+    return resolve(
+        (f"preset {preset}", {**architecture.defaults, **row, "preset": preset, "model": model}),
+        (str(config), {name: value for name, value in file.items() if name != "preset"}),
+        ("command line", {name: value for name, value in flags.items() if name != "preset"}),
+    )
+
+
+def _resumed(
+    run: "Run", data: Path | None, flags: dict[str, Any], config: Path | None
+) -> tuple[TrainConfig, dict[str, Any], "PreparedDataset"]:
+    """The settings of a run to go on with. Only how long it trains may change."""
+    import dataclasses
+
+    from t2i.data.prepared import PreparedDataset
+
+    settings, facts = run.read_config()
+    if config is not None:
+        raise UsageError("--config cannot change a run that is resumed; its settings are in its config.json")
+    changed = [name for name, value in flags.items() if name not in ("kimg", "minutes") and getattr(settings, name) != value]
+    if changed:
+        raise UsageError(
+            f"--{changed[0].replace('_', '-')} {flags[changed[0]]} differs from the run's "
+            f"{getattr(settings, changed[0])}; a resumed run keeps its settings, but for --kimg and --minutes"
+        )
+    settings = dataclasses.replace(
+        settings, kimg=flags.get("kimg", settings.kimg), minutes=flags.get("minutes")
+    ).check()
+    dataset = PreparedDataset(data or Path(str(facts.get("path"))))
+    if dataset.fingerprint != facts.get("fingerprint"):
+        raise UserError(f"{dataset.path} is not the data set that {run.folder} was trained on (its fingerprint differs)")
+    return settings, facts, dataset
+
+
+def _newest_dataset() -> Path:
+    from t2i.data.prepared import PreparedDataset, find_datasets
+
+    found = [path for path in find_datasets() if PreparedDataset(path).split != "val"]
+    if not found:
+        raise UserError("no prepared data set in t2i-data/; make one first: t2i prepare --coco PATH, or --shapes 2000")
+    return found[-1]
+
+
+def _show(settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDataset", device: Any) -> None:
+    from t2i.models import get_architecture
+    from t2i.training.loading import text_statistics
+
+    architecture = get_architecture(settings.arch)
+    options = {**architecture.model_options, **settings.model}
+    networks = architecture.build(dataset.resolution, settings.conditioning, text_statistics(dataset), options, 0)
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in networks]
+    rows: dict[str, Any] = {
+        "data": f"{dataset.path} ({len(dataset):,} pictures, {dataset.resolution} px)",
+        "device": device,
+        "networks": f"generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters",
+    }
+    for name, source in origin.items():
+        value = getattr(settings, name)
+        if name == "model":
+            value = ", ".join(f"{key} {item}" for key, item in options.items())
+        rows[name] = f"{'-' if value is None else value}" + ("" if source == "default" else f"  [{source}]")
+    console.table(f"{settings.arch}: {architecture.summary}", rows)
+
+
+def _train(settings: TrainConfig, dataset: "PreparedDataset", run: "Run", device: Any, resume: bool) -> None:
+    from t2i.training.loop import train as run_training
+
+    def say(line: str) -> None:
+        run.log(line)
+        console.say(line)
+
+    with _signals() as caught, _progress(run) as show:
+        outcome = run_training(
+            settings, dataset, run, device, resume=resume, stop=lambda: bool(caught), on_status=show, say=say
+        )
+    say(f"{outcome.images_seen:,} images seen, {outcome.seconds / 60:.1f} minutes; model: {run.model}")
+    if caught:
+        name = signal.Signals(caught[0]).name
+        message = f"stopped by {name}; go on with: t2i train --resume {run.folder}"
+        run.log(message)
+        console.err.print(f"t2i: {message}", markup=False)
+        raise Exit(128 + caught[0])
+    console.say(f't2i generate "{_first_prompt(dataset)}" --model {run.model} -o out.png')
+
+
+def _first_prompt(dataset: "PreparedDataset") -> str:
+    return dataset.caption(int(dataset.caption_ids(0)[0])).replace('"', "'")
+
+
+@contextmanager
+def _signals() -> "Iterator[list[int]]":
+    """Collects SIGINT and SIGTERM; a second one falls through to the default and leaves at once."""
+    caught: list[int] = []
+
+    def catch(number: int, frame: Any) -> None:
+        caught.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        console.err.print("t2i: stopping at the next step; once more to leave at once", markup=False)
+
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(run: "Run") -> "Iterator[Any]":
+    """Shows the status: a bar in a terminal, else a line each; the line goes to log.txt as well."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not console.out.is_terminal:
+
+        def line(status: "Status") -> None:
+            run.log(text := describe(status))
+            print(text, flush=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console.out) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def move(status: "Status") -> None:
+            run.log(text := describe(status))
+            share = status.images_seen / status.goal
+            if status.minutes:
+                share = max(share, status.seconds / (60 * status.minutes))
+            bar.update(task, description=text, total=1.0, completed=share)
+
+        yield move
+
+
+def describe(status: "Status") -> str:
+    """One line of progress."""
+    metrics = status.metrics
+    return (
+        f"{status.images_seen / 1000:.1f} kimg  {metrics['images_per_second']:.0f} img/s  {metrics['memory_gib']:.1f} GiB  "
+        f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits real {metrics['logits_real']:.2f} "
+        f"mismatch {metrics['logits_mismatch']:.2f} fake {metrics['logits_fake']:.2f}"
+    )

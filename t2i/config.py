@@ -1,0 +1,130 @@
+"""Settings of a training run: what there is, where a value comes from, and which values make no sense together.
+
+A value comes from, the first that has one: the command line, the config file (`--config run.toml`), the preset, the
+default below. The resolved settings are printed and saved with the run.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from t2i.errors import UsageError, UserError
+from t2i.files import describe_os_error, first_line
+
+
+def _setting(default: Any, help: str) -> Any:
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run. The help texts are those of the command line. Counts are in pictures, not steps."""
+
+    arch: str = _setting("dfgan", "Architecture.")
+    preset: str = _setting("auto", "Row of the architecture's preset table; auto: small on a CPU, else paper.")
+    conditioning: Literal["attention", "sentence"] = _setting(
+        "attention", "How text enters: attention pooling over the tokens, or one sentence vector."
+    )
+    loss: Literal["hinge", "logistic"] = _setting("hinge", "Adversarial loss.")
+    penalty: Literal["ma-gp", "r1", "none"] = _setting("ma-gp", "Gradient penalty.")
+    penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
+    penalty_every: int = _setting(1, "Take it every k-th step, k times as heavy.")
+    augment: tuple[Literal["translation", "cutout"], ...] = _setting(("translation",), "DiffAugment's parts.")
+    batch: int = _setting(32, "Pictures per step, over all accumulation steps.")
+    accumulate: int = _setting(1, "Split a batch into this many pieces, one after the other, to save memory.")
+    kimg: float = _setting(1000.0, "Train until this many thousand pictures were seen.")
+    minutes: float | None = _setting(None, "Stop after this many minutes, if that comes first.")
+    lr_g: float = _setting(1e-4, "Adam's learning rate, generator.")
+    lr_d: float = _setting(4e-4, "Adam's learning rate, discriminator.")
+    beta1: float = _setting(0.0, "Adam's beta 1.")
+    beta2: float = _setting(0.9, "Adam's beta 2.")
+    ema_kimg: float = _setting(10.0, "Half-life of the averaged generator, in thousand pictures.")
+    precision: Literal["fp32", "bf16", "fp16"] = _setting("fp32", "Number format of the networks; --amp means bf16.")
+    seed: int = _setting(0, "Seed of the weights, the noise and the order of the data.")
+    log_kimg: float = _setting(1.0, "Write a line of metrics every so many thousand pictures.")
+    snapshot_kimg: float = _setting(10.0, "Write a checkpoint, a model and a sample grid every so many thousand.")
+    tensorboard: bool = _setting(False, "Also write the metrics as TensorBoard events.")
+    model: dict[str, Any] = _setting({}, "The architecture's own settings (widths, depths).")
+
+    def check(self) -> "TrainConfig":
+        """Raises UsageError, naming the options, where values make no sense."""
+        positive = ("penalty_every", "accumulate", "kimg", "lr_g", "lr_d", "ema_kimg", "log_kimg", "snapshot_kimg")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{option(name)} must be above 0, not {getattr(self, name)}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise UsageError(f"--minutes must be above 0, not {self.minutes}")
+        if self.batch < 2:
+            raise UsageError(f"--batch must be at least 2, not {self.batch}: a wrong caption comes from another picture")
+        if self.batch % self.accumulate:
+            raise UsageError(f"--batch {self.batch} is not a multiple of --accumulate {self.accumulate}")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise UsageError(f"beta1 and beta2 must lie in [0, 1), not {self.beta1} and {self.beta2}")
+        if self.penalty_weight is not None and self.penalty_weight < 0:
+            raise UsageError(f"penalty_weight must not be negative, as {self.penalty_weight} is")
+        if self.seed < 0:
+            raise UsageError(f"--seed must not be negative, as {self.seed} is")
+        return self
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
+
+
+def help_of(name: str) -> str:
+    """The help text of a setting."""
+    return FIELDS[name].metadata["help"]
+
+
+def option(name: str) -> str:
+    """How a setting is called on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def resolve(
+    *layers: tuple[str, dict[str, Any]],
+) -> tuple[TrainConfig, dict[str, str]]:
+    """Lay settings over the defaults, in the order given, later ones winning.
+
+    layers: (where from, {name: value}); a "model" value is merged key by key. Returns the checked config and, for
+    each setting, where its value came from. Raises UsageError or UserError, one line.
+    """
+    values: dict[str, Any] = {}
+    origin = dict.fromkeys(FIELDS, "default")
+    for source, layer in layers:
+        for name, value in layer.items():
+            if name not in FIELDS:
+                raise UsageError(f"{source}: no setting is called {name!r}; there is {', '.join(FIELDS)}")
+            if name == "model":
+                if not isinstance(value, dict):
+                    raise UsageError(f"{source}: [model] must be a table")
+                value = {**values.get("model", {}), **value}
+            values[name] = value
+            origin[name] = source
+    return validate(values).check(), origin
+
+
+def validate(values: dict[str, Any]) -> TrainConfig:
+    """A config from plain values (JSON, TOML), each checked against its type. Raises UsageError, one line."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(TrainConfig).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        raise UsageError(f"{option(name)}: {first['msg'].lower()}, not {first.get('input')!r:.80}") from error
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """A run.toml: settings at the top level, the architecture's own in [model]. Raises UserError, one line."""
+    try:
+        with open(path, "rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML ({first_line(error)})") from error

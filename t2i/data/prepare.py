@@ -1,0 +1,439 @@
+"""From a source of captioned pictures to a prepared data set on disk.
+
+Stages: decode the pictures shard by shard in worker processes; index the captions; encode them chunk by chunk;
+finish. All is written in `<out>.partial`, which takes the name `<out>` at the end: a data set is whole or absent.
+Killed anywhere and run again, it goes on after the last finished shard or chunk, and the bytes are the same.
+"""
+
+import array
+import collections
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from t2i.data.prepared import CAPTIONS_PER_CHUNK, FORMAT, PreparedDataset
+from t2i.data.records import PictureError, Record, Skip, Source
+from t2i.errors import UserError
+from t2i.files import atomic_write, make_folder, read_json, sync_folder, write_json
+
+TASK = 16  # pictures a worker decodes per task
+PREVIEW = 32  # pictures on the contact sheet
+
+
+class Encoder(Protocol):
+    """What prepare needs of a text encoder; see t2i.text.encoders.FrozenEncoder."""
+
+    width: int
+    truncated: int
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: not known)
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """resolution in px; fraction and val_fraction in [0, 1]; max_skipped: refuse above this share; part: which side
+    of the train/validation split to keep ("all" where there is none)."""
+
+    resolution: int = 64
+    fraction: float = 1.0
+    limit: int | None = None
+    val_fraction: float = 0.0
+    part: str = "all"
+    workers: int = 0
+    strict: bool = False
+    max_skipped: float = 0.05
+
+
+@dataclass
+class Summary:
+    """What prepare did. skipped: reason -> count; first_skipped: reason -> one file, for the reader."""
+
+    out: Path
+    pictures: int = 0
+    captions: int = 0
+    caption_uses: int = 0
+    truncated: int = 0
+    skipped: collections.Counter = field(default_factory=collections.Counter)
+    first_skipped: dict[str, str] = field(default_factory=dict)
+    resumed_at: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare(
+    source: Source,
+    out: Path | str,
+    encoder: Encoder | Callable[[], Encoder],
+    options: PrepareOptions,
+    progress: Progress = lambda stage, done, total: None,
+) -> Summary:
+    """Write the data set `out` from `source`. Raises UserError, one line, and leaves no half-written `out`.
+
+    encoder: an Encoder, or a function that loads one when the pictures are done.
+    """
+    out = Path(out)
+    partial = out.with_name(out.name + ".partial")
+    plan = {
+        "format": FORMAT,
+        "name": source.name,
+        "split": source.split if options.part == "all" else options.part,
+        "source": source.describe(),
+        "resolution": options.resolution,
+        "fraction": options.fraction,
+        "limit": options.limit,
+        "val_fraction": options.val_fraction,
+    }
+    make_folder(partial)
+    if not (partial / "plan.json").is_file() or read_json(partial / "plan.json") != json.loads(json.dumps(plan)):
+        shutil.rmtree(partial)
+        make_folder(partial)
+        write_json(partial / "plan.json", plan)
+
+    summary = Summary(out)
+    shards = _write_pictures(source, partial, options, summary, progress)
+    _check_skipped(summary, options, partial)
+    _index_captions(partial, len(shards), summary)
+    encoder = encoder() if not hasattr(encoder, "encode") else encoder
+    text = _encode_captions(partial, encoder, summary, progress)
+    summary.notes += source.notes
+    _finish(partial, out, plan, shards, text, summary)
+    return summary
+
+
+def shard_entries(resolution: int) -> int:
+    """Source entries per shard: a power of two that keeps a shard's pictures within 64 MiB (4,096 at 64 px)."""
+    return max(64, 1 << ((64 * 2**20) // (3 * resolution**2)).bit_length() - 1)
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------
+
+
+def _write_pictures(
+    source: Source, partial: Path, options: PrepareOptions, summary: Summary, progress: Progress
+) -> list[dict[str, Any]]:
+    """Decode every selected entry; returns what shard-*.json say: pictures, entries, sha256, skipped."""
+    entries, total = _select(source, options)
+    size = shard_entries(options.resolution)
+    shards: list[dict[str, Any]] = []
+    while (done := partial / f"shard-{len(shards):05d}.json").is_file():
+        shards.append(read_json(done))
+    summary.resumed_at = sum(shard["pictures"] for shard in shards)
+    seen = sum(shard["entries"] for shard in shards)
+    entries = itertools.islice(entries, seen, None)
+
+    with _decoders(options.workers) as pool:
+        results = _decode(pool, entries, options)
+        while True:
+            progress("pictures", seen, total)
+            shard = _write_shard(results, partial, len(shards), size, options, lambda n: progress("pictures", seen + n, total))
+            if shard["entries"] == 0:
+                break
+            shards.append(shard)
+            seen += shard["entries"]
+    for shard in shards:
+        summary.pictures += shard["pictures"]
+        summary.skipped.update(shard["skipped"])
+        summary.first_skipped = {**shard["first_skipped"], **summary.first_skipped}
+    return shards
+
+
+def _write_shard(
+    results: Iterator[tuple[Record | Skip, np.ndarray | None]],
+    partial: Path,
+    number: int,
+    size: int,
+    options: PrepareOptions,
+    tick: Callable[[int], None],
+) -> dict[str, Any]:
+    images = np.empty((size, options.resolution, options.resolution, 3), np.uint8)
+    records, skips, entries = [], [], 0
+    for entry, image in itertools.islice(results, size):
+        entries += 1
+        if isinstance(entry, Skip):
+            skips.append(entry)
+            if options.strict:
+                raise UserError(f"{entry.key}: {entry.reason}{': ' * bool(entry.detail)}{entry.detail} (--strict)")
+        else:
+            images[len(records)] = image
+            records.append(entry)
+        if entries % TASK == 0:
+            tick(entries)
+    if entries == 0:
+        return {"entries": 0}
+    digest = hashlib.sha256(images[: len(records)].tobytes())
+    with atomic_write(partial / f"images-{number:05d}.npy") as stream:
+        np.save(stream, images[: len(records)])
+    with atomic_write(partial / f"records-{number:05d}.jsonl") as stream:
+        for record in records:
+            line = {"key": record.key, "captions": list(record.captions)}
+            if record.attributes is not None:
+                line["attributes"] = record.attributes
+            stream.write(text := json_line(line))
+            digest.update(text)
+    with atomic_write(partial / f"skipped-{number:05d}.jsonl") as stream:
+        for skip in skips:
+            line = {"file": skip.key, "reason": skip.reason}
+            stream.write(json_line({**line, "detail": skip.detail} if skip.detail else line))
+    shard = {
+        "entries": entries,
+        "pictures": len(records),
+        "sha256": digest.hexdigest(),
+        "skipped": dict(collections.Counter(skip.reason for skip in skips)),
+        "first_skipped": {skip.reason: skip.key for skip in reversed(skips)},
+    }
+    write_json(partial / f"shard-{number:05d}.json", shard)  # last: it says that the shard is whole
+    return shard
+
+
+def _select(source: Source, options: PrepareOptions) -> tuple[Iterable[Record | Skip], int]:
+    """The entries to prepare, and how many. Exact shares by the rank of a hash of each key: the same on every run."""
+    total = len(source)
+    entries: Iterable[Record | Skip] = iter(source)
+    if options.part != "all" or options.fraction < 1:
+        order = np.fromiter((_key_hash(entry.key) for entry in source), np.uint64, total)
+        held_out = np.sort(order)[: round(total * options.val_fraction)]
+        border = held_out[-1] if len(held_out) else None
+        mine = np.ones(total, bool)
+        if options.part != "all" and border is not None:
+            mine = order <= border if options.part == "val" else order > border
+        if options.fraction < 1:
+            # From the far end, so that a fraction of the training part does not depend on the validation share.
+            keep = max(1, round(int(mine.sum()) * options.fraction))
+            mine &= order >= np.sort(order[mine])[-keep]
+        entries, total = (entry for entry, keep in zip(entries, mine) if keep), int(mine.sum())
+    if options.limit is not None and options.limit < total:
+        entries, total = itertools.islice(entries, options.limit), options.limit
+    return entries, total
+
+
+def _key_hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+# ---- decoding in worker processes -----------------------------------------------------------------------------
+
+
+def _decoders(workers: int) -> AbstractContextManager[ProcessPoolExecutor]:
+    workers = workers or os.cpu_count() or 1
+    # A server that has imported only NumPy and Pillow forks the workers: they start fast and inherit no threads.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["t2i.data.images"])
+    return ProcessPoolExecutor(workers, context, initializer=_ignore_interrupt)
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+
+
+def _decode(
+    pool: ProcessPoolExecutor, entries: Iterable[Record | Skip], options: PrepareOptions
+) -> Iterator[tuple[Record | Skip, np.ndarray | None]]:
+    """Entries with their pictures, in order; a bounded number of tasks is under way, so memory stays flat."""
+    pending: collections.deque[tuple[list[Record | Skip], Future]] = collections.deque()
+    tasks = iter(lambda: list(itertools.islice(iterator, TASK)), [])
+    iterator = iter(entries)
+    ahead = 4 * (options.workers or os.cpu_count() or 1)
+    try:
+        while True:
+            while len(pending) < ahead and (task := next(tasks, None)):
+                pictures = [entry.picture for entry in task if isinstance(entry, Record)]
+                pending.append((task, pool.submit(_load, pictures, options.resolution)))
+            if not pending:
+                return
+            task, future = pending.popleft()
+            loaded = iter(future.result())
+            for entry in task:
+                if isinstance(entry, Skip):
+                    yield entry, None
+                elif isinstance(result := next(loaded), PictureError):
+                    yield Skip(entry.key, result.reason, result.detail), None
+                else:
+                    yield entry, result
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a decoding process died (out of memory, or killed); run it again to go on, with fewer --workers"
+        ) from error
+
+
+def _load(pictures: list[Any], resolution: int) -> list[np.ndarray | PictureError]:
+    out: list[np.ndarray | PictureError] = []
+    for picture in pictures:
+        try:
+            out.append(picture.load(resolution))
+        except PictureError as error:
+            out.append(error)
+    return out
+
+
+def _check_skipped(summary: Summary, options: PrepareOptions, partial: Path) -> None:
+    skipped = summary.skipped.total()
+    entries = summary.pictures + skipped
+    reasons = ", ".join(f"{count} {reason} ({summary.first_skipped[reason]})" for reason, count in summary.skipped.most_common(3))
+    if summary.pictures == 0 or skipped > options.max_skipped * entries:
+        shutil.rmtree(partial, ignore_errors=True)  # nothing of it can be used: the next run shall read all again
+        if summary.pictures == 0:
+            raise UserError(f"no usable picture among {entries} entries: {reasons or 'the source is empty'}")
+        raise UserError(
+            f"{skipped} of {entries} entries cannot be used ({skipped / entries:.0%}, above --max-skipped "
+            f"{options.max_skipped:g}): {reasons}"
+        )
+
+
+# ---- captions -------------------------------------------------------------------------------------------------
+
+
+def _index_captions(partial: Path, shards: int, summary: Summary) -> None:
+    """Number the different captions in order of appearance; write captions.jsonl and the index arrays."""
+    ids: dict[bytes, int] = {}  # a digest for each text: the same memory however long captions are
+    offsets, uses, starts = array.array("q", [0]), array.array("i"), array.array("q", [0])
+    with atomic_write(partial / "captions.jsonl") as stream:
+        for shard in range(shards):
+            with open(partial / f"records-{shard:05d}.jsonl", "rb") as records:
+                for line in records:
+                    for caption in json.loads(line)["captions"]:
+                        digest = hashlib.blake2b(caption.encode(), digest_size=16).digest()
+                        if digest not in ids:
+                            ids[digest] = len(ids)
+                            offsets.append(offsets[-1] + stream.write(json_line(caption)))
+                        uses.append(ids[digest])
+                    starts.append(len(uses))
+    _save(partial / "caption-offsets.npy", np.array(offsets, np.int64))
+    _save(partial / "picture-captions.npy", np.array(uses, np.int32))
+    _save(partial / "picture-offsets.npy", np.array(starts, np.int64))
+    summary.captions, summary.caption_uses = len(ids), len(uses)
+
+
+def _encode_captions(partial: Path, encoder: Encoder, summary: Summary, progress: Progress) -> dict[str, Any]:
+    """Token embeddings of every different caption, chunk by chunk, and their statistics."""
+    described = encoder.describe()
+    marker = partial / "text.json"
+    if not marker.is_file() or read_json(marker) != described:
+        for old in partial.glob("tokens-*.npy"):
+            old.unlink()
+        write_json(marker, described)
+    lengths: list[np.ndarray] = []
+    truncated = 0
+    for chunk, texts in enumerate(_chunks(partial / "captions.jsonl")):
+        progress("captions", chunk * CAPTIONS_PER_CHUNK, summary.captions)
+        done = partial / f"chunk-{chunk:05d}.json"
+        if not (done.is_file() and (partial / f"tokens-{chunk:05d}.npy").is_file()):
+            before = encoder.truncated
+            rows = []
+            for start in range(0, len(texts), 1024):  # the chunk's bytes do not depend on where the bar moves
+                rows += encoder.encode(texts[start : start + 1024])
+                progress("captions", chunk * CAPTIONS_PER_CHUNK + len(rows), summary.captions)
+            _save(partial / f"tokens-{chunk:05d}.npy", np.concatenate(rows))
+            write_json(done, {"lengths": [len(row) for row in rows], "truncated": encoder.truncated - before})
+        facts = read_json(done)
+        lengths.append(np.array(facts["lengths"], np.int64))
+        truncated += facts["truncated"]
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    _save(partial / "token-offsets.npy", offsets.astype(np.int64))
+    _save(partial / "text-statistics.npy", _text_statistics(partial, lengths, encoder.width))
+    summary.truncated = truncated
+    return {**described, "tokens": int(offsets[-1]), "truncated": truncated}
+
+
+def _text_statistics(partial: Path, lengths: list[np.ndarray], width: int) -> np.ndarray:
+    """float32 [4, T]: mean and std of the tokens, then of the sentence vectors (masked mean, length 1).
+
+    A dimension that hardly varies (MiniLM has one) must not be blown up to unit variance: a std is at least a tenth
+    of the mean std.
+    """
+    sums = np.zeros((4, width))
+    counts = np.zeros(2)
+    for chunk, chunk_lengths in enumerate(lengths):
+        tokens = np.load(partial / f"tokens-{chunk:05d}.npy", mmap_mode="r", allow_pickle=False)
+        borders = np.concatenate([[0], np.cumsum(chunk_lengths)])
+        for first in range(0, len(chunk_lengths), 1024):  # a slice at a time: a chunk of long captions is large
+            last = min(first + 1024, len(chunk_lengths))
+            part = tokens[borders[first] : borders[last]].astype(np.float64)
+            starts = borders[first:last] - borders[first]
+            sentences = np.add.reduceat(part, starts) / chunk_lengths[first:last, None]
+            sentences /= np.linalg.norm(sentences, axis=1, keepdims=True).clip(1e-12)
+            for row, values in ((0, part), (2, sentences)):
+                sums[row] += values.sum(0)
+                sums[row + 1] += (values**2).sum(0)
+                counts[row // 2] += len(values)
+    mean = sums[::2] / counts[:, None]
+    std = np.sqrt((sums[1::2] / counts[:, None] - mean**2).clip(0))
+    std = std.clip(0.1 * std.mean(1, keepdims=True) + 1e-6)
+    return np.stack([mean[0], std[0], mean[1], std[1]]).astype(np.float32)
+
+
+def _chunks(path: Path) -> Iterator[list[str]]:
+    with open(path, "rb") as stream:
+        while lines := list(itertools.islice(stream, CAPTIONS_PER_CHUNK)):
+            yield [json.loads(line) for line in lines]
+
+
+# ---- the end --------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    partial: Path,
+    out: Path,
+    plan: dict[str, Any],
+    shards: list[dict[str, Any]],
+    text: dict[str, Any],
+    summary: Summary,
+) -> None:
+    with atomic_write(partial / "skipped.jsonl") as stream:
+        for number in range(len(shards)):
+            stream.write((partial / f"skipped-{number:05d}.jsonl").read_bytes())
+    facts = {
+        **plan,
+        "pictures": summary.pictures,
+        "captions": summary.captions,
+        "caption_uses": summary.caption_uses,
+        "skipped": dict(sorted(summary.skipped.items())),
+        "text": text,
+        "shards": [{"pictures": shard["pictures"], "sha256": shard["sha256"]} for shard in shards],
+    }
+    identity = [facts["resolution"], facts["shards"], text["sha256"], text["max_tokens"]]
+    facts["fingerprint"] = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    write_json(partial / "dataset.json", facts)
+    _draw_preview(PreparedDataset(partial))
+    for pattern in ("plan.json", "text.json", "shard-*.json", "chunk-*.json", "skipped-*.jsonl"):
+        for path in partial.glob(pattern):
+            path.unlink()
+    sync_folder(partial)
+    os.rename(partial, out)
+    sync_folder(out.parent)
+
+
+def _draw_preview(dataset: PreparedDataset) -> None:
+    from t2i.grids import captioned_grid, save_png
+
+    indices = np.unique(np.linspace(0, len(dataset) - 1, PREVIEW).astype(np.int64))
+    captions = [dataset.caption(int(dataset.caption_ids(int(i))[0])) for i in indices]
+    save_png(captioned_grid(list(dataset.images(indices)), captions, columns=8), dataset.path / "preview.png")
+
+
+def json_line(value: Any) -> bytes:
+    """A value as one line of UTF-8 JSON."""
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    with atomic_write(path) as stream:
+        np.save(stream, values)

@@ -1,0 +1,142 @@
+"""A prepared data set: pictures of one size and encoded captions, memory-mapped.
+
+    dataset.json            what it is: resolution, counts, source, text encoder with hash, fingerprint
+    images-00000.npy        uint8 [n, R, R, 3], RGB; a shard of the pictures, in the source's order
+    records-00000.jsonl     one line a picture: key, captions, attributes (where the source knows them)
+    picture-captions.npy    int32, the caption ids of all pictures, one after the other
+    picture-offsets.npy     int64 [pictures + 1], where each picture's ids start
+    captions.jsonl          every different caption once, a JSON string a line; a caption's id is its line
+    caption-offsets.npy     int64 [captions + 1], where each line starts, in bytes
+    tokens-00000.npy        float16 [n, T], token embeddings of CAPTIONS_PER_CHUNK captions, one after the other
+    token-offsets.npy       int64 [captions + 1], where each caption's tokens start, over all chunks
+    text-statistics.npy     float32 [4, T]: token mean, token std, sentence mean, sentence std
+    skipped.jsonl           what was left out: file, reason
+    preview.png             a contact sheet
+
+Opening one costs the same at any size, and so does the memory that training needs.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2i.errors import UserError
+from t2i.files import describe_os_error, read_json
+
+FORMAT = 1
+CAPTIONS_PER_CHUNK = 8192
+
+
+class PreparedDataset:
+    """Reads a prepared data set. Raises UserError, one line, where `path` holds none or one that is damaged."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        if not (self.path / "dataset.json").is_file():
+            raise UserError(
+                f"{self.path}: no prepared data set here (there is no dataset.json); make one with t2i prepare"
+            )
+        self.info: dict[str, Any] = read_json(self.path / "dataset.json", "data set description")
+        if self.info.get("format") != FORMAT:
+            raise UserError(
+                f"{self.path}: data set format {self.info.get('format')!r}; this t2i reads {FORMAT}: prepare it again"
+            )
+        try:
+            self.resolution = int(self.info["resolution"])
+            self.name = str(self.info["name"])
+            self.split = str(self.info["split"])
+            self.fingerprint = str(self.info["fingerprint"])
+            self.text: dict[str, Any] = dict(self.info["text"])
+            counts = [int(shard["pictures"]) for shard in self.info["shards"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.path}/dataset.json is damaged ({error!r}); prepare it again") from error
+        self._starts = np.cumsum([0, *counts])
+        self._images = [self._array(f"images-{i:05d}.npy", (n, *self.picture_shape)) for i, n in enumerate(counts)]
+        self._picture_offsets = self._array("picture-offsets.npy", (len(self) + 1,))
+        self._picture_captions = self._array("picture-captions.npy")
+        self._caption_offsets = self._array("caption-offsets.npy")
+        self._token_offsets = self._array("token-offsets.npy", self._caption_offsets.shape)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return int(self._starts[-1])
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        return self.resolution, self.resolution, 3
+
+    @property
+    def caption_count(self) -> int:
+        """Number of different captions."""
+        return len(self._caption_offsets) - 1
+
+    def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Pictures, uint8 [B, R, R, 3]."""
+        indices = np.asarray(indices)
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        out = np.empty((len(indices), *self.picture_shape), np.uint8)
+        for row, (index, shard) in enumerate(zip(indices, shards)):
+            out[row] = self._images[shard][index - self._starts[shard]]
+        return out
+
+    def caption_counts(self, indices: np.ndarray) -> np.ndarray:
+        """How many captions each picture has, int64 [B]."""
+        return self._picture_offsets[indices + 1] - self._picture_offsets[indices]
+
+    def caption_ids(self, index: int) -> np.ndarray:
+        """The ids of one picture's captions, int32."""
+        return self._picture_captions[self._picture_offsets[index] : self._picture_offsets[index + 1]]
+
+    def caption(self, caption_id: int) -> str:
+        """The text of a caption."""
+        start, stop = self._caption_offsets[caption_id : caption_id + 2]
+        with open(self.path / "captions.jsonl", "rb") as stream:
+            stream.seek(start)
+            return json.loads(stream.read(stop - start))
+
+    def tokens(self, caption_ids: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Token embeddings, a float16 [L, T] view for each caption."""
+        rows = []
+        for caption_id in caption_ids:
+            chunk = int(caption_id) // CAPTIONS_PER_CHUNK
+            base = self._token_offsets[chunk * CAPTIONS_PER_CHUNK]
+            start, stop = self._token_offsets[caption_id : caption_id + 2] - base
+            rows.append(self._token_chunk(chunk)[start:stop])
+        return rows
+
+    def text_statistics(self) -> np.ndarray:
+        """float32 [4, T]: token mean, token std, sentence mean, sentence std."""
+        return np.array(self._array("text-statistics.npy", (4, self.text["width"])))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """What is known of each picture, in order: key, captions, attributes."""
+        for shard in range(len(self._images)):
+            with open(self.path / f"records-{shard:05d}.jsonl", encoding="utf-8") as stream:
+                yield from map(json.loads, stream)
+
+    @functools.cache  # noqa: B019  (one data set lives as long as the run)
+    def _token_chunk(self, chunk: int) -> np.ndarray:
+        return self._array(f"tokens-{chunk:05d}.npy")
+
+    def _array(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        try:
+            array = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            raise describe_os_error(error, self.path / name) from error
+        except ValueError as error:
+            raise UserError(f"{self.path / name} is damaged; prepare the data set again") from error
+        if shape is not None and array.shape != shape:
+            raise UserError(f"{self.path / name} is damaged ({array.shape}, not {shape}); prepare it again")
+        return array
+
+
+def find_datasets(root: Path | str = "t2i-data") -> list[Path]:
+    """The prepared data sets below `root`, newest last."""
+    return sorted(
+        (p.parent for p in Path(root).glob("*/dataset.json") if not p.parent.name.endswith(".partial")),
+        key=lambda p: ((p / "dataset.json").stat().st_mtime_ns, p.name),
+    )

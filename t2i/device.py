@@ -1,0 +1,19 @@
+"""Which device to run on."""
+
+import torch
+
+from t2i.errors import UsageError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; auto takes CUDA, else Apple's MPS, else the CPU. Raises UsageError, one line."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError, by device
+        raise UsageError(f"--device {name}: not to be had on this machine; try auto, cpu, cuda or mps") from error
+    return device

@@ -1,0 +1,34 @@
+"""Adversarial losses on logits, each [B] -> [B]; the caller takes the mean.
+
+`real` scores a discriminator on matching real pairs, `fake` on generated or mismatched ones, `generator` scores the
+generator on its own pictures.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+PairLoss = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class AdversarialLoss:
+    name: str
+    real: PairLoss
+    fake: PairLoss
+    generator: PairLoss
+
+
+# Lim & Ye 2017, Miyato et al. 2018; DF-GAN eq. 1.
+HINGE = AdversarialLoss(
+    "hinge", real=lambda d: F.relu(1 - d), fake=lambda d: F.relu(1 + d), generator=lambda d: -d
+)
+
+# The non-saturating logistic loss of Goodfellow et al. 2014, as StyleGAN uses it.
+LOGISTIC = AdversarialLoss(
+    "logistic", real=lambda d: F.softplus(-d), fake=lambda d: F.softplus(d), generator=lambda d: F.softplus(-d)
+)
+
+LOSSES = {loss.name: loss for loss in (HINGE, LOGISTIC)}

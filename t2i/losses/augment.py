@@ -1,0 +1,50 @@
+"""DiffAugment: Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020.
+
+Every picture that the discriminator sees, real or generated, in both phases, is shifted and has a square cut out.
+Colour is left alone and nothing is mirrored: captions speak of colours, of left and of right.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AUGMENTS = ("translation", "cutout")
+NUMBERS = 4  # uniform numbers per picture: translation x and y, cutout x and y
+
+
+def augment(images: Tensor, uniform: Tensor, kinds: tuple[str, ...]) -> Tensor:
+    """Augment images [B, 3, R, R] with uniform numbers [B, 4] in [0, 1): the same numbers, the same augmentation.
+
+    translation: by up to an eighth of the picture each way, the picture's edge repeated.
+    cutout: a square of half the side is set to 0 (mid grey); it may reach over the edge.
+    """
+    if "translation" in kinds:
+        images = _translate(images, uniform[:, 0:2])
+    if "cutout" in kinds:
+        images = _cutout(images, uniform[:, 2:4])
+    return images
+
+
+def _translate(images: Tensor, uniform: Tensor, ratio: float = 0.125) -> Tensor:
+    batch, _, side, _ = images.shape
+    reach = int(side * ratio + 0.5)
+    shift = (uniform * (2 * reach + 1)).long() - reach  # [B, 2], -reach..reach
+    # Repeating the edge, where the paper pads with grey: on white pages a grey frame would be all there is to see.
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    steps = torch.arange(side, device=images.device)
+    rows = (steps + reach + shift[:, 0:1])[:, None, :, None]  # [B, 1, R, 1]
+    columns = (steps + reach + shift[:, 1:2])[:, None, None, :]  # [B, 1, 1, R]
+    picture = torch.arange(batch, device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+    return padded[picture, channel, rows, columns]
+
+
+def _cutout(images: Tensor, uniform: Tensor, ratio: float = 0.5) -> Tensor:
+    side = images.shape[2]
+    size = int(side * ratio + 0.5)
+    start = (uniform * (side + 1)).long() - size // 2  # [B, 2]
+    steps = torch.arange(side, device=images.device)
+    rows = (steps >= start[:, 0:1]) & (steps < start[:, 0:1] + size)  # [B, R]
+    columns = (steps >= start[:, 1:2]) & (steps < start[:, 1:2] + size)
+    keep = ~(rows[:, :, None] & columns[:, None, :])  # [B, R, R]
+    return images * keep[:, None].to(images.dtype)

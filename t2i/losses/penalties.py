@@ -1,0 +1,56 @@
+"""Gradient penalties on the discriminator, each one number a sample.
+
+They are computed in fp32 whatever the precision of the rest: the double backward through half-precision sums is
+where mixed-precision GANs blow up.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def matching_aware_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
+    """MA-GP, DF-GAN eq. 4, without its weight: ||[grad_x D ; grad_e D]||^6, on real matching pairs.
+
+    logits [B] were computed from images [B, 3, R, R] and condition [B, E], all in one graph. Returns [B].
+
+    It is (sum of squares)^3, not sqrt(sum of squares)^6: the root has no finite gradient at zero, and a discriminator
+    that is flat there would turn into NaN.
+    """
+    grad_images, grad_condition = torch.autograd.grad(logits.sum(), (images, condition), create_graph=True)
+    squares = _squared_norm(grad_images) + _squared_norm(grad_condition)
+    return squares**3
+
+
+def r1_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
+    """R1, Mescheder et al. 2018 eq. 9, without its weight gamma: 1/2 ||grad_x D||^2, on real pairs. Returns [B]."""
+    (grad_images,) = torch.autograd.grad(logits.sum(), (images,), create_graph=True)
+    return 0.5 * _squared_norm(grad_images)
+
+
+def _squared_norm(gradient: Tensor) -> Tensor:
+    return gradient.float().square().flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A named penalty. `default_weight(resolution, batch)` is the weight it is published with."""
+
+    name: str
+    function: object
+
+    def default_weight(self, resolution: int, batch: int) -> float:
+        if self.name == "r1":
+            return 0.0002 * resolution**2 / batch  # the heuristic of StyleGAN2-ADA
+        return 2.0  # DF-GAN's k
+
+    def __call__(self, logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
+        return self.function(logits, images, condition)  # type: ignore[operator]
+
+
+PENALTIES = {
+    "ma-gp": Penalty("ma-gp", matching_aware_penalty),
+    "r1": Penalty("r1", r1_penalty),
+    "none": None,
+}

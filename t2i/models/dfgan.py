@@ -1,0 +1,218 @@
+"""DF-GAN: Tao et al., "DF-GAN: A Simple and Effective Baseline for Text-to-Image Synthesis", CVPR 2022.
+
+One generator and one discriminator at full resolution; the text is fused into every block of the generator by
+channel-wise affine maps. Read it top to bottom: affine, fusion, generator; block, head, discriminator.
+
+Departures from the paper:
+- `conditioning="attention"` (default) pools the caption's tokens with learned queries; "sentence" is the paper's.
+- `output="linear"` (default in the presets) drops the last tanh, `output="tanh"` is the paper's: see docs/training.md.
+- The 1x1 convolution on a discriminator shortcut whose width does not change is in the published weights but is
+  never called there. Here it is called, and starts as the identity.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2i.models.registry import Architecture, register
+from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
+
+
+def channels(resolution: int, nf: int) -> list[int]:
+    """Widths from the image inwards to 4 x 4: at 64 px and nf 32 [32, 64, 128, 256, 256]."""
+    stages = resolution.bit_length() - 2  # 64 px -> 5
+    return [nf * min(2**stage, 8) for stage in range(stages)]
+
+
+class Affine(nn.Module):
+    """Channel-wise scale and shift predicted from the condition (eq. 2 and 3). It starts as the identity."""
+
+    def __init__(self, width: int, condition: int):
+        super().__init__()
+        self.scale = nn.Sequential(nn.Linear(condition, width), nn.ReLU(), nn.Linear(width, width))
+        self.shift = nn.Sequential(nn.Linear(condition, width), nn.ReLU(), nn.Linear(width, width))
+        for branch, start in ((self.scale, 1.0), (self.shift, 0.0)):
+            nn.init.zeros_(branch[-1].weight)
+            nn.init.constant_(branch[-1].bias, start)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # [B, C, h, w], [B, E]
+        return torch.addcmul(self.shift(condition)[..., None, None], x, self.scale(condition)[..., None, None])
+
+
+class Fuse(nn.Module):
+    """The deep fusion block (DFBlock, fig. 4): affine and ReLU, twice."""
+
+    def __init__(self, width: int, condition: int):
+        super().__init__()
+        self.affines = nn.ModuleList([Affine(width, condition), Affine(width, condition)])
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        for affine in self.affines:
+            x = F.leaky_relu(affine(x, condition), 0.2)
+        return x
+
+
+class GeneratorBlock(nn.Module):
+    """Upsample by 2, then shortcut + [fuse -> conv3 -> fuse -> conv3]."""
+
+    def __init__(self, c_in: int, c_out: int, condition: int):
+        super().__init__()
+        self.fuse1 = Fuse(c_in, condition)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.fuse2 = Fuse(c_out, condition)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        residual = self.conv1(self.fuse1(x, condition))
+        residual = self.conv2(self.fuse2(residual, condition))
+        return self.shortcut(x) + residual
+
+
+class DFGANGenerator(nn.Module):
+    """noise [B, z_dim] and a TextBatch -> images [B, 3, R, R].
+
+    With output "tanh" the images lie in [-1, 1]; with "linear" they aim there and are clamped where they are shown.
+    `truncation_psi` scales the noise: 1 is what it was trained on, 0 draws one picture a prompt.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        conditioning: str,
+        statistics: TextStatistics,
+        *,
+        nf: int = 32,
+        z_dim: int = 100,
+        output: str = "linear",
+    ):
+        super().__init__()
+        self.resolution, self.z_dim, self.output = resolution, z_dim, output
+        widths = channels(resolution, nf)[::-1]
+        self.pooler = make_pooler(conditioning, statistics)
+        condition = z_dim + self.pooler.out_width
+        self.stem = nn.Linear(z_dim, widths[0] * 4 * 4)
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(c_in, c_out, condition) for c_in, c_out in zip(widths[:-1], widths[1:])
+        )
+        self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
+
+    def pool(self, text: TextBatch) -> Tensor:  # -> [B, E]
+        return self.pooler(text)
+
+    def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        z = z * truncation_psi
+        condition = torch.cat([z, condition], dim=1)  # [B, Z + E]
+        x = self.stem(z).unflatten(1, (-1, 4, 4))  # [B, 8 nf, 4, 4]
+        for block in self.blocks:
+            x = block(x, condition)  # [B, C, 2h, 2w]
+        images = self.to_rgb(F.leaky_relu(x, 0.2)).float()
+        return images.tanh() if self.output == "tanh" else images
+
+    def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
+        return self.synthesis(z, self.pool(text), truncation_psi)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Halve the resolution: shortcut + gamma * [conv4 stride 2, conv3], gamma a scalar that starts at 0."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+        if c_in == c_out:
+            nn.init.dirac_(self.shortcut.weight)
+            nn.init.zeros_(self.shortcut.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = F.leaky_relu(self.conv1(x), 0.2)
+        residual = F.leaky_relu(self.conv2(residual), 0.2)
+        # A 1x1 convolution and a mean commute: on a quarter of the pixels it is four times cheaper.
+        return self.shortcut(F.avg_pool2d(x, 2)) + self.gamma * residual
+
+
+class OneWayHead(nn.Module):
+    """The one-way output (sec. 3.3): features and the tiled condition together give one logit."""
+
+    def __init__(self, width: int, condition: int, hidden: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width + condition, hidden, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(hidden, 1, 4, bias=False)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:  # [B, C, 4, 4], [B, E] -> [B]
+        tiled = condition[..., None, None].expand(-1, -1, *features.shape[2:])
+        x = self.conv1(torch.cat([features, tiled.to(features.dtype)], dim=1))
+        return self.conv2(F.leaky_relu(x, 0.2)).flatten().float()
+
+
+class DFGANDiscriminator(nn.Module):
+    """images [B, 3, R, R] and a TextBatch -> logits [B]."""
+
+    def __init__(
+        self,
+        resolution: int,
+        conditioning: str,
+        statistics: TextStatistics,
+        *,
+        nf: int = 32,
+        **_generator_only: object,
+    ):
+        super().__init__()
+        widths = channels(resolution, nf)
+        self.pooler = make_pooler(conditioning, statistics)
+        self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(c_in, c_out) for c_in, c_out in zip(widths[:-1], widths[1:])
+        )
+        self.head = OneWayHead(widths[-1], self.pooler.out_width, 2 * nf)
+
+    def features(self, images: Tensor) -> Tensor:  # [B, 3, R, R] -> [B, 8 nf, 4, 4]
+        x = self.from_rgb(images)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def pool(self, text: TextBatch) -> Tensor:
+        return self.pooler(text)
+
+    def logits(self, features: Tensor, condition: Tensor) -> Tensor:
+        return self.head(features, condition)
+
+    def forward(self, images: Tensor, text: TextBatch) -> Tensor:
+        return self.logits(self.features(images), self.pool(text))
+
+
+#        resolution: nf   batch  lr_g     lr_d     kimg
+_PAPER = {
+    32:  (32,  32,    1e-4,    4e-4,    2_000),
+    64:  (32,  32,    1e-4,    4e-4,    4_000),
+    128: (32,  32,    1e-4,    4e-4,    8_000),
+    256: (32,  32,    1e-4,    4e-4,    12_000),
+}  # fmt: skip
+_SMALL = {
+    32:  (16,  32,    2e-4,    4e-4,    200),
+    64:  (16,  32,    2e-4,    4e-4,    400),
+    128: (16,  32,    2e-4,    4e-4,    800),
+    256: (8,   32,    2e-4,    4e-4,    1_600),
+}  # fmt: skip
+
+
+def _rows(table: dict[int, tuple]) -> dict[int, dict[str, object]]:
+    names = ("nf", "batch", "lr_g", "lr_d", "kimg")
+    return {resolution: dict(zip(names, row)) for resolution, row in table.items()}
+
+
+DFGAN = register(
+    Architecture(
+        name="dfgan",
+        summary="DF-GAN (Tao et al. 2022): one stage, text fused into every generator block",
+        build_generator=DFGANGenerator,
+        build_discriminator=DFGANDiscriminator,
+        model_options={"nf": 32, "z_dim": 100, "output": "linear"},
+        presets={"paper": _rows(_PAPER), "small": _rows(_SMALL)},
+        defaults={"loss": "hinge", "penalty": "ma-gp", "beta1": 0.0, "beta2": 0.9},
+    )
+)

@@ -1,0 +1,161 @@
+"""A trained generator as a folder, in the manner of diffusers: JSON to say what it is, safetensors to hold it.
+
+    model_index.json               format, architecture, resolution, text encoder with hash, what it was trained on
+    generator/config.json          all that is needed to build the generator
+    generator/model.safetensors    its weights, the pooler and the text statistics included
+    README.md                      the model card
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from t2i.errors import UserError
+from t2i.files import atomic_write, describe_os_error, first_line, make_folder, read_json, sha256, write_json
+from t2i.models.registry import get_architecture
+from t2i.text.pooler import TextStatistics
+from t2i.version import __version__
+
+FORMAT = 1
+CLASS_NAME = "TextToImagePipeline"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a model folder says of its model. text_encoder: name, sha256, width, max_tokens. training: free facts."""
+
+    architecture: str
+    resolution: int
+    conditioning: str
+    options: dict[str, Any]
+    text_encoder: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(folder: Path | str, generator: nn.Module, description: ModelDescription) -> None:
+    """Write a model folder; each file is replaced whole, the weights last. Raises UserError, one line."""
+    folder = Path(folder)
+    make_folder(folder / "generator")
+    config = asdict(description)
+    index = {
+        "_class_name": CLASS_NAME,
+        "format": FORMAT,
+        "t2i_version": __version__,
+        "architecture": description.architecture,
+        "resolution": description.resolution,
+        "text_encoder": config.pop("text_encoder"),
+        "training": config.pop("training"),
+    }
+    write_json(folder / "generator" / "config.json", config)
+    write_json(folder / "model_index.json", index)
+    with atomic_write(folder / "README.md", "w") as stream:
+        stream.write(model_card(folder.name, description))
+    save_tensors(folder / "generator" / "model.safetensors", generator.state_dict())
+
+
+def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription, str]:
+    """The generator in eval mode on the CPU, its description, and the SHA-256 of its weights.
+
+    Strict: every tensor must be there, with its shape, and no other. Raises UserError, one line.
+    """
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"{folder}: {_what_else(folder)}")
+    index = read_json(folder / "model_index.json", "model description")
+    if index.get("_class_name") != CLASS_NAME:
+        raise UserError(
+            f"{folder}: this is a model of another kind ({index.get('_class_name', 'no _class_name')!s:.60}), "
+            "not one that t2i trained"
+        )
+    if index.get("format") != FORMAT:
+        raise UserError(f"{folder}: model format {index.get('format')!r}; this t2i ({__version__}) reads {FORMAT}")
+    config = read_json(folder / "generator" / "config.json", "generator configuration")
+    weights = folder / "generator" / "model.safetensors"
+    try:
+        description = ModelDescription(text_encoder=index["text_encoder"], training=index.get("training", {}), **config)
+        architecture = get_architecture(description.architecture)
+        statistics = TextStatistics.identity(int(description.text_encoder["width"]))
+        generator = architecture.build_generator(
+            description.resolution, description.conditioning, statistics, **description.options
+        )
+        digest = sha256(weights)
+        generator.load_state_dict(load_tensors(weights))
+    except OSError as error:
+        raise describe_os_error(error, weights) from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder}: the model does not fit its description: {first_line(error)}") from error
+    return generator.eval().requires_grad_(False), description, digest
+
+
+def save_tensors(path: Path | str, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file, atomically. Raises UserError, one line."""
+    data = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    with atomic_write(path) as stream:
+        stream.write(data)
+
+
+def load_tensors(path: Path | str) -> dict[str, torch.Tensor]:
+    """Read a safetensors file onto the CPU. Raises UserError where it is none, OSError where it cannot be read."""
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: damaged, or no safetensors file ({first_line(error)})") from error
+
+
+def model_card(name: str, description: ModelDescription) -> str:
+    """README.md of a model folder."""
+    training = description.training
+    facts = {
+        "architecture": description.architecture,
+        "resolution": f"{description.resolution} x {description.resolution} px",
+        "text encoder": f"{description.text_encoder['name']} ({description.conditioning} conditioning)",
+        "trained on": training.get("data", "unknown"),
+        "images seen": f"{training.get('images_seen', 0):,}",
+        "made with": f"t2i {__version__}",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    example = json.dumps((training.get("prompts") or ["a table"])[0], ensure_ascii=False)
+    return f"""---
+library_name: t2i
+pipeline_tag: text-to-image
+---
+# {name}
+
+A small text-to-image GAN: one forward pass a picture.
+
+| | |
+|---|---|
+{table}
+
+```
+t2i generate {example} --model PATH/TO/THIS/FOLDER -o out.png
+```
+```python
+from t2i import TextToImagePipeline
+image = TextToImagePipeline.from_pretrained("PATH/TO/THIS/FOLDER")({example}).images[0]
+```
+
+It draws what its training pictures and captions taught it, and little else. The licence of those pictures decides
+what may be done with it.
+"""
+
+
+def _what_else(folder: Path) -> str:
+    """Why a path is no model folder, and what to do."""
+    if folder.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".bin"):
+        return "pickled weights can run code and are never loaded; give a model folder with safetensors"
+    if not folder.exists():
+        return "there is no such model folder"
+    if (folder / "dataset.json").is_file():
+        return "this is a prepared data set, not a model; train on it with t2i train"
+    if (folder / "state.json").is_file():
+        return "this is a checkpoint, to resume from; the model to draw with is in the run's model/ folder"
+    return "no model here (there is no model_index.json); give a run's model/ folder"

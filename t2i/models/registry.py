@@ -1,0 +1,90 @@
+"""The architectures t2i can train. A registered name is the value of `--arch` and the id of the tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from t2i.text.pooler import TextBatch, TextStatistics
+
+
+class Generator(Protocol):
+    """noise [B, Z] and a TextBatch -> images [B, 3, R, R], about [-1, 1]: pool, then synthesis.
+
+    pool: TextBatch -> condition [B, E], in which two prompts can be mixed.
+    synthesis: noise and condition -> images. truncation_psi: 1 as trained, 0 the most typical picture of a prompt.
+    """
+
+    z_dim: int
+    resolution: int
+
+    def pool(self, text: TextBatch) -> Tensor: ...
+
+    def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor: ...
+
+    def __call__(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor: ...
+
+
+class Discriminator(Protocol):
+    """The three steps of D(x, text), apart so that one pass over the images serves several captions.
+
+    features: images [B, 3, R, R] -> [B, C, h, w]
+    pool: TextBatch -> condition [B, E]
+    logits: features and condition -> [B], fp32
+    """
+
+    def features(self, images: Tensor) -> Tensor: ...
+
+    def pool(self, text: TextBatch) -> Tensor: ...
+
+    def logits(self, features: Tensor, condition: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of generators and discriminators, with what trains it best.
+
+    model_options: the names and defaults of its own settings (widths, depths), the `[model]` table of a run.toml.
+    presets: name -> {resolution -> settings}; a setting is a field of TrainConfig or of model_options.
+    """
+
+    name: str
+    summary: str
+    build_generator: Callable[..., nn.Module]
+    build_discriminator: Callable[..., nn.Module]
+    model_options: dict[str, Any]
+    presets: dict[str, dict[int, dict[str, Any]]]
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    def build(
+        self, resolution: int, conditioning: str, statistics: TextStatistics, options: dict[str, Any], seed: int
+    ) -> tuple[nn.Module, nn.Module]:
+        """A new generator and discriminator; the same seed gives the same weights. The global RNG is not touched."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            generator = self.build_generator(resolution, conditioning, statistics, **options)
+            discriminator = self.build_discriminator(resolution, conditioning, statistics, **options)
+        return generator, discriminator
+
+
+_ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def register(architecture: Architecture) -> Architecture:
+    """Make an architecture known under its name."""
+    assert architecture.name not in _ARCHITECTURES
+    _ARCHITECTURES[architecture.name] = architecture
+    return architecture
+
+
+def list_architectures() -> list[str]:
+    return sorted(_ARCHITECTURES)
+
+
+def get_architecture(name: str) -> Architecture:
+    """The architecture called `name`. Raises ValueError, naming those that exist."""
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"no architecture {name!r}; there is {', '.join(list_architectures())}")
+    return _ARCHITECTURES[name]

@@ -1,0 +1,163 @@
+"""From a prompt to a picture: load a trained model, call it, save it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+
+from t2i.device import pick_device
+from t2i.errors import UsageError, UserError
+from t2i.models.folder import ModelDescription, load_model, save_model
+from t2i.text.encoders import FrozenEncoder, load_encoder
+from t2i.text.pooler import TextBatch
+from t2i.version import __version__
+
+
+@dataclass(frozen=True)
+class PipelineOutput:
+    """images: a list of PIL images, a uint8 array [N, R, R, 3], or a float tensor [N, 3, R, R] in [0, 1]."""
+
+    images: Any
+
+
+class TextToImagePipeline:
+    """Draws prompts with a trained generator.
+
+    >>> pipe = TextToImagePipeline.from_pretrained("runs/00003-.../model")
+    >>> pipe("a table", generator=torch.Generator().manual_seed(0)).images[0].save("out.png")
+
+    The same prompt and seed give the same pixels alone, in a batch and across runs on one machine: pictures are
+    computed in groups of one fixed size (`group`), because the rounding of a matrix product depends on its shape.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        description: ModelDescription,
+        *,
+        text_encoder: FrozenEncoder | None = None,
+        device: torch.device | str = "cpu",
+        weights_sha256: str = "",
+    ):
+        self.device = torch.device(device)
+        self.generator = generator.eval().to(self.device, memory_format=torch.channels_last)
+        self.description = description
+        self.weights_sha256 = weights_sha256
+        self.group = 16 if self.device.type == "cuda" else 4
+        self._text_encoder = text_encoder
+
+    @classmethod
+    def from_pretrained(cls, path: Path | str, device: torch.device | str = "auto") -> "TextToImagePipeline":
+        """Load a model folder, or the model of a run folder. Strict; safetensors only. Raises UserError, one line."""
+        path = Path(path)
+        if not (path / "model_index.json").is_file() and (path / "model" / "model_index.json").is_file():
+            path = path / "model"
+        generator, description, digest = load_model(path)
+        where = pick_device(device) if isinstance(device, str) else device
+        return cls(generator, description, device=where, weights_sha256=digest)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the model as a folder that from_pretrained reads. Raises UserError, one line."""
+        save_model(folder, self.generator, self.description)
+
+    @property
+    def resolution(self) -> int:
+        return self.description.resolution
+
+    @property
+    def text_encoder(self) -> FrozenEncoder:
+        """The text encoder that the model was trained with, loaded at its first use and checked by hash."""
+        if self._text_encoder is None:
+            expected = self.description.text_encoder
+            encoder = load_encoder(expected["name"], self.device)
+            if encoder.sha256 != expected["sha256"]:
+                raise UserError(
+                    f"the text encoder {expected['name']!r} found here (sha256 {encoder.sha256[:12]}) is not the one "
+                    f"that this model was trained with ({expected['sha256'][:12]})"
+                )
+            encoder.max_tokens = min(encoder.max_tokens, int(expected["max_tokens"]))
+            self._text_encoder = encoder
+        return self._text_encoder
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
+        truncation_psi: float = 1.0,
+        output_type: str = "pil",
+    ) -> PipelineOutput:
+        """Draw each prompt `num_images_per_prompt` times; pictures of one prompt lie together.
+
+        seeds: one for each picture of a prompt, the same for every prompt (overrides num_images_per_prompt). Else
+            noise comes from `generator`, one draw after the other, or without one from fresh randomness.
+        truncation_psi: 1 as trained; towards 0 the pictures of a prompt become one, its most typical.
+        output_type: "pil", "np" (uint8 [N, R, R, 3]) or "pt" (float [N, 3, R, R] in [0, 1]).
+        Raises UsageError for an empty prompt or a bad argument.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if output_type not in ("pil", "np", "pt"):
+            raise UsageError(f"output_type is pil, np or pt, not {output_type!r}")
+        if seeds is not None:
+            noise = torch.stack([self.noise(seed) for seed in seeds]).repeat(len(prompts), 1)
+        else:
+            noise = torch.randn(len(prompts) * num_images_per_prompt, self.generator.z_dim, generator=generator)
+        condition = self.pool(self.encode(prompts)).repeat_interleave(len(noise) // len(prompts), dim=0)
+        images = torch.cat(list(self.draw(noise, condition, truncation_psi)))  # uint8 [N, R, R, 3]
+        if output_type == "pt":
+            return PipelineOutput(images.permute(0, 3, 1, 2).float() / 255)
+        arrays = images.numpy()
+        return PipelineOutput(arrays if output_type == "np" else [PIL.Image.fromarray(image) for image in arrays])
+
+    def noise(self, seed: int) -> Tensor:
+        """The noise of a seed, [Z]: that of torch.Generator().manual_seed(seed)."""
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"a seed lies between 0 and 2^63 - 1; {seed} does not")
+        return torch.randn(self.generator.z_dim, generator=torch.Generator().manual_seed(seed))
+
+    def encode(self, prompts: Sequence[str]) -> TextBatch:
+        """Prompts as token embeddings on the CPU. Raises UsageError where one is empty."""
+        if not prompts:
+            raise UsageError("no prompt was given")
+        cleaned = [" ".join(prompt.split()) for prompt in prompts]
+        for number, prompt in enumerate(cleaned):
+            if not prompt:
+                which = f"prompt {number + 1}" if len(prompts) > 1 else "the prompt"
+                raise UsageError(f"{which} is empty: say what to draw")
+        return self.text_encoder.encode_batch(cleaned)
+
+    @torch.inference_mode()
+    def pool(self, text: TextBatch) -> Tensor:
+        """The generator's condition for each caption, [N, E] on the device; conditions can be mixed."""
+        pooled = [self.generator.pool(text[rows].to(self.device)) for rows in self._groups(len(text.mask))]
+        return torch.cat(pooled)[: len(text.mask)]
+
+    @torch.inference_mode()
+    def draw(self, noise: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Iterator[Tensor]:
+        """noise [N, Z] and conditions [N, E] -> uint8 pictures [<= group, R, R, 3] on the CPU, group by group."""
+        for rows in self._groups(len(noise)):
+            part = condition[rows.to(self.device)]
+            images = self.generator.synthesis(noise[rows].to(self.device), part, truncation_psi)
+            pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+            yield pixels.permute(0, 2, 3, 1)[: len(noise) - int(rows[0])].cpu().contiguous()
+
+    def _groups(self, count: int) -> Iterator[Tensor]:
+        """Row numbers in groups of one size; the last group is filled up with the last row."""
+        for start in range(0, count, self.group):
+            yield torch.arange(start, start + self.group).clamp_max(count - 1)
+
+    def picture_facts(self, prompt: str, seed: int, truncation_psi: float) -> dict[str, str]:
+        """What a PNG's text chunks say of how to draw it again."""
+        return {
+            "prompt": prompt,
+            "seed": str(seed),
+            "truncation_psi": f"{truncation_psi:g}",
+            "model": f"{self.description.architecture} sha256:{self.weights_sha256}",
+            "software": f"t2i {__version__}",
+        }

@@ -1,0 +1,113 @@
+"""From a caption's token embeddings to the one vector that conditions a network.
+
+Two ways, chosen by `--conditioning`:
+
+- `attention`: learned queries attend over the tokens (AttentionPooler), trained with its network. Words keep their
+  own say, so colours and shapes that were never seen together can still be combined.
+- `sentence`: one fixed vector, the masked mean of the tokens (SentencePooler), as DF-GAN and StyleGAN-T have it.
+
+Both standardise with the data set's own statistics (TextStatistics). A sentence encoder's vectors are nearly
+parallel within one domain; without this the captions would hardly differ. The statistics are buffers: they belong
+to the model and are saved with it.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CONDITIONINGS = ("attention", "sentence")
+
+
+class TextBatch(NamedTuple):
+    """A batch of captions as a text encoder gives them.
+
+    tokens: [B, L, T] float, any value at padding.
+    mask: [B, L] bool, True at tokens, False at padding; at least one True a row.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "TextBatch":
+        return TextBatch(self.tokens.to(device, dtype, non_blocking=True), self.mask.to(device, non_blocking=True))
+
+    def __getitem__(self, rows) -> "TextBatch":  # type: ignore[override]  # rows of the batch, not a tuple's field
+        tokens, mask = tuple(self)
+        return TextBatch(tokens[rows], mask[rows])
+
+
+class TextStatistics(NamedTuple):
+    """Mean and standard deviation, each [T] float32, of a data set's tokens and of its sentence vectors."""
+
+    token_mean: Tensor
+    token_std: Tensor
+    sentence_mean: Tensor
+    sentence_std: Tensor
+
+    @classmethod
+    def identity(cls, width: int) -> "TextStatistics":
+        """Statistics that change nothing: for tests, and as a place to load saved ones into."""
+        return cls(torch.zeros(width), torch.ones(width), torch.zeros(width), torch.ones(width))
+
+
+def sentence_vector(text: TextBatch) -> Tensor:
+    """The masked mean of the tokens, scaled to length 1: [B, T]. For MiniLM this is its own sentence embedding."""
+    mask = text.mask[..., None].to(text.tokens.dtype)  # [B, L, 1]
+    mean = (text.tokens * mask).sum(1) / mask.sum(1)
+    return F.normalize(mean, dim=1)
+
+
+class AttentionPooler(nn.Module):
+    """K learned queries over the tokens; their K results, concatenated, are the condition.
+
+    Keys and values are linear maps of the standardised tokens, shared by the queries; the softmax runs over the
+    tokens that are not padding.
+
+    forward: TextBatch -> [B, queries * query_width].
+    """
+
+    def __init__(self, statistics: TextStatistics, queries: int = 8, query_width: int = 48):
+        super().__init__()
+        width = statistics.token_mean.numel()
+        self.out_width = queries * query_width
+        self.query = nn.Parameter(torch.randn(queries, query_width))
+        self.key = nn.Linear(width, query_width)
+        self.value = nn.Linear(width, query_width)
+        self.register_buffer("mean", statistics.token_mean.clone().float())
+        self.register_buffer("std", statistics.token_std.clone().float())
+
+    def forward(self, text: TextBatch) -> Tensor:
+        tokens = (text.tokens - self.mean) / self.std  # [B, L, T]
+        keys, values = self.key(tokens), self.value(tokens)  # [B, L, q]
+        # Scores and softmax in fp32: half-precision scores of close tokens would tie.
+        scores = (keys.float() @ self.query.float().T) * self.query.shape[1] ** -0.5  # [B, L, K]
+        scores = scores.masked_fill(~text.mask[..., None], float("-inf"))
+        attention = scores.softmax(dim=1).to(values.dtype)
+        return (attention.transpose(1, 2) @ values).flatten(1)  # [B, K, q] -> [B, K * q]
+
+
+class SentencePooler(nn.Module):
+    """The standardised sentence vector; nothing in it is trained.
+
+    forward: TextBatch -> [B, T].
+    """
+
+    def __init__(self, statistics: TextStatistics):
+        super().__init__()
+        self.out_width = statistics.token_mean.numel()
+        self.register_buffer("mean", statistics.sentence_mean.clone().float())
+        self.register_buffer("std", statistics.sentence_std.clone().float())
+
+    def forward(self, text: TextBatch) -> Tensor:
+        return (sentence_vector(text) - self.mean) / self.std
+
+
+def make_pooler(conditioning: str, statistics: TextStatistics) -> AttentionPooler | SentencePooler:
+    """A new pooler of one of CONDITIONINGS."""
+    if conditioning == "attention":
+        return AttentionPooler(statistics)
+    if conditioning == "sentence":
+        return SentencePooler(statistics)
+    raise ValueError(f"conditioning is one of {', '.join(CONDITIONINGS)}, not {conditioning!r}")

@@ -1,0 +1,73 @@
+"""Batches from a prepared data set: for each step the pictures, a caption of each, and a wrong caption of each."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from t2i.data.prepared import PreparedDataset
+from t2i.data.sampler import choice_at, picture_at
+from t2i.losses.matching import mismatch
+from t2i.text.encoders import pad_tokens
+from t2i.text.pooler import TextStatistics
+from t2i.training.objective import Batch
+from t2i.training.randomness import StepRandom, derive_seed
+
+
+class BatchLoader:
+    """Makes the batch that starts at `images_seen`; the next one is read in the background meanwhile.
+
+    The batch is a pure function of (data set, seed, images seen, size).
+    """
+
+    def __init__(self, dataset: PreparedDataset, seed: int, batch: int, device: torch.device | str):
+        self.dataset, self.seed, self.batch = dataset, seed, batch
+        self.device = torch.device(device)
+        self._order_seed = derive_seed(seed, "order")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: tuple[int, Future] | None = None
+
+    def load(self, images_seen: int) -> Batch:
+        """The batch of the pictures images_seen ... images_seen + batch - 1, on the device."""
+        if self._ahead and self._ahead[0] == images_seen:
+            batch = self._ahead[1].result()
+        else:
+            batch = self._read(images_seen)
+        following = images_seen + self.batch
+        self._ahead = following, self._thread.submit(self._read, following)
+        return to_device(batch, self.device)
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _read(self, images_seen: int) -> Batch:
+        data = self.dataset
+        positions = np.arange(images_seen, images_seen + self.batch)
+        pictures = picture_at(positions, len(data), self._order_seed)
+        own = [data.caption_ids(int(picture)) for picture in pictures]
+        choices = choice_at(positions, data.caption_counts(pictures), self._order_seed)
+        captions = np.array([int(ids[choice]) for ids, choice in zip(own, choices)])
+        wrong = mismatch(captions, own, StepRandom(self.seed, images_seen, self.batch).numpy("mismatch"))
+        text = pad_tokens(data.tokens(captions))
+        return Batch(
+            images=torch.from_numpy(data.images(pictures)),
+            text=text,
+            mismatched=text[torch.from_numpy(wrong)],  # -1 takes the last row; its weight is 0
+            mismatched_weight=torch.from_numpy((wrong >= 0).astype(np.float32)),
+        )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """uint8 [B, R, R, 3] and half-precision tokens on the CPU -> what a step takes, on `device`."""
+    pin = device.type == "cuda"
+    images = batch.images.pin_memory() if pin else batch.images
+    # NHWC in memory seen as NCHW: channels_last without a copy.
+    images = images.to(device, non_blocking=pin).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return Batch(
+        images, batch.text.to(device), batch.mismatched.to(device), batch.mismatched_weight.to(device)
+    )
+
+
+def text_statistics(dataset: PreparedDataset) -> TextStatistics:
+    """The data set's text statistics as tensors."""
+    return TextStatistics(*torch.from_numpy(dataset.text_statistics()))

@@ -1,0 +1,263 @@
+"""The training loop.
+
+One function, read top to bottom: set-up, then stanzas in a fixed order: status, snapshot, done?, draw a batch, each
+phase, average. Everything with state is handed once to the checkpoint; everything random comes from the number of
+images seen, so a resumed run goes on as if it had never stopped.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2i.config import TrainConfig
+from t2i.data.prepared import PreparedDataset
+from t2i.errors import UserError
+from t2i.losses.adversarial import LOSSES
+from t2i.losses.penalties import PENALTIES
+from t2i.models import get_architecture
+from t2i.models.folder import ModelDescription, save_model
+from t2i.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from t2i.training.collapse import CollapseWatch
+from t2i.training.ema import EMA
+from t2i.training.loading import BatchLoader, text_statistics
+from t2i.training.metrics import MetricsLog
+from t2i.training.objective import GANObjective, Phase
+from t2i.training.plots import draw_losses
+from t2i.training.previews import Preview
+from t2i.training.randomness import StepRandom, derive_seed
+from t2i.training.run import Run
+
+COLUMNS = (
+    "images_seen", "seconds", "images_per_second", "memory_gib", "loss_g", "loss_d", "penalty",
+    "logits_real", "logits_mismatch", "logits_fake", "saturated", "diversity", "gradient_g", "gradient_d",
+)  # fmt: skip
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the caller may show while training runs. goal: images to be seen in all; metrics: COLUMNS."""
+
+    images_seen: int
+    goal: int
+    seconds: float
+    minutes: float | None
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended: "done", "minutes" or "signal"."""
+
+    reason: str
+    images_seen: int
+    seconds: float
+
+
+def train(
+    config: TrainConfig,
+    dataset: PreparedDataset,
+    run: Run,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    on_status: Callable[[Status], None] = lambda status: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Train `config` on `dataset` into the run folder `run`.
+
+    stop: asked at every step boundary; where it says True, a checkpoint is written and training ends.
+    say: takes a line for the user. Raises UserError, one line; the last checkpoint is then untouched.
+    """
+    # ---- Set-up: networks, what moves them, what they minimise ----
+    architecture = get_architecture(config.arch)
+    options = {**architecture.model_options, **config.model}
+    generator, discriminator = architecture.build(
+        dataset.resolution, config.conditioning, text_statistics(dataset), options, derive_seed(config.seed, "weights")
+    )
+    for network in (generator, discriminator):
+        network.to(device, memory_format=torch.channels_last)
+    ema = EMA(generator, config.ema_kimg * 1000)
+    phases = [
+        Phase("D", discriminator, make_adam(discriminator, config.lr_d, config, device)),
+        Phase("G", generator, make_adam(generator, config.lr_g, config, device)),
+    ]
+    objective = make_objective(config, generator, discriminator, dataset.resolution)
+    scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=config.precision == "fp16") for phase in phases}
+    parts = {
+        "generator": generator,
+        "discriminator": discriminator,
+        "ema": ema.model,
+        "optimizer_d": phases[0].optimizer,
+        "optimizer_g": phases[1].optimizer,
+    }
+    images_seen, seconds_before = 0, 0.0
+    if resume:
+        folder, state, complaints = newest_checkpoint(run.checkpoints)
+        for complaint in complaints:
+            say(f"passed over a damaged checkpoint: {complaint}")
+        load_checkpoint(folder, parts)
+        for name, scaler in scalers.items():
+            scaler.load_state_dict(state["scalers"][name])
+        images_seen, seconds_before = state["images_seen"], state["seconds"]
+        say(f"resumed at {images_seen:,} images from {folder}")
+
+    loader = BatchLoader(dataset, config.seed, config.batch, device)
+    preview = Preview(dataset, generator.z_dim, config.seed, device)
+    metrics_log = MetricsLog(run.folder, COLUMNS, tensorboard=config.tensorboard)
+    metrics_log.rewind(images_seen)
+    watch = CollapseWatch()
+    if not (run.samples / "reals.png").is_file():
+        preview.save_reals(run.samples / "reals.png")
+
+    def snapshot() -> None:
+        seconds = seconds_before + time.monotonic() - started
+        preview.save(ema.model, run.samples / f"{images_seen:09d}.png", f"{images_seen:,} images seen")
+        describe = describe_model(config, options, dataset, images_seen, preview.prompts)
+        save_model(run.model, ema.model, describe)
+        state = {"images_seen": images_seen, "seconds": seconds, "settings": asdict(config)}
+        state["scalers"] = {name: scaler.state_dict() for name, scaler in scalers.items()}
+        save_checkpoint(run.checkpoints, state, parts)
+        draw_losses(run.folder / "metrics.jsonl", run.folder / "losses.png")
+
+    goal = int(config.kimg * 1000)
+    log_every, snapshot_every = config.log_kimg * 1000, config.snapshot_kimg * 1000
+    micro = config.batch // config.accumulate
+    share = 1 / config.accumulate
+    started = logged_at = time.monotonic()
+    logged_images = saved_at = images_seen
+    if not resume:
+        snapshot()  # a disk that cannot be written shows now, not in ten minutes
+
+    while True:
+        # ---- Status: every log_kimg ----
+        if images_seen // log_every > logged_images // log_every:
+            now = time.monotonic()
+            metrics = objective.statistics.read()
+            metrics["images_seen"] = images_seen
+            metrics["seconds"] = seconds_before + now - started
+            metrics["images_per_second"] = (images_seen - logged_images) / (now - logged_at)
+            metrics["memory_gib"] = memory_gib(device)
+            metrics_log.append(metrics)
+            on_status(Status(images_seen, goal, now - started, config.minutes, metrics))
+            for warning in watch.look(metrics):
+                say(warning)
+            logged_images, logged_at = images_seen, now
+
+        # ---- Done? ----
+        reason = None
+        if images_seen >= goal:
+            reason = "done"
+        elif config.minutes is not None and time.monotonic() - started >= config.minutes * 60:
+            reason = "minutes"
+        elif stop():
+            reason = "signal"
+
+        # ---- Snapshot: checkpoint, model, sample grid; every snapshot_kimg and at the end ----
+        if images_seen // snapshot_every > saved_at // snapshot_every or (reason and images_seen > saved_at):
+            snapshot()
+            saved_at = images_seen
+        if reason:
+            break
+
+        # ---- Draw a batch ----
+        batch = loader.load(images_seen)
+        random = StepRandom(config.seed, images_seen, config.batch, device=str(device))
+        step = images_seen // config.batch
+
+        # ---- Each phase: gradients over the micro-batches, then one step ----
+        for phase in phases:
+            generator.requires_grad_(phase.name == "G")
+            discriminator.requires_grad_(phase.name == "D")
+            scaler = scalers[phase.name]
+            phase.optimizer.zero_grad(set_to_none=True)
+            for start in range(0, config.batch, micro):
+                rows = slice(start, start + micro)
+                objective.accumulate_gradients(phase, batch[rows], share, step, random.take(rows), scaler.get_scale())
+            scaler.unscale_(phase.optimizer)
+            check_gradients(phase, objective, images_seen, tolerate=scaler.is_enabled())
+            scaler.step(phase.optimizer)
+            scaler.update()
+
+        # ---- Average ----
+        images_seen += config.batch
+        ema.update(generator, images_seen, config.batch)
+
+    loader.close()
+    metrics_log.close()
+    return Outcome(reason, images_seen, time.monotonic() - started)
+
+
+def make_adam(network: torch.nn.Module, lr: float, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
+    """Adam with the run's betas, in one fused kernel where the device has one."""
+    fused = device.type in ("cuda", "cpu")
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
+
+
+def make_objective(
+    config: TrainConfig, generator: torch.nn.Module, discriminator: torch.nn.Module, resolution: int
+) -> GANObjective:
+    """The objective that a config asks for."""
+    penalty = PENALTIES[config.penalty]
+    weight = config.penalty_weight
+    if weight is None:
+        weight = penalty.default_weight(resolution, config.batch) if penalty else 0.0
+    return GANObjective(
+        generator,
+        discriminator,
+        loss=LOSSES[config.loss],
+        penalty=penalty,
+        penalty_weight=weight,
+        penalty_every=config.penalty_every,
+        augments=config.augment,
+        autocast_dtype=AUTOCAST[config.precision],
+    )
+
+
+def check_gradients(phase: Phase, objective: GANObjective, images_seen: int, tolerate: bool = False) -> None:
+    """Stop before a step that would write NaN or infinity into the weights. Raises UserError, naming the numbers.
+
+    tolerate: the loss is scaled (fp16): the scaler skips such a step and lowers the scale.
+    """
+    gradients = [p.grad for p in phase.module.parameters() if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if torch.isfinite(norm):
+        objective.statistics.add(f"gradient_{phase.name.lower()}", norm)
+    elif not tolerate:
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in objective.statistics.read().items())
+        raise UserError(
+            f"the gradient of phase {phase.name} is {float(norm)} after {images_seen:,} images ({losses}); the last "
+            "checkpoint is good: lower --lr-g and --lr-d, or train with --precision fp32"
+        )
+
+
+def describe_model(
+    config: TrainConfig, options: dict[str, Any], dataset: PreparedDataset, images_seen: int, prompts: list[str]
+) -> ModelDescription:
+    """What the model folder says of the model."""
+    encoder = {key: dataset.text[key] for key in ("name", "sha256", "width", "max_tokens")}
+    training = {
+        "data": f"{dataset.name} ({dataset.split}, {len(dataset):,} pictures)",
+        "data_fingerprint": dataset.fingerprint,
+        "images_seen": images_seen,
+        "prompts": prompts,
+    }
+    return ModelDescription(config.arch, dataset.resolution, config.conditioning, options, encoder, training)
+
+
+def memory_gib(device: torch.device) -> float:
+    """Memory in use: the device's peak on CUDA, else this process's, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * 4096 / 2**30
+    except (OSError, ValueError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS, which has no /proc

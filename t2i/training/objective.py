@@ -1,0 +1,188 @@
+"""What a training step minimises: phases, and the gradients of each.
+
+The loop knows no losses; it says, for each phase that is due, accumulate_gradients(phase, ...) over the
+micro-batches, then lets the phase's optimiser step.
+
+D phase (DF-GAN eq. 1, for any adversarial loss):
+
+    real(D(x, e)) + 1/2 [fake(D(G(z, e), e)) + fake(D(x, e'))] + weight * penalty(x, e)
+
+with e' the caption of another picture. G phase: generator(D(G(z, e), e)).
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2i.losses.adversarial import AdversarialLoss
+from t2i.losses.augment import NUMBERS, augment
+from t2i.losses.penalties import Penalty
+from t2i.text.pooler import TextBatch
+from t2i.training.randomness import StepRandom
+
+
+@dataclass
+class Batch:
+    """Real pictures and their captions.
+
+    images: [B, 3, R, R] in [-1, 1]. text: the caption of each. mismatched: a caption of another picture for each.
+    mismatched_weight: [B], 1, or 0 where the batch had no other caption.
+    """
+
+    images: Tensor
+    text: TextBatch
+    mismatched: TextBatch
+    mismatched_weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        return Batch(self.images[rows], self.text[rows], self.mismatched[rows], self.mismatched_weight[rows])
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser's turn. `name` is "D" or "G"; `module` is what it trains; it is due every step."""
+
+    name: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+class Statistics:
+    """Sums on the device of what is logged, read once per log line: no synchronisation inside the step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, float] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Add a batch of values [B] (or one number a batch, []) to the running mean of `name`."""
+        values = values.detach().float()
+        self.sums[name] = self.sums.get(name, 0) + values.sum()
+        self.weights[name] = self.weights.get(name, 0) + values.numel()
+
+    def read(self) -> dict[str, float]:
+        """The means since the last read."""
+        means = {name: float(total) / self.weights[name] for name, total in self.sums.items()}
+        self.sums, self.weights = {}, {}
+        return means
+
+
+class GANObjective:
+    """Losses of a conditional GAN.
+
+    autocast_dtype: None for fp32, else the dtype of the generator's and of the penalty-free discriminator passes. A
+    pass that a penalty is taken from runs in fp32.
+    penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
+    al. 2020, appendix B).
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        *,
+        loss: AdversarialLoss,
+        penalty: Penalty | None,
+        penalty_weight: float,
+        penalty_every: int = 1,
+        augments: tuple[str, ...] = (),
+        autocast_dtype: torch.dtype | None = None,
+    ):
+        self.generator, self.discriminator = generator, discriminator
+        self.loss, self.penalty = loss, penalty
+        self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
+        self.augments, self.autocast_dtype = augments, autocast_dtype
+        self.statistics = Statistics()
+
+    def accumulate_gradients(
+        self, phase: Phase, batch: Batch, share: float, step: int, random: StepRandom, scale: float = 1.0
+    ) -> None:
+        """Add the gradients of one micro-batch, which is `share` of the global batch, times a loss `scale`.
+
+        With shares that sum to 1 the result is the gradient of the whole batch: every loss is a mean over pictures
+        and no network mixes them (or mixes in groups of a fixed size).
+        """
+        if phase.name == "D":
+            loss = self._discriminator_loss(batch, step, random)
+        else:
+            loss = self._generator_loss(batch, random)
+        (loss * (share * scale)).backward()
+
+    def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom) -> Tensor:
+        with torch.no_grad(), self._autocast(batch):
+            fakes = self._fakes(batch, random, "D")
+        watch_collapse(self.statistics, batch.images, fakes)
+
+        # Real pictures: one pass serves the matching caption, the wrong one, and the penalty.
+        penalise = self.penalty is not None and step % self.penalty_every == 0
+        images = self._augment(batch.images, random, "D real").detach()
+        precision = contextlib.nullcontext() if penalise else self._autocast(batch)
+        with precision:
+            condition = self.discriminator.pool(batch.text)
+            if penalise:
+                images.requires_grad_(True)
+                if not condition.requires_grad:  # a pooler without weights
+                    condition.requires_grad_(True)
+            features = self.discriminator.features(images)
+            real = self.discriminator.logits(features, condition)
+            wrong = self.discriminator.logits(features, self.discriminator.pool(batch.mismatched))
+        with self._autocast(batch):
+            fake = self._judge(self._augment(fakes, random, "D fake"), batch.text)
+
+        weight = batch.mismatched_weight
+        losses = self.loss.real(real) + 0.5 * (self.loss.fake(fake) + weight * self.loss.fake(wrong))
+        self.statistics.add("loss_d", losses)
+        self.statistics.add("logits_real", real)
+        self.statistics.add("logits_mismatch", wrong)
+        self.statistics.add("logits_fake", fake)
+        if penalise:
+            penalty = self.penalty_weight * self.penalty(real, images, condition)
+            self.statistics.add("penalty", penalty)
+            losses = losses + self.penalty_every * penalty
+        return losses.mean()
+
+    def _generator_loss(self, batch: Batch, random: StepRandom) -> Tensor:
+        with self._autocast(batch):
+            fakes = self._fakes(batch, random, "G")
+            fake = self._judge(self._augment(fakes, random, "G"), batch.text)
+        losses = self.loss.generator(fake)
+        self.statistics.add("loss_g", losses)
+        return losses.mean()
+
+    def _fakes(self, batch: Batch, random: StepRandom, name: str) -> Tensor:
+        return self.generator(random.normal(f"{name} z", self.generator.z_dim), batch.text)
+
+    def _judge(self, images: Tensor, text: TextBatch) -> Tensor:
+        return self.discriminator.logits(self.discriminator.features(images), self.discriminator.pool(text))
+
+    def _augment(self, images: Tensor, random: StepRandom, name: str) -> Tensor:
+        if not self.augments:
+            return images
+        return augment(images, random.uniform(f"{name} augment", NUMBERS), self.augments)
+
+    def _autocast(self, batch: Batch) -> contextlib.AbstractContextManager:
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(batch.images.device.type, self.autocast_dtype)
+
+
+@torch.no_grad()
+def watch_collapse(statistics: Statistics, reals: Tensor, fakes: Tensor) -> None:
+    """Two signs of a collapse, which no loss shows.
+
+    saturated: share of pixel values at or beyond the edge of [-1, 1], generated minus real. White pages have many in
+    the reals too, hence the difference.
+    diversity: how far pictures of different captions lie apart, as 8 x 8 thumbnails: mean pairwise squared distance
+    of the generated ones over that of the reals. 0: one picture for all; 1: as varied as the data.
+    """
+    saturated = (fakes.abs() > 0.98).float().mean() - (reals.abs() > 0.98).float().mean()
+    statistics.add("saturated", saturated)
+    if len(reals) > 1:
+        spread = [F.adaptive_avg_pool2d(x.float().clamp(-1, 1), 8).var(0).sum() for x in (fakes, reals)]
+        statistics.add("diversity", spread[0] / spread[1].clamp_min(1e-8))

@@ -1,0 +1,46 @@
+"""Sample grids of a run: the same prompts and the same noise at every snapshot."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from t2i.data.prepared import PreparedDataset
+from t2i.grids import captioned_grid, save_png, table_grid
+from t2i.text.encoders import pad_tokens
+from t2i.training.randomness import derive_seed
+
+PROMPTS = 8
+COLUMNS = 6
+
+
+class Preview:
+    """Draws `PROMPTS` captions of the data set, each with `COLUMNS` noises."""
+
+    def __init__(self, dataset: PreparedDataset, z_dim: int, seed: int, device: torch.device):
+        # Spread over the set, not over its start: sources are often sorted by kind.
+        self.pictures = np.unique(np.linspace(0, len(dataset) - 1, PROMPTS + 2).astype(np.int64)[1:-1])
+        self.caption_ids = [int(dataset.caption_ids(int(picture))[0]) for picture in self.pictures]
+        self.prompts = [dataset.caption(caption) for caption in self.caption_ids]
+        self.text = pad_tokens(dataset.tokens(self.caption_ids)).to(device)
+        noise = torch.Generator().manual_seed(derive_seed(seed, "preview"))
+        self.noise = torch.randn(COLUMNS, z_dim, generator=noise).to(device)
+        self.reals = dataset.images(self.pictures)
+
+    def save_reals(self, path: Path) -> None:
+        """The real pictures of the prompts."""
+        save_png(captioned_grid(list(self.reals), self.prompts, columns=4), path)
+
+    def save(self, generator: nn.Module, path: Path, title: str) -> None:
+        """A grid of prompts by noises, drawn by `generator`."""
+        with torch.inference_mode():
+            columns = [to_uint8(generator(z.expand(len(self.prompts), -1), self.text)) for z in self.noise]
+        rows = [[column[row] for column in columns] for row in range(len(self.prompts))]
+        save_png(table_grid(rows, self.prompts, title=title), path)
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """[B, 3, R, R], about [-1, 1] -> uint8 [B, R, R, 3], clamped and rounded."""
+    pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,89 @@
+"""A run folder: its name, its files, and its log.
+
+    runs/00003-dfgan-noto-train-32/
+        config.json     every setting, resolved; the data set and its fingerprint
+        log.txt         what was printed
+        metrics.jsonl metrics.csv losses.png
+        samples/        reals.png once; fixed prompts and noise at every snapshot
+        checkpoints/    to resume from
+        model/          to draw with: the averaged generator
+"""
+
+import contextlib
+import re
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from t2i.config import TrainConfig, validate
+from t2i.errors import UserError
+from t2i.files import describe_os_error, make_folder, read_json, write_json
+from t2i.version import __version__
+
+
+class Run:
+    """An existing run folder. Make a new one with `Run.create`."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        if not (self.folder / "config.json").is_file():
+            raise UserError(f"{self.folder}: no run here (there is no config.json); start one with t2i train")
+
+    @classmethod
+    def create(cls, root: Path | str, config: TrainConfig, data: dict[str, Any], device: str) -> "Run":
+        """The next numbered folder below `root`. data: name, split, resolution, path and fingerprint of the data."""
+        root = make_folder(root)
+        numbers = [int(match[1]) for path in root.iterdir() if (match := re.match(r"(\d+)-", path.name))]
+        number = max(numbers, default=-1) + 1
+        while True:
+            name = f"{number:05d}-{config.arch}-{data['name']}-{data['split']}-{data['resolution']}"
+            try:
+                (root / name).mkdir()
+                break
+            except FileExistsError:  # another process took the number
+                number += 1
+            except OSError as error:
+                raise describe_os_error(error, root / name) from error
+        for part in ("samples", "checkpoints", "model"):
+            make_folder(root / name / part)
+        facts = {"t2i_version": __version__, "device": device, "data": data, "settings": asdict(config)}
+        write_json(root / name / "config.json", facts)
+        return cls(root / name)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    def read_config(self) -> tuple[TrainConfig, dict[str, Any]]:
+        """The settings of the run, and the facts on its data. Raises UserError, one line."""
+        facts = read_json(self.folder / "config.json", "run configuration")
+        if not isinstance(facts.get("settings"), dict) or not isinstance(facts.get("data"), dict):
+            raise UserError(f"{self.folder}/config.json is not a run's configuration")
+        return validate(facts["settings"]), facts["data"]
+
+    def log(self, line: str) -> None:
+        """Append a line to log.txt, with the time."""
+        try:
+            with open(self.folder / "log.txt", "a", encoding="utf-8") as stream:
+                stream.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
+        except OSError as error:
+            raise describe_os_error(error, self.folder / "log.txt") from error
+
+
+def find_runs(root: Path | str = "runs") -> list[Path]:
+    """The run folders below `root` that have a model, by number, newest last."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in Path(root).iterdir():
+            if (match := re.match(r"(\d+)-", path.name)) and (path / "model" / "model_index.json").is_file():
+                found.append((int(match[1]), path))
+    return [path for _, path in sorted(found)]
