@@ -13,6 +13,8 @@ from typing import Any, Literal
 from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, first_line
 
+# ruff: noqa: RUF009  (_setting is dataclasses.field with a help text)
+
 
 def _setting(default: Any, help: str) -> Any:
     if isinstance(default, dict):

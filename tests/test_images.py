@@ -211,9 +211,7 @@ def test_of_an_animation_the_first_frame_is_taken(format):
 
 def png_with(header, body, kind=b"IDAT"):
     def chunk(name, content):
-        return (
-            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-        )
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(kind, body) + chunk(b"IEND", b"")
 
@@ -223,9 +221,7 @@ def test_empty_file_is_named_so(tmp_path):
     assert refused(b"") == "empty file" == refused(tmp_path / "x.jpg")
 
 
-@pytest.mark.parametrize(
-    "data", [b"hello, I am text", b"<html>404</html>", b"\0" * 4096, b"\xff\xd8", b"%!PS"]
-)
+@pytest.mark.parametrize("data", [b"hello, I am text", b"<html>404</html>", b"\0" * 4096, b"\xff\xd8", b"%!PS"])
 def test_text_under_a_picture_name_is_not_a_picture(tmp_path, data):
     (tmp_path / "x.jpg").write_bytes(data)
     assert refused(tmp_path / "x.jpg") == "not a picture"
@@ -348,9 +344,7 @@ def mutate(data, chance):
             case 3:
                 data[at:at] = chance.randbytes(chance.randrange(1, 20))
             case 4:
-                data[at : at + 4] = chance.choice(
-                    (b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\x80")
-                )
+                data[at : at + 4] = chance.choice((b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\x80"))
             case 5:  # cut off
                 del data[max(at, 50) :]
         if not data:

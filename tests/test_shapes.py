@@ -32,9 +32,7 @@ KINDS = {
         "above": ("at the top",), "below": ("at the bottom",),
     },
 }  # fmt: skip
-MEANING = {
-    word: (kind, name) for kind, names in KINDS.items() for name, words in names.items() for word in words
-}
+MEANING = {word: (kind, name) for kind, names in KINDS.items() for name, words in names.items() for word in words}
 WORDS = re.compile(r"\b(" + "|".join(sorted(map(re.escape, MEANING), key=len, reverse=True)) + r")\b")
 
 
@@ -131,7 +129,7 @@ def test_no_word_means_two_things_and_every_name_has_words():
 # --- held-out pairs --------------------------------------------------------------------------------------------
 
 
-def test_held_out_pairs_are_in_no_training_picture_and_no_training_caption():
+def test_held_out_pairs_are_in_no_training_picture_and_in_no_caption_of_one():
     for record in ShapesSource(20_000):
         assert record.attributes["unseen"] is False
         for item in record.attributes["items"]:
@@ -204,9 +202,7 @@ def test_another_process_draws_and_writes_the_same_bytes():
 
 
 def test_splits_seeds_and_indices_all_give_other_scenes():
-    scenes = [
-        scene_at(seed, index, split) for seed in (0, 1) for split in shapes.SPLITS for index in range(200)
-    ]
+    scenes = [scene_at(seed, index, split) for seed in (0, 1) for split in shapes.SPLITS for index in range(200)]
     assert len(set(scenes)) == len(scenes)
 
 

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from t2i.pipeline import TextToImagePipeline
@@ -43,9 +44,9 @@ def print_json(value: Any) -> None:
 
 def table(title: str, rows: dict[str, Any]) -> None:
     """Names and values, one a row."""
-    grid = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    grid = Table(title=Text(title), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows.items():
-        grid.add_row(name, str(value))
+        grid.add_row(name, Text(str(value)))
     out.print(grid)
 
 

@@ -126,8 +126,8 @@ def _report(summary: "Summary", options: "PrepareOptions") -> None:
         rows["captions cut"] = f"{summary.truncated:,}, longer than the text encoder reads"
     for reason, count in summary.skipped.most_common():
         rows[f"skipped: {reason}"] = f"{count:,}, {summary.first_skipped[reason]} for one"
-    for note in summary.notes:
-        rows.setdefault("note", note) if "note" not in rows else rows.update({"note": f"{rows['note']}; {note}"})
+    if summary.notes:
+        rows["note"] = "\n".join(summary.notes)
     console.table(f"prepared {summary.out}", rows)
 
 

@@ -7,6 +7,7 @@ that are then averaged away; libjpeg can decode at 1/2, 1/4 or 1/8 directly (Pil
 import contextlib
 import functools
 import io
+import logging
 import os
 import re
 import stat
@@ -38,6 +39,9 @@ if "avif" in features.modules and features.check("avif"):
     from PIL import AvifImagePlugin  # noqa: F401
 
     FORMATS = (*FORMATS, "AVIF")
+
+# With no handler at all, Python prints a library's errors to stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # File names worth trying when a folder is listed. The decoder looks at the bytes, never at the name.
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

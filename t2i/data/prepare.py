@@ -7,6 +7,7 @@ Killed anywhere and run again, it goes on after the last finished shard or chunk
 
 import array
 import collections
+import functools
 import hashlib
 import itertools
 import json
@@ -141,8 +142,9 @@ def _write_pictures(
     with _decoders(options.workers) as pool:
         results = _decode(pool, entries, options)
         while True:
-            progress("pictures", seen, total)
-            shard = _write_shard(results, partial, len(shards), size, options, lambda n: progress("pictures", seen + n, total))
+            tick = functools.partial(_tick, progress, seen, total)
+            tick(0)
+            shard = _write_shard(results, partial, len(shards), size, options, tick)
             if shard["entries"] == 0:
                 break
             shards.append(shard)
@@ -152,6 +154,10 @@ def _write_pictures(
         summary.skipped.update(shard["skipped"])
         summary.first_skipped = {**shard["first_skipped"], **summary.first_skipped}
     return shards
+
+
+def _tick(progress: Progress, before: int, total: int, entries: int) -> None:
+    progress("pictures", before + entries, total)
 
 
 def _write_shard(

@@ -306,9 +306,7 @@ def evaluation_scenes(count: int, seen: bool = True, objects: int = 1, seed: int
 def draw(scene: Scene, resolution: int) -> np.ndarray:
     """The scene, antialiased: uint8 [resolution, resolution, 3]. Raises UsageError outside 16..256 px."""
     if resolution not in RESOLUTIONS:
-        raise UsageError(
-            f"shapes are drawn at {RESOLUTIONS.start} to {RESOLUTIONS.stop - 1} px, not {resolution}"
-        )
+        raise UsageError(f"shapes are drawn at {RESOLUTIONS.start} to {RESOLUTIONS.stop - 1} px, not {resolution}")
     fine = max(4, 512 // resolution)  # drawn so many times larger, then averaged
     side = resolution * fine
     page = Image.new("RGB", (side, side), scene.background_rgb)
@@ -319,9 +317,7 @@ def draw(scene: Scene, resolution: int) -> np.ndarray:
         # Pillow counts from the centre of the first pixel: hence the half.
         pen.polygon(((outline + centre) * side - 0.5).ravel().tolist(), fill=item.rgb)
         if item.shape == "ring":
-            pen.polygon(
-                ((outline * RING_HOLE + centre) * side - 0.5).ravel().tolist(), fill=scene.background_rgb
-            )
+            pen.polygon(((outline * RING_HOLE + centre) * side - 0.5).ravel().tolist(), fill=scene.background_rgb)
     return np.asarray(page.reduce(fine))
 
 

@@ -189,7 +189,7 @@ def _normalised(cover: np.ndarray) -> tuple[np.ndarray, float, float, float]:
     Also the area as a share of the page, and the centroid (x, y) in page widths.
     """
     side = len(cover)
-    total = float(cover.sum())
+    total = max(float(cover.sum()), 1e-6)
     places = np.arange(side) + 0.5
     x, y = float(cover.sum(axis=0) @ places) / total, float(cover.sum(axis=1) @ places) / total
     steps = ((np.arange(_GRID) + 0.5) / _GRID * 2 - 1) * _REACH * math.sqrt(total)
@@ -225,9 +225,7 @@ def _templates(side: int) -> np.ndarray:
     return bank / np.linalg.norm(bank, axis=-1, keepdims=True)
 
 
-def _read_object(
-    pixels: np.ndarray, page: np.ndarray, piece: np.ndarray, colour: np.ndarray
-) -> ReadObject | None:
+def _read_object(pixels: np.ndarray, page: np.ndarray, piece: np.ndarray, colour: np.ndarray) -> ReadObject | None:
     """What the piece is; None where its colour is a page's, or it is too small or too large for an object."""
     name, share = _name_of(colour, page)
     # Blur moves coverage about but keeps its sum, so the area survives it. Whether a pale inside is a thin

@@ -1,6 +1,6 @@
 """The training loop.
 
-One function, read top to bottom: set-up, then stanzas in a fixed order: status, snapshot, done?, draw a batch, each
+One function, read top to bottom: set-up, then stanzas in a fixed order: done?, status, snapshot, draw a batch, each
 phase, average. Everything with state is handed once to the checkpoint; everything random comes from the number of
 images seen, so a resumed run goes on as if it had never stopped.
 """
@@ -135,8 +135,17 @@ def train(
         snapshot()  # a disk that cannot be written shows now, not in ten minutes
 
     while True:
-        # ---- Status: every log_kimg ----
-        if images_seen // log_every > logged_images // log_every:
+        # ---- Done? ----
+        reason = None
+        if images_seen >= goal:
+            reason = "done"
+        elif config.minutes is not None and time.monotonic() - started >= config.minutes * 60:
+            reason = "minutes"
+        elif stop():
+            reason = "signal"
+
+        # ---- Status: every log_kimg and at the end ----
+        if images_seen // log_every > logged_images // log_every or (reason and images_seen > logged_images):
             now = time.monotonic()
             metrics = objective.statistics.read()
             metrics["images_seen"] = images_seen
@@ -148,15 +157,6 @@ def train(
             for warning in watch.look(metrics):
                 say(warning)
             logged_images, logged_at = images_seen, now
-
-        # ---- Done? ----
-        reason = None
-        if images_seen >= goal:
-            reason = "done"
-        elif config.minutes is not None and time.monotonic() - started >= config.minutes * 60:
-            reason = "minutes"
-        elif stop():
-            reason = "signal"
 
         # ---- Snapshot: checkpoint, model, sample grid; every snapshot_kimg and at the end ----
         if images_seen // snapshot_every > saved_at // snapshot_every or (reason and images_seen > saved_at):

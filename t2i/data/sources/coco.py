@@ -69,11 +69,14 @@ class CocoSource:
             self.notes.append(f"{orphans} captions belong to pictures that the file does not list")
         del document
         index = _build_index(pictures, captions)
-        # (file name, its raw captions), all that is kept of the document
-        self._entries = sorted(
-            (file, tuple(a["caption"] for a in index.loadAnns(index.getAnnIds(imgIds=[identity]))))
-            for identity, file in pictures.items()
-        )
+        entries: dict[str, list[str]] = {}  # file name -> its raw captions, all that is kept of the document
+        for identity, file in pictures.items():
+            found = index.loadAnns(index.getAnnIds(imgIds=[identity]))
+            entries.setdefault(file, []).extend(annotation["caption"] for annotation in found)
+        self._entries = sorted(entries.items())
+        if len(entries) < len(pictures):
+            more = len(pictures) - len(entries)
+            self.notes.append(f"{more} images name a file that another names too; their captions are put together")
         self._present = _check_files(self.images, pictures, self.annotations)
         if not self._present:
             raise UserError(
@@ -89,18 +92,14 @@ class CocoSource:
 
     def __iter__(self) -> Iterator[Record | Skip]:
         root = str(self.images)
-        previous = None
         for file, raw in self._entries:
             captions = clean_captions(raw)
-            if file == previous:
-                yield Skip(file, "second entry of the same file")
-            elif file not in self._present:
+            if file not in self._present:
                 yield Skip(file, "missing file", file)
             elif not captions:
                 yield Skip(file, "no caption")
             else:
                 yield Record(file, captions, FilePicture(root, file))
-            previous = file
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -143,9 +142,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{path}: this is not valid JSON ({first_line(error)})") from error
     if not isinstance(document, dict):
-        raise UserError(
-            f"{path}: expected a COCO captions document, a JSON object with images and annotations"
-        )
+        raise UserError(f"{path}: expected a COCO captions document, a JSON object with images and annotations")
     for key in ("images", "annotations"):
         if not isinstance(document.get(key), list):
             raise UserError(f"{path}: this COCO document has no list of {key}")
@@ -194,9 +191,7 @@ def _check_captions(
         if not _check_id(identity):
             raise UserError(f"{path}: annotations[{number}] has no usable image_id ({shown(identity)})")
         if "caption" not in entry:
-            raise UserError(
-                f"{path}: annotations[{number}] has no caption; is this the captions_*.json file?"
-            )
+            raise UserError(f"{path}: annotations[{number}] has no caption; is this the captions_*.json file?")
         if not isinstance(caption, str):
             raise UserError(f"{path}: annotations[{number}]'s caption is no text ({shown(caption)})")
         if identity in pictures:

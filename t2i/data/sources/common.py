@@ -16,9 +16,7 @@ CAPTION_KEYS = ("text", "caption", "captions", "prompt", "description")
 
 _BLANK = re.compile("[\\s\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff]+")
 # Folder names that say nothing about what is in them.
-_GENERIC = re.compile(
-    "(images?|imgs?|pictures|photos|captions|annotations|(train|val|valid|validation|test)[0-9]*)"
-)
+_GENERIC = re.compile("(images?|imgs?|pictures|photos|captions|annotations|(train|val|valid|validation|test)[0-9]*)")
 
 
 def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:

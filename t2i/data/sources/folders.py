@@ -30,13 +30,9 @@ class FolderPairSource:
     Raises UserError where a folder is missing or holds nothing, or where no name matches.
     """
 
-    def __init__(
-        self, images: Path | str, captions: Path | str, split: str = "train", name: str | None = None
-    ):
+    def __init__(self, images: Path | str, captions: Path | str, split: str = "train", name: str | None = None):
         self.images = check_folder(images, "a folder of pictures")
-        self.captions = check_folder(
-            captions, "a folder of caption files (x.txt for x.png, one caption a line)"
-        )
+        self.captions = check_folder(captions, "a folder of caption files (x.txt for x.png, one caption a line)")
         self.name = name or source_name(self.images)
         self.split = split
         self._pictures = [file for file in list_files(self.images) if is_picture_name(file)]
@@ -45,9 +41,7 @@ class FolderPairSource:
 
         texts = [file for file in list_files(self.captions) if file.lower().endswith(".txt")]
         if not texts:
-            raise UserError(
-                f"{self.captions}: no caption files here; expected x.txt for x.png, one caption a line"
-            )
+            raise UserError(f"{self.captions}: no caption files here; expected x.txt for x.png, one caption a line")
         self._texts: dict[str, str] = {}  # stem -> caption file; of x.TXT and x.txt, the first in order
         for file in texts:
             self._texts.setdefault(_stem(file), file)

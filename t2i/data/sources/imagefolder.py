@@ -1,7 +1,9 @@
 """Hugging Face's imagefolder: pictures beside a metadata.jsonl, metadata.csv or metadata.parquet."""
 
 import csv
+import itertools
 import json
+import operator
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +58,7 @@ class ImageFolderSource:
         self._presence = Presence(self.folder)
         present = False
         example = ""
-        for where, row in self._rows():
-            file, _ = self._parse(where, row)
+        for where, file, _ in self._entries():
             example = example or file
             presence = self._presence(file)
             if presence == "outside":
@@ -68,9 +69,7 @@ class ImageFolderSource:
         if not self._count:
             raise UserError(f"{self.metadata}: it has no rows; expected one a picture")
         if not present:
-            raise UserError(
-                f"{self.folder}: none of the {self._count} pictures is here ({shown(example)}, for one)"
-            )
+            raise UserError(f"{self.folder}: none of the {self._count} pictures is here ({shown(example)}, for one)")
 
     def __len__(self) -> int:
         return self._count
@@ -78,8 +77,7 @@ class ImageFolderSource:
     def __iter__(self) -> Iterator[Record | Skip]:
         root = str(self.folder)
         seen: set[str] = set()
-        for where, row in self._rows():
-            file, raw = self._parse(where, row)
+        for where, file, raw in self._entries():
             captions = clean_captions(raw)
             if file in seen:
                 yield Skip(file, "second entry of the same file", where)
@@ -93,6 +91,13 @@ class ImageFolderSource:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "imagefolder", "metadata": self.metadata.name}
+
+    def _entries(self) -> Iterator[tuple[str, str, list[str]]]:
+        """(where, file name, raw captions); rows of one file that follow each other (one a caption) are one."""
+        rows = ((*self._parse(where, row), where) for where, row in self._rows())
+        for file, group in itertools.groupby(rows, key=operator.itemgetter(0)):
+            parts = list(group)
+            yield parts[0][2], file, [caption for _, captions, _ in parts for caption in captions]
 
     def _rows(self) -> Iterator[Row]:
         try:
@@ -115,9 +120,7 @@ class ImageFolderSource:
             raise UserError(f"{self.metadata}: {where} has no file_name ({shown(file)})")
         refused = leaves_folder(file)
         if refused:
-            raise UserError(
-                f"{self.metadata}: {where} names {shown(file)}: {refused}; the whole file is refused"
-            )
+            raise UserError(f"{self.metadata}: {where} names {shown(file)}: {refused}; the whole file is refused")
         key = next((key for key in CAPTION_KEYS if key in row), None)
         if key is None:
             raise UserError(
@@ -157,9 +160,7 @@ def _csv(path: Path) -> Iterator[Row]:
             for row in reader:
                 yield f"line {reader.line_num}", row
         except csv.Error as error:
-            raise UserError(
-                f"{path}: line {reader.line_num} is not valid CSV ({first_line(error)})"
-            ) from error
+            raise UserError(f"{path}: line {reader.reader.line_num} is not valid CSV ({first_line(error)})") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -117,14 +117,10 @@ def _expand(pattern: str) -> list[str]:
     if not 0 <= last - first < MAX_SHARDS:
         raise UserError(f"{pattern}: the range {match[0]} is empty or too long")
     width = len(match[1])
-    shards = [
-        f"{pattern[: match.start()]}{n:0{width}}{pattern[match.end() :]}" for n in range(first, last + 1)
-    ]
+    shards = [f"{pattern[: match.start()]}{n:0{width}}{pattern[match.end() :]}" for n in range(first, last + 1)]
     missing = [shard for shard in shards if not os.path.isfile(shard)]
     if missing:
-        raise UserError(
-            f"{missing[0]}: no such file; {len(missing)} of the {len(shards)} in the range are missing"
-        )
+        raise UserError(f"{missing[0]}: no such file; {len(missing)} of the {len(shards)} in the range are missing")
     return shards
 
 
