@@ -9,12 +9,27 @@ from typing import TYPE_CHECKING, Any
 from t2i.version import __version__
 
 if TYPE_CHECKING:
-    from t2i.data.prepared import PreparedDataset
-    from t2i.pipeline import TextToImagePipeline
+    from t2i.data.prepared import PreparedDataset as PreparedDataset
+    from t2i.originals import COCODataset as COCODataset
+    from t2i.originals import ImageLabelDataset as ImageLabelDataset
+    from t2i.originals import generate_image_from_text as generate_image_from_text
+    from t2i.originals import get_loader as get_loader
+    from t2i.originals import get_networks as get_networks
+    from t2i.originals import train_fn as train_fn
+    from t2i.pipeline import TextToImagePipeline as TextToImagePipeline
 
-_LAZY = {"PreparedDataset": "t2i.data.prepared", "TextToImagePipeline": "t2i.pipeline"}
+_LAZY = {
+    "COCODataset": "t2i.originals",
+    "ImageLabelDataset": "t2i.originals",
+    "PreparedDataset": "t2i.data.prepared",
+    "TextToImagePipeline": "t2i.pipeline",
+    "generate_image_from_text": "t2i.originals",
+    "get_loader": "t2i.originals",
+    "get_networks": "t2i.originals",
+    "train_fn": "t2i.originals",
+}
 
-__all__ = ["PreparedDataset", "TextToImagePipeline", "__version__"]
+__all__ = [*_LAZY, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

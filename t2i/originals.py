@@ -1,0 +1,172 @@
+"""Counterparts of the calls of the two original projects, so that their notebooks port line by line.
+
+    dataset = ImageLabelDataset("images", "labels", transform)      # or COCODataset("train2017", "captions.json")
+    loader = get_loader(dataset)
+    gen, critic = get_networks("dfgan", resolution=64)
+    opt_gen, opt_critic = torch.optim.Adam(gen.parameters(), 1e-4), torch.optim.Adam(critic.parameters(), 4e-4)
+    alpha = train_fn(critic, gen, loader, dataset, step, alpha, opt_critic, opt_gen)   # one epoch
+    image = generate_image_from_text("a table")
+
+`t2i train` does more: checkpoints, an averaged generator, sample grids. docs/from-the-original-scripts.md maps the
+old calls to both.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from t2i.data.records import Record, Source
+from t2i.data.sources import CocoSource, FolderPairSource
+from t2i.errors import UserError
+from t2i.losses.adversarial import HINGE
+from t2i.losses.matching import mismatch
+from t2i.losses.penalties import PENALTIES
+from t2i.models import get_architecture
+from t2i.text.encoders import FrozenEncoder, load_encoder, pad_tokens
+from t2i.text.pooler import TextBatch, TextStatistics
+from t2i.training.objective import Batch, GANObjective, Phase
+from t2i.training.randomness import StepRandom
+
+EncodeLabel = Callable[[str], np.ndarray]
+
+
+@functools.cache
+def _encoder() -> FrozenEncoder:
+    return load_encoder()
+
+
+def encode_label(text: str) -> np.ndarray:
+    """A caption's token embeddings by the default encoder, float16 [L, T]."""
+    return _encoder().encode([text])[0]
+
+
+def default_transform(resolution: int = 64) -> Callable[[PIL.Image.Image], Tensor]:
+    """Centre crop, resize, [-1, 1]: an RGB picture -> [3, resolution, resolution]."""
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize(resolution, antialias=True),
+            v2.CenterCrop(resolution),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
+
+
+class _CaptionedPictures(Dataset):
+    """Items are (picture [3, R, R], caption as text, its token embeddings [L, T]); one caption drawn at random."""
+
+    def __init__(
+        self, source: Source, root: Path, transform: Callable | None, encode_label_fn: EncodeLabel | None
+    ):
+        self.records = [entry for entry in source if isinstance(entry, Record)]
+        if not self.records:
+            raise UserError(f"{root}: no captioned picture here")
+        self.root = root
+        self.transform = transform or default_transform()
+        self.encode_label_fn = encode_label_fn or encode_label
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str, np.ndarray]:
+        record = self.records[index]
+        with PIL.Image.open(self.root / record.key) as picture:
+            image = self.transform(picture.convert("RGB"))
+        caption = record.captions[int(torch.randint(len(record.captions), ()))]
+        return image, caption, self.encode_label_fn(caption)
+
+
+class ImageLabelDataset(_CaptionedPictures):
+    """Pictures and text files of the same stem, one caption a line. Raises UserError where nothing matches."""
+
+    def __init__(
+        self,
+        image_dir: Path | str,
+        label_dir: Path | str,
+        transform: Callable | None = None,
+        encode_label_fn: EncodeLabel | None = None,
+    ):
+        super().__init__(FolderPairSource(image_dir, label_dir), Path(image_dir), transform, encode_label_fn)
+
+
+class COCODataset(_CaptionedPictures):
+    """COCO's captioned pictures. Raises UserError where the folder or the annotations are not what they should be."""
+
+    def __init__(self, img_dir: Path | str, ann_file: Path | str, transform: Callable | None = None):
+        super().__init__(CocoSource(images=img_dir, annotations=ann_file), Path(img_dir), transform, None)
+
+
+def get_loader(dataset: Dataset, batch_size: int = 32) -> DataLoader:
+    """Shuffled batches (images [B, 3, R, R], captions, TextBatch); a last batch that is not full is dropped."""
+    return DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) > batch_size, collate_fn=_collate)  # type: ignore[arg-type]
+
+
+def _collate(items: Sequence[tuple[Tensor, str, np.ndarray]]) -> tuple[Tensor, list[str], TextBatch]:
+    images, captions, tokens = zip(*items)
+    return torch.stack(images), list(captions), pad_tokens(tokens).to("cpu")
+
+
+def get_networks(
+    arch: str = "dfgan", resolution: int = 64, width: int = 384, **options: Any
+) -> tuple[nn.Module, nn.Module]:
+    """A new generator and critic. width: of the text encoder's vectors (384 for the default one)."""
+    architecture = get_architecture(arch)
+    settings = {**architecture.model_options, **options}
+    return architecture.build(resolution, "attention", TextStatistics.identity(width), settings, seed=torch.seed())
+
+
+def train_fn(
+    critic: nn.Module,
+    gen: nn.Module,
+    loader: Iterable[tuple[Tensor, list[str], TextBatch]],
+    dataset: Any,
+    step: int,
+    alpha: float,
+    opt_critic: torch.optim.Optimizer,
+    opt_gen: torch.optim.Optimizer,
+) -> float:
+    """One epoch; returns alpha moved on as the original did, to 1 over half of `dataset`.
+
+    Hinge loss with mismatched captions and MA-GP. An architecture that grows is set to `step` and alpha at each
+    batch; dfgan has one size and takes no notice of either.
+    """
+    objective = GANObjective(gen, critic, loss=HINGE, penalty=PENALTIES["ma-gp"], penalty_weight=2.0)
+    device = next(gen.parameters()).device
+    phases = (Phase("D", critic, opt_critic), Phase("G", gen, opt_gen))
+    for number, (images, captions, text) in enumerate(loader):
+        ids = np.unique(captions, return_inverse=True)[1]
+        random = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
+        wrong = mismatch(ids, [[caption] for caption in ids], random.numpy("mismatch"))
+        text = text.to(device)
+        batch = Batch(images.to(device), text, text[wrong], torch.from_numpy((wrong >= 0).astype(np.float32)).to(device))
+        for phase in phases:
+            gen.requires_grad_(phase.name == "G")
+            critic.requires_grad_(phase.name == "D")
+            phase.optimizer.zero_grad()
+            objective.accumulate_gradients(phase, batch, 1.0, number, random)
+            phase.optimizer.step()
+        alpha = min(1.0, alpha + len(images) / (0.5 * len(dataset)))
+    return alpha
+
+
+def generate_image_from_text(text: str, model: Path | str | None = None, seed: int = 0) -> PIL.Image.Image:
+    """A picture of `text`, drawn by a model folder, or by the newest run's model. Raises UserError, one line."""
+    from t2i.pipeline import TextToImagePipeline
+    from t2i.training.run import find_runs
+
+    if model is None:
+        runs = find_runs()
+        if not runs:
+            raise UserError("no model here: there is no run in runs/; train one with t2i train, or name a model folder")
+        model = runs[-1]
+    return TextToImagePipeline.from_pretrained(model)(text, seeds=[seed]).images[0]

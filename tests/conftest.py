@@ -1,0 +1,71 @@
+"""Shared fixtures: a text encoder that costs nothing, small prepared data sets, one small trained run."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t2i.data.prepare import PrepareOptions, prepare
+from t2i.data.prepared import PreparedDataset
+from t2i.data.shapes import ShapesSource
+
+
+class HashEncoder:
+    """A text encoder for tests: a word's vector comes from its hash. Exact, instant, the same in every process."""
+
+    name = "hash"
+    width = 24
+    max_tokens = 16
+    sha256 = "0" * 64
+
+    def __init__(self) -> None:
+        self.truncated = 0
+
+    def encode(self, texts):
+        self.truncated += sum(len(text.split()) > self.max_tokens for text in texts)
+        return [np.stack([self._word(word) for word in text.split()[: self.max_tokens]]) for text in texts]
+
+    def describe(self):
+        return {"name": self.name, "sha256": self.sha256, "width": self.width, "max_tokens": self.max_tokens}
+
+    def _word(self, word: str) -> np.ndarray:
+        seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "little")
+        return np.random.default_rng(seed).standard_normal(self.width).astype(np.float16)
+
+
+@pytest.fixture(scope="session")
+def hash_encoder():
+    return HashEncoder()
+
+
+@pytest.fixture(scope="session")
+def shapes_data(tmp_path_factory) -> PreparedDataset:
+    """96 drawn pictures at 16 px, captions encoded by HashEncoder. Read only."""
+    out = tmp_path_factory.mktemp("data") / "shapes-train-16"
+    prepare(ShapesSource(96), out, HashEncoder(), PrepareOptions(resolution=16, workers=1))
+    return PreparedDataset(out)
+
+
+@pytest.fixture(scope="session")
+def minilm_data(tmp_path_factory) -> Path:
+    """48 drawn pictures at 16 px, captions encoded by the bundled MiniLM: what the command line makes. Read only."""
+    from t2i.cli import run
+
+    out = tmp_path_factory.mktemp("data") / "t2i-data" / "shapes-train-16"
+    assert run(["prepare", "--shapes", "48", "--resolution", "16", "--val-fraction", "0", "--workers", "1",
+                "--out", str(out)]) == 0  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_run(minilm_data, tmp_path_factory) -> Path:
+    """A run folder of dfgan at 16 px after a few steps. Read only."""
+    from t2i.cli import run
+
+    root = tmp_path_factory.mktemp("runs")
+    settings = root / "tiny.toml"
+    settings.write_text("snapshot_kimg = 0.016\nlog_kimg = 0.008\n[model]\nnf = 4\n")
+    assert run(["train", str(minilm_data), "--kimg", "0.048", "--batch", "8", "--config", str(settings),
+                "--out", str(root), "--device", "cpu"]) == 0  # fmt: skip
+    return root / "00000-dfgan-shapes-train-16"
