@@ -2,7 +2,7 @@
 
     python benchmarks/prepare_decode.py --coco ROOT --split val --resolution 64
 
-Both read the same files and give uint8 [R, R, 3]; their turns alternate in one process, so that a busy
+Both read the same files and give uint8 pictures of R x R; their turns alternate in one process, so that a busy
 machine slows both. Prints medians and the ratio, by the process's own CPU time and by the wall's.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torchvision.datasets import CocoCaptions
-from torchvision.transforms import CenterCrop, Compose, Resize
+from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
 from t2i.data.records import Record
 from t2i.data.sources import CocoSource
@@ -42,7 +42,7 @@ def main() -> None:
 
     source = CocoSource(options.coco, options.split)
     records = [entry for entry in source if isinstance(entry, Record)][: options.limit]
-    transform = Compose([Resize(options.resolution), CenterCrop(options.resolution), np.array])
+    transform = Compose([Resize(options.resolution), CenterCrop(options.resolution), PILToTensor()])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         theirs = CocoCaptions(str(source.images), str(source.annotations), transform=transform)
     names = {theirs.coco.imgs[identity]["file_name"]: number for number, identity in enumerate(theirs.ids)}
@@ -59,7 +59,7 @@ def main() -> None:
     run_ours(), run_theirs()  # the files into the page cache, lazy imports done
     turns = [(timed(run_ours), timed(run_theirs)) for _ in range(options.repeats)]
     difference = statistics.mean(
-        float(np.abs(record.picture.load(options.resolution).astype(int) - theirs[number][0]).mean())
+        float(np.abs(record.picture.load(options.resolution).astype(int) - theirs[number][0].permute(1, 2, 0).numpy()).mean())
         for record, number in zip(records[:50], order)
     )
     print(f"{len(records)} pictures, {options.resolution} px, {options.repeats} turns each, one core")

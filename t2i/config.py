@@ -5,7 +5,9 @@ default below. The resolved settings are printed and saved with the run.
 """
 
 import dataclasses
+import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +17,18 @@ from t2i.files import describe_os_error, first_line
 
 # ruff: noqa: RUF009  (_setting is dataclasses.field with a help text)
 
+COMMAND_LINE = "command line"  # as the source of a setting
+
 
 def _setting(default: Any, help: str) -> Any:
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+def option(name: str) -> str:
+    """How a setting is called on the command line."""
+    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -52,24 +61,30 @@ class TrainConfig:
     tensorboard: bool = _setting(False, "Also write the metrics as TensorBoard events.")
     model: dict[str, Any] = _setting({}, "The architecture's own settings (widths, depths).")
 
-    def check(self) -> "TrainConfig":
-        """Raises UsageError, naming the options, where values make no sense."""
+    def check(self, called: Callable[[str], str] = option) -> "TrainConfig":
+        """Raises UsageError where values make no sense. called: setting -> its name in the message."""
+        for name in FIELDS:
+            if isinstance(value := getattr(self, name), float) and not math.isfinite(value):
+                raise UsageError(f"{called(name)} must be a number, not {value}")
         positive = ("penalty_every", "accumulate", "kimg", "lr_g", "lr_d", "ema_kimg", "log_kimg", "snapshot_kimg")
         for name in positive:
             if getattr(self, name) <= 0:
-                raise UsageError(f"{option(name)} must be above 0, not {getattr(self, name)}")
+                raise UsageError(f"{called(name)} must be above 0, not {getattr(self, name)}")
         if self.minutes is not None and self.minutes <= 0:
-            raise UsageError(f"--minutes must be above 0, not {self.minutes}")
+            raise UsageError(f"{called('minutes')} must be above 0, not {self.minutes}")
         if self.batch < 2:
-            raise UsageError(f"--batch must be at least 2, not {self.batch}: a wrong caption comes from another picture")
+            why = "a wrong caption comes from another picture"
+            raise UsageError(f"{called('batch')} must be at least 2, not {self.batch}: {why}")
         if self.batch % self.accumulate:
-            raise UsageError(f"--batch {self.batch} is not a multiple of --accumulate {self.accumulate}")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise UsageError(f"beta1 and beta2 must lie in [0, 1), not {self.beta1} and {self.beta2}")
+            multiple = f"is not a multiple of {called('accumulate')} {self.accumulate}"
+            raise UsageError(f"{called('batch')} {self.batch} {multiple}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
         if self.penalty_weight is not None and self.penalty_weight < 0:
-            raise UsageError(f"penalty_weight must not be negative, as {self.penalty_weight} is")
-        if self.seed < 0:
-            raise UsageError(f"--seed must not be negative, as {self.seed} is")
+            raise UsageError(f"{called('penalty_weight')} must not be negative, as {self.penalty_weight} is")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"{called('seed')} must lie between 0 and 2^63 - 1, not {self.seed}")
         return self
 
 
@@ -79,11 +94,6 @@ FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 def help_of(name: str) -> str:
     """The help text of a setting."""
     return FIELDS[name].metadata["help"]
-
-
-def option(name: str) -> str:
-    """How a setting is called on the command line."""
-    return "--" + name.replace("_", "-")
 
 
 def resolve(
@@ -106,11 +116,18 @@ def resolve(
                 value = {**values.get("model", {}), **value}
             values[name] = value
             origin[name] = source
-    return validate(values).check(), origin
+
+    def called(name: str) -> str:
+        return option(name) if origin.get(name) in (None, "default", COMMAND_LINE) else f"{origin[name]}: {name}"
+
+    return validate(values, called).check(called), origin
 
 
-def validate(values: dict[str, Any]) -> TrainConfig:
-    """A config from plain values (JSON, TOML), each checked against its type. Raises UsageError, one line."""
+def validate(values: dict[str, Any], called: Callable[[str], str] = option) -> TrainConfig:
+    """A config from plain values (JSON, TOML), each checked against its type. Raises UsageError, one line.
+
+    called: setting -> its name in the message.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -118,7 +135,7 @@ def validate(values: dict[str, Any]) -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "?"
-        raise UsageError(f"{option(name)}: {first['msg'].lower()}, not {first.get('input')!r:.80}") from error
+        raise UsageError(f"{called(name)}: {first['msg'].lower()}, not {first.get('input')!r:.80}") from error
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:
@@ -128,5 +145,5 @@ def read_toml(path: Path | str) -> dict[str, Any]:
             return tomllib.load(stream)
     except OSError as error:
         raise describe_os_error(error, path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid TOML ({first_line(error)})") from error

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from t2i.data.records import Record, Source
 from t2i.data.sources import CocoSource, FolderPairSource
 from t2i.errors import UserError
+from t2i.files import first_line
 from t2i.losses.adversarial import HINGE
 from t2i.losses.matching import mismatch
 from t2i.losses.penalties import PENALTIES
@@ -65,9 +66,7 @@ def default_transform(resolution: int = 64) -> Callable[[PIL.Image.Image], Tenso
 class _CaptionedPictures(Dataset):
     """Items are (picture [3, R, R], caption as text, its token embeddings [L, T]); one caption drawn at random."""
 
-    def __init__(
-        self, source: Source, root: Path, transform: Callable | None, encode_label_fn: EncodeLabel | None
-    ):
+    def __init__(self, source: Source, root: Path, transform: Callable | None, encode_label_fn: EncodeLabel | None):
         self.records = [entry for entry in source if isinstance(entry, Record)]
         if not self.records:
             raise UserError(f"{root}: no captioned picture here")
@@ -80,8 +79,13 @@ class _CaptionedPictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, str, np.ndarray]:
         record = self.records[index]
-        with PIL.Image.open(self.root / record.key) as picture:
-            image = self.transform(picture.convert("RGB"))
+        try:
+            with PIL.Image.open(self.root / record.key) as picture:
+                rgb = picture.convert("RGB")
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            what = f"not a picture that can be read ({first_line(error)})"
+            raise UserError(f"{self.root / record.key}: {what}; take it out, or give a good copy") from error
+        image = self.transform(rgb)
         caption = record.captions[int(torch.randint(len(record.captions), ()))]
         return image, caption, self.encode_label_fn(caption)
 
@@ -148,7 +152,8 @@ def train_fn(
         random = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
         wrong = mismatch(ids, [[caption] for caption in ids], random.numpy("mismatch"))
         text = text.to(device)
-        batch = Batch(images.to(device), text, text[wrong], torch.from_numpy((wrong >= 0).astype(np.float32)).to(device))
+        weight = torch.from_numpy((wrong >= 0).astype(np.float32)).to(device)
+        batch = Batch(images.to(device), text, text[wrong], weight)
         for phase in phases:
             gen.requires_grad_(phase.name == "G")
             critic.requires_grad_(phase.name == "D")

@@ -69,6 +69,12 @@ class TextToImagePipeline:
         return self.description.resolution
 
     @property
+    def known_prompts(self) -> list[str]:
+        """A few of the captions it was trained on; none where the model does not say."""
+        prompts = self.description.training.get("prompts")
+        return [text for text in prompts if isinstance(text, str) and text.strip()] if isinstance(prompts, list) else []
+
+    @property
     def text_encoder(self) -> FrozenEncoder:
         """The text encoder that the model was trained with, loaded at its first use and checked by hash."""
         if self._text_encoder is None:
@@ -77,7 +83,7 @@ class TextToImagePipeline:
             if encoder.sha256 != expected["sha256"]:
                 raise UserError(
                     f"the text encoder {expected['name']!r} found here (sha256 {encoder.sha256[:12]}) is not the one "
-                    f"that this model was trained with ({expected['sha256'][:12]})"
+                    f"that this model was trained with ({expected['sha256'][:12]}); install that one"
                 )
             encoder.max_tokens = min(encoder.max_tokens, int(expected["max_tokens"]))
             self._text_encoder = encoder
@@ -104,11 +110,15 @@ class TextToImagePipeline:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if output_type not in ("pil", "np", "pt"):
             raise UsageError(f"output_type is pil, np or pt, not {output_type!r}")
+        count = num_images_per_prompt if seeds is None else len(seeds)
+        if count < 1:
+            raise UsageError("ask for at least one picture a prompt")
         if seeds is not None:
             noise = torch.stack([self.noise(seed) for seed in seeds]).repeat(len(prompts), 1)
         else:
-            noise = torch.randn(len(prompts) * num_images_per_prompt, self.generator.z_dim, generator=generator)
-        condition = self.pool(self.encode(prompts)).repeat_interleave(len(noise) // len(prompts), dim=0)
+            where = generator.device if generator is not None else "cpu"
+            noise = torch.randn(len(prompts) * count, self.generator.z_dim, generator=generator, device=where).cpu()
+        condition = self.pool(self.encode(prompts)).repeat_interleave(count, dim=0)
         images = torch.cat(list(self.draw(noise, condition, truncation_psi)))  # uint8 [N, R, R, 3]
         if output_type == "pt":
             return PipelineOutput(images.permute(0, 3, 1, 2).float() / 255)
@@ -125,7 +135,8 @@ class TextToImagePipeline:
         """Prompts as token embeddings on the CPU. Raises UsageError where one is empty."""
         if not prompts:
             raise UsageError("no prompt was given")
-        cleaned = [" ".join(prompt.split()) for prompt in prompts]
+        # Bytes on a command line that are no UTF-8 arrive as lone surrogates, which no tokenizer takes.
+        cleaned = [" ".join(prompt.encode("utf-8", "replace").decode().split()) for prompt in prompts]
         for number, prompt in enumerate(cleaned):
             if not prompt:
                 which = f"prompt {number + 1}" if len(prompts) > 1 else "the prompt"

@@ -1,14 +1,21 @@
 """The command line: parse, call, print. One file a command; torch is imported inside the commands only."""
 
+import contextlib
+import logging
 import os
 import signal
 import sys
+import threading
+import warnings
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import typer
 
 from t2i.cli import demo, generate, info, prepare, sample_grid, train
+from t2i.cli.console import Stopped
 from t2i.errors import UserError
+from t2i.files import describe_os_error
 from t2i.version import __version__
 
 app = typer.Typer(
@@ -33,48 +40,88 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-class Terminated(BaseException):
-    """SIGTERM, where no command handles it itself."""
-
-
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The console script: run a command and exit. What a user can cause ends in one line on stderr.
 
     Exit codes: 0; 1 where something outside is wrong; 2 for usage; 130 after Ctrl-C; 143 after SIGTERM.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file name may be no text
     sys.exit(run(arguments))
+
+
+# Typer came with click as a dependency and now with a copy of its own: the class is found through Typer's.
+_ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 def run(arguments: list[str] | None = None) -> int:
     """`main` without the exit: returns the code."""
-    import click
-
-    signal.signal(signal.SIGTERM, _terminate)
     command = typer.main.get_command(app)
     try:
-        code: Any = command.main(args=arguments, prog_name="t2i", standalone_mode=False)
+        with _stoppable(), _quiet_libraries():
+            code: Any = command.main(args=arguments, prog_name="t2i", standalone_mode=False)
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 2
-    except click.ClickException as error:
-        return _fail(error.format_message(), error.exit_code)
+    except _ClickError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 2
+        asked = f"{error.ctx.command_path} --help" if getattr(error, "ctx", None) else "t2i --help"
+        return _fail(f"{error.format_message().rstrip('.')}; see {asked}", error.exit_code)
     except UserError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing to say
+        _abandon_stdout()  # the reader left: nothing to say
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", 1)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", 130)
-    except Terminated:
-        return _fail("terminated", 143)
+        _abandon_stdout()
+        where = error.filename
+        return _fail(str(describe_os_error(error, where)) if where else f"output: {error.strerror or error}", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped by SIGINT", 130)
+    except Stopped as stop:
+        return _fail(str(stop), 128 + stop.number)
 
 
-def _terminate(signal_number: int, frame: Any) -> NoReturn:
-    raise Terminated
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGINT and SIGTERM become Stopped, where no command handles them itself."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may ask for signals
+        yield
+        return
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Stderr is for what the user can act on, not for the warnings of libraries (unless asked for with -W)."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        logging.disable(max(before, logging.WARNING))
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def _abandon_stdout() -> None:
+    """What is still buffered goes nowhere, or the interpreter would complain of it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,6 +1,8 @@
 """Printing: what the user reads goes to stdout, bars and warnings to stderr."""
 
 import json
+import math
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
-from rich.text import Text
+
+from t2i.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from t2i.pipeline import TextToImagePipeline
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM, `number`; hint: what the user may do next."""
+
+    def __init__(self, number: int, hint: str = ""):
+        self.number, self.hint = number, hint
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}{self.hint and '; '}{self.hint}"
 
 
 def say(line: str) -> None:
@@ -44,23 +56,27 @@ def print_json(value: Any) -> None:
 
 def table(title: str, rows: dict[str, Any]) -> None:
     """Names and values, one a row."""
-    grid = Table(title=Text(title), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    say(title)
+    width = max(map(len, rows), default=0)
     for name, value in rows.items():
-        grid.add_row(name, Text(str(value)))
-    out.print(grid)
+        for number, line in enumerate(str(value).splitlines() or [""]):
+            say(f"{'' if number else name:<{width}}  {line}".rstrip())
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A progress callback (stage, done, total): a bar in a terminal, else a line every tenth of a stage."""
+def stages(quiet: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress callback (stage, done, total): a bar in a terminal, else a line every tenth of a stage.
+
+    quiet: stdout is for a report, so no lines.
+    """
     if not err.is_terminal:
         last: dict[str, int] = {}
 
         def line(stage: str, done: int, total: int | None) -> None:
             tenth = done * 10 // total if total else 0
-            if total and last.get(stage) != tenth:
+            if total and last.get(stage) != tenth and not quiet:
                 last[stage] = tenth
-                print(f"{stage}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+                print(f"{stage}: {done:,} of {total:,}", flush=True)
 
         yield line
         return
@@ -80,7 +96,6 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
 
 def default_model() -> tuple[Path, str]:
     """The model to draw with where none was named, and a line that says which. Raises UserError where there is none."""
-    from t2i.errors import UserError
     from t2i.training.run import find_runs
 
     if runs := find_runs():
@@ -89,24 +104,29 @@ def default_model() -> tuple[Path, str]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """"0-7,12" -> [0, ..., 7, 12]. Raises UsageError, one line."""
-    from t2i.errors import UsageError
-
+    """ "0-7,12" -> [0, ..., 7, 12]. Raises UsageError, one line."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"--seeds {text}: write numbers and ranges, as in 0-7,12")
+            raise UsageError(f"--seeds {text!r:.60}: write numbers and ranges, as in 0-7,12")
+        if max(len(first), len(last)) > 18:  # Python itself refuses to read 5,000 digits
+            raise UsageError(f"--seeds {text!r:.60}: a seed has at most 18 digits")
         start, stop = int(first), int(last or first)
         if stop < start or stop - start >= 100_000:
-            raise UsageError(f"--seeds {text}: the range {part.strip()} is empty or above 100,000")
+            raise UsageError(f"--seeds {text!r:.60}: the range {part.strip()} is empty or above 100,000")
         seeds += range(start, stop + 1)
     return seeds
 
 
+def check_truncation(truncation: float) -> None:
+    """Raises UsageError where a truncation is no number."""
+    if not math.isfinite(truncation):
+        raise UsageError(f"--truncation {truncation}: give a number, such as 0.7")
+
+
 def read_prompts(path: Path) -> list[str]:
     """The lines of a text file that are not empty. Raises UserError, one line."""
-    from t2i.errors import UserError
     from t2i.files import describe_os_error
 
     try:

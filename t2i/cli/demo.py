@@ -1,11 +1,13 @@
 """t2i demo: the whole loop on drawn pictures, with no data and no download."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from t2i.cli import console
+from t2i.errors import UsageError
 
 PROMPTS = (
     "a red circle on a white background",
@@ -26,6 +28,10 @@ def demo(
     from t2i.cli.train import train
     from t2i.files import make_folder
 
+    if pictures < 2:
+        raise UsageError(f"--pictures {pictures}: must be at least 2")
+    if not 0 < minutes < math.inf:
+        raise UsageError(f"--minutes {minutes:g}: must be above 0")
     make_folder(out)
     data = out / "shapes-train-32"
     if not (data / "dataset.json").is_file():

@@ -10,7 +10,9 @@ from t2i.errors import UsageError
 
 
 def generate(
-    prompt: Annotated[list[str] | None, Argument(help="What to draw; several are drawn each.", show_default=False)] = None,
+    prompt: Annotated[
+        list[str] | None, Argument(help="What to draw; several are drawn each.", show_default=False)
+    ] = None,
     prompts: Annotated[Path | None, Option(help="A text file, one prompt a line.", show_default=False)] = None,
     out: Annotated[
         Path, Option("--out", "-o", help="A picture file; several pictures are numbered; a folder takes any number.")
@@ -26,7 +28,10 @@ def generate(
     truncation: Annotated[float, Option(help="1: as trained; towards 0: more typical, less varied.")] = 1.0,
     batch: Annotated[
         int | None,
-        Option(help="Pictures computed at once (4; 16 on a GPU). Pixels are the same for the same value.", show_default=False),
+        Option(
+            help="Pictures computed at once (4; 16 on a GPU). Pixels are the same for the same value.",
+            show_default=False,
+        ),
     ] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
@@ -41,16 +46,20 @@ def generate(
         raise UsageError("the prompt is empty: say what to draw")
     if seeds is not None and (seed is not None or num != 1):
         raise UsageError("--seeds excludes --seed and --num")
-    if num < 1 or (seed or 0) < 0 or (batch is not None and batch < 1):
-        raise UsageError("--num and --batch must be at least 1, --seed must not be negative")
-    numbers = console.parse_seeds(seeds) if seeds else list(range(seed or 0, (seed or 0) + num))
-    _check_out(out, len(texts) * len(numbers))
+    if not 1 <= num <= 100_000 or not 0 <= (seed or 0) < 10**18 or (batch is not None and batch < 1):
+        raise UsageError("--num lies between 1 and 100,000, --seed between 0 and 10^18, --batch is at least 1")
+    console.check_truncation(truncation)
+    numbers = list(range(seed or 0, (seed or 0) + num)) if seeds is None else console.parse_seeds(seeds)
 
-    from t2i.grids import save_png
+    from t2i.files import check_writable
+    from t2i.grids import check_picture_name, save_png
 
+    if not _is_folder(out):
+        check_picture_name(out)
     pipe = console.load_pipeline(model, device, quiet=json)
     pipe.group = batch or pipe.group
     condition = pipe.pool(console.encode(pipe, texts))
+    check_writable(out if _is_folder(out) else out.parent)  # before the work, after all else that can be wrong
     import torch
 
     jobs = [(index, seed) for index in range(len(texts)) for seed in numbers]
@@ -68,18 +77,6 @@ def generate(
         console.say(f"wrote {written[0]['path']}")
     else:
         console.say(f"wrote {len(written)} pictures, {written[0]['path']} to {written[-1]['path']}")
-
-
-def _check_out(out: Path, count: int) -> None:
-    """Before the work: can the pictures be written under that name? Raises UsageError or UserError, one line."""
-    from t2i.files import check_writable
-    from t2i.grids import check_picture_name
-
-    if _is_folder(out):
-        check_writable(out)
-        return
-    check_picture_name(out)
-    check_writable(out.parent)
 
 
 def _is_folder(out: Path) -> bool:

@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from t2i.cli import console
 from t2i.errors import UserError
-from t2i.files import read_json
+from t2i.files import first_line, read_json
 
 
 def info(
@@ -28,8 +28,13 @@ def look(path: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{path}: no such file or folder")
     for marker, (kind, read) in KINDS.items():
         if (path / marker).is_file():
-            return kind, read(path)
-    if path.is_file() and path.suffix.lower() == ".png":
+            try:
+                return kind, read(path)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(f"{path}: a damaged {kind} ({marker} lacks {first_line(error)})") from error
+    if path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
         from t2i.grids import read_png_text
 
         if "software" in (facts := read_png_text(path)):

@@ -39,9 +39,7 @@ def prepare(
     ] = None,
     split: Annotated[str, Option(help="Which part of the source: train, val.")] = "train",
     resolution: Annotated[int, Option(help="Side of the pictures, px: 32, 64, 128 or 256.")] = 64,
-    text_encoder: Annotated[
-        str, Option(help="minilm, a folder, or the name of a Hugging Face encoder.")
-    ] = "minilm",
+    text_encoder: Annotated[str, Option(help="minilm, a folder, or the name of a Hugging Face encoder.")] = "minilm",
     fraction: Annotated[float, Option(help="Take this share, the same every time.")] = 1.0,
     limit: Annotated[int | None, Option(help="Take the first so many.", show_default=False)] = None,
     val_fraction: Annotated[
@@ -93,20 +91,29 @@ def _prepare_one(
 
     from t2i.data.prepare import prepare as run
 
+    staged = target
     if target.exists():
         if not overwrite:
             raise UserError(f"{target} is there already; train on it, replace it with --overwrite, or choose --out")
         if not (target / "dataset.json").is_file():
             raise UserError(f"{target} is no prepared data set: not replaced; choose another --out")
-        shutil.rmtree(target)
+        staged = target.with_name(f"{target.name}.new")  # the old one stays until the new one is whole
+        shutil.rmtree(staged, ignore_errors=True)
 
     def load() -> object:
         from t2i.text.encoders import load_encoder
 
         return load_encoder(text_encoder)
 
-    with console.stages() as progress:
-        summary = run(source, target, load, options, progress)  # type: ignore[arg-type]
+    try:
+        with console.stages(quiet) as progress:
+            summary = run(source, staged, load, options, progress)  # type: ignore[arg-type]
+    except console.Stopped as stop:
+        raise console.Stopped(stop.number, "the same command goes on where it was") from None
+    if staged != target:
+        shutil.rmtree(target)
+        staged.rename(target)
+        summary.out = target
     if not quiet:
         _report(summary, options)
     return {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from t2i.pipeline import TextToImagePipeline
 
+MAX_CELLS = 10_000  # what fits into the largest picture that is drawn
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
 
@@ -31,7 +32,9 @@ def sample_grid(
     seeds: Annotated[str | None, Option(help="The seeds of the columns: 0-7,12.", show_default=False)] = None,
     interpolate: Annotated[
         tuple[str, str] | None,
-        Option(metavar="A B", help="From prompt A to prompt B across the columns, a row for each seed.", show_default=False),
+        Option(
+            metavar="A B", help="From prompt A to prompt B across the columns, a row for each seed.", show_default=False
+        ),
     ] = None,
     truncation: Annotated[float, Option(help="1: as trained; towards 0: more typical, less varied.")] = 1.0,
     truncation_sweep: Annotated[
@@ -54,20 +57,22 @@ def sample_grid(
         raise UsageError("--interpolate takes its two prompts only, and excludes --truncation-sweep")
     if interpolate and cols < 2:
         raise UsageError("--interpolate needs at least 2 --cols")
-    numbers = console.parse_seeds(seeds) if seeds else list(range(cols))
+    console.check_truncation(truncation)
+    if max(cols, rows or 0) > MAX_CELLS:
+        raise UsageError(f"--rows and --cols must be at most {MAX_CELLS:,}")
+    numbers = list(range(cols)) if seeds is None else console.parse_seeds(seeds)
     check_picture_name(out)
-    check_writable(out.parent)
 
     pipe = console.load_pipeline(model, device)
     if interpolate:
-        numbers = numbers if seeds else list(range(rows or 4))
+        numbers = list(range(rows or 4)) if seeds is None else numbers
         shares = [step / (cols - 1) for step in range(cols)]
         ends = pipe.pool(console.encode(pipe, list(interpolate)))
         table = [[_Cell(seed, ends[0].lerp(ends[1], share), truncation) for share in shares] for seed in numbers]
         labels, columns = [f"seed {seed}" for seed in numbers], [f"{share:.0%}" for share in shares]
         title = f"{interpolate[0]}  →  {interpolate[1]}"
     else:
-        labels = (texts or pipe.description.training.get("prompts") or ["a table"])[: rows or None]
+        labels = (texts or pipe.known_prompts or ["a table"])[: rows or None]
         conditions = pipe.pool(console.encode(pipe, labels))
         if truncation_sweep:
             settings = [(numbers[0], psi) for psi in SWEEP]
@@ -76,6 +81,9 @@ def sample_grid(
             settings = [(seed, truncation) for seed in numbers]
             columns, title = [f"seed {seed}" for seed in numbers], None
         table = [[_Cell(seed, condition, psi) for seed, psi in settings] for condition in conditions]
+    if len(table) * len(table[0]) > MAX_CELLS:
+        raise UsageError(f"{len(table)} x {len(table[0])} pictures are too many for one grid; ask for fewer")
+    check_writable(out.parent)  # before the work, after all else that can be wrong
     grid = table_grid(_draw(pipe, table), labels, columns, title)
     facts = pipe.picture_facts(" | ".join(interpolate or labels), numbers[0], truncation)
     save_png(grid, out, {**facts, "seeds": ",".join(map(str, numbers))})

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option
 
 from t2i.cli import console
-from t2i.config import TrainConfig, help_of, read_toml, resolve
+from t2i.config import COMMAND_LINE, FIELDS, TrainConfig, help_of, read_toml, resolve
 from t2i.errors import UsageError, UserError
+from t2i.files import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from t2i.data.prepared import PreparedDataset
+    from t2i.models import Architecture
     from t2i.training.loop import Status
     from t2i.training.run import Run
 
@@ -77,20 +79,24 @@ def train(
 
     where = pick_device(device)
     if resume is not None:
+        if out != RUNS:
+            raise UsageError("--out is for a new run; --resume goes on in the run's own folder")
         run = Run(resume)
-        settings, facts, dataset = _resumed(run, data, flags, config)
+        settings, dataset = _resumed(run, data, flags, config)
+        if dry_run:
+            _show(settings, dict.fromkeys(FIELDS, "default"), dataset, where)
+            return
     else:
         dataset = PreparedDataset(data or _newest_dataset())
         settings, origin = _resolve(dataset, flags, config, where.type)
-        if not dry_run:
-            facts = {
-                "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
-                "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),
-            }  # fmt: skip
-            run = Run.create(out, settings, facts, str(where))
         _show(settings, origin, dataset, where)
         if dry_run:
             return
+        facts = {
+            "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
+            "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),
+        }  # fmt: skip
+        run = Run.create(out, settings, facts, str(where))
     run.log(" ".join(sys.argv))
     console.say(f"run: {run.folder}")
     _train(settings, dataset, run, where, resume is not None)
@@ -108,7 +114,7 @@ def _resolve(
         architecture = get_architecture(str(named.get("arch", TrainConfig.arch)))
     except ValueError as error:
         raise UsageError(f"--arch: {error}") from error
-    preset = named.get("preset", "auto")
+    preset = str(named.get("preset", "auto"))
     if preset == "auto":
         preset = "paper" if device == "cuda" else "small"
     if preset not in architecture.presets:
@@ -116,20 +122,33 @@ def _resolve(
     rows = architecture.presets[preset]
     row = dict(rows[min(rows, key=lambda resolution: abs(resolution - dataset.resolution))])
     model = {name: row.pop(name) for name in list(row) if name in architecture.model_options}
-    unknown = set(file.get("model", {})) - set(architecture.model_options)
-    if unknown:
-        known = ", ".join(architecture.model_options)
-        raise UsageError(f"{config}: {architecture.name} has no model setting {sorted(unknown)[0]!r}; it has {known}")
+    _check_model(file.get("model", {}), architecture, config)
     return resolve(
         (f"preset {preset}", {**architecture.defaults, **row, "preset": preset, "model": model}),
         (str(config), {name: value for name, value in file.items() if name != "preset"}),
-        ("command line", {name: value for name, value in flags.items() if name != "preset"}),
+        (COMMAND_LINE, {name: value for name, value in flags.items() if name != "preset"}),
     )
+
+
+def _check_model(table: Any, architecture: "Architecture", config: Path | None) -> None:
+    """Does the [model] table of a config file hold settings of the architecture? Raises UsageError, one line."""
+    options = architecture.model_options
+    if not isinstance(table, dict):
+        raise UsageError(f"{config}: [model] must be a table")
+    for name, value in table.items():
+        if name not in options:
+            raise UsageError(
+                f"{config}: {architecture.name} has no model setting {name!r}; it has {', '.join(options)}"
+            )
+        kind = type(options[name])
+        if options[name] is not None and type(value) is not kind and (kind, type(value)) != (float, int):
+            like = f"{kind.__name__}, such as {options[name]!r}"
+            raise UsageError(f"{config}: [model] {name} must be of type {like}, not {value!r:.60}")
 
 
 def _resumed(
     run: "Run", data: Path | None, flags: dict[str, Any], config: Path | None
-) -> tuple[TrainConfig, dict[str, Any], "PreparedDataset"]:
+) -> tuple[TrainConfig, "PreparedDataset"]:
     """The settings of a run to go on with. Only how long it trains may change."""
     import dataclasses
 
@@ -138,7 +157,8 @@ def _resumed(
     settings, facts = run.read_config()
     if config is not None:
         raise UsageError("--config cannot change a run that is resumed; its settings are in its config.json")
-    changed = [name for name, value in flags.items() if name not in ("kimg", "minutes") and getattr(settings, name) != value]
+    may_change = ("kimg", "minutes")
+    changed = [name for name, value in flags.items() if name not in may_change and getattr(settings, name) != value]
     if changed:
         raise UsageError(
             f"--{changed[0].replace('_', '-')} {flags[changed[0]]} differs from the run's "
@@ -149,8 +169,11 @@ def _resumed(
     ).check()
     dataset = PreparedDataset(data or Path(str(facts.get("path"))))
     if dataset.fingerprint != facts.get("fingerprint"):
-        raise UserError(f"{dataset.path} is not the data set that {run.folder} was trained on (its fingerprint differs)")
-    return settings, facts, dataset
+        raise UserError(
+            f"{dataset.path} is not the data set that {run.folder} was trained on (its fingerprint differs); "
+            "name that one, or start a new run"
+        )
+    return settings, dataset
 
 
 def _newest_dataset() -> Path:
@@ -168,7 +191,15 @@ def _show(settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDatas
 
     architecture = get_architecture(settings.arch)
     options = {**architecture.model_options, **settings.model}
-    networks = architecture.build(dataset.resolution, settings.conditioning, text_statistics(dataset), options, 0)
+    try:
+        networks = architecture.build(dataset.resolution, settings.conditioning, text_statistics(dataset), options, 0)
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        chosen = ", ".join(f"{name} {value}" for name, value in options.items())
+        raise UsageError(
+            f"{settings.arch} cannot be built at {dataset.resolution} px with {chosen} ({first_line(error)})"
+        ) from error
     sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in networks]
     rows: dict[str, Any] = {
         "data": f"{dataset.path} ({len(dataset):,} pictures, {dataset.resolution} px)",
@@ -257,7 +288,8 @@ def describe(status: "Status") -> str:
     """One line of progress."""
     metrics = status.metrics
     return (
-        f"{status.images_seen / 1000:.1f} kimg  {metrics['images_per_second']:.0f} img/s  {metrics['memory_gib']:.1f} GiB  "
-        f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits real {metrics['logits_real']:.2f} "
-        f"mismatch {metrics['logits_mismatch']:.2f} fake {metrics['logits_fake']:.2f}"
+        f"{status.images_seen / 1000:.1f} kimg  {metrics['images_per_second']:.0f} img/s  "
+        f"{metrics['memory_gib']:.1f} GiB  loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  "
+        f"logits real {metrics['logits_real']:.2f} mismatch {metrics['logits_mismatch']:.2f} "
+        f"fake {metrics['logits_fake']:.2f}"
     )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from t2i.precision import at_least_fp32
+
 
 def matching_aware_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
     """MA-GP, DF-GAN eq. 4, without its weight: ||[grad_x D ; grad_e D]||^6, on real matching pairs.
@@ -30,7 +32,7 @@ def r1_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
 
 
 def _squared_norm(gradient: Tensor) -> Tensor:
-    return gradient.float().square().flatten(1).sum(1)
+    return at_least_fp32(gradient).square().flatten(1).sum(1)
 
 
 @dataclass(frozen=True)

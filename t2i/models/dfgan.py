@@ -10,11 +10,14 @@ Departures from the paper:
   never called there. Here it is called, and starts as the identity.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i.models.registry import Architecture, register
+from t2i.models.registry import Architecture, preset_rows, register
+from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
 
 
@@ -94,7 +97,7 @@ class DFGANGenerator(nn.Module):
         condition = z_dim + self.pooler.out_width
         self.stem = nn.Linear(z_dim, widths[0] * 4 * 4)
         self.blocks = nn.ModuleList(
-            GeneratorBlock(c_in, c_out, condition) for c_in, c_out in zip(widths[:-1], widths[1:])
+            GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths)
         )
         self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
@@ -107,7 +110,7 @@ class DFGANGenerator(nn.Module):
         x = self.stem(z).unflatten(1, (-1, 4, 4))  # [B, 8 nf, 4, 4]
         for block in self.blocks:
             x = block(x, condition)  # [B, C, 2h, 2w]
-        images = self.to_rgb(F.leaky_relu(x, 0.2)).float()
+        images = at_least_fp32(self.to_rgb(F.leaky_relu(x, 0.2)))
         return images.tanh() if self.output == "tanh" else images
 
     def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
@@ -145,7 +148,7 @@ class OneWayHead(nn.Module):
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:  # [B, C, 4, 4], [B, E] -> [B]
         tiled = condition[..., None, None].expand(-1, -1, *features.shape[2:])
         x = self.conv1(torch.cat([features, tiled.to(features.dtype)], dim=1))
-        return self.conv2(F.leaky_relu(x, 0.2)).flatten().float()
+        return at_least_fp32(self.conv2(F.leaky_relu(x, 0.2)).flatten())
 
 
 class DFGANDiscriminator(nn.Module):
@@ -165,7 +168,7 @@ class DFGANDiscriminator(nn.Module):
         self.pooler = make_pooler(conditioning, statistics)
         self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            DiscriminatorBlock(c_in, c_out) for c_in, c_out in zip(widths[:-1], widths[1:])
+            DiscriminatorBlock(c_in, c_out) for c_in, c_out in pairwise(widths)
         )
         self.head = OneWayHead(widths[-1], self.pooler.out_width, 2 * nf)
 
@@ -185,24 +188,18 @@ class DFGANDiscriminator(nn.Module):
         return self.logits(self.features(images), self.pool(text))
 
 
-#        resolution: nf   batch  lr_g     lr_d     kimg
-_PAPER = {
-    32:  (32,  32,    1e-4,    4e-4,    2_000),
-    64:  (32,  32,    1e-4,    4e-4,    4_000),
-    128: (32,  32,    1e-4,    4e-4,    8_000),
-    256: (32,  32,    1e-4,    4e-4,    12_000),
-}  # fmt: skip
-_SMALL = {
-    32:  (16,  32,    2e-4,    4e-4,    200),
-    64:  (16,  32,    2e-4,    4e-4,    400),
-    128: (16,  32,    2e-4,    4e-4,    800),
-    256: (8,   32,    2e-4,    4e-4,    1_600),
-}  # fmt: skip
-
-
-def _rows(table: dict[int, tuple]) -> dict[int, dict[str, object]]:
-    names = ("nf", "batch", "lr_g", "lr_d", "kimg")
-    return {resolution: dict(zip(names, row)) for resolution, row in table.items()}
+# Two rows a resolution: as published, and what a CPU can train in minutes (docs/training.md has the comparison).
+#    preset   px    nf  batch  lr_g   lr_d   beta2   kimg
+_TABLE = (
+    ("paper", 32,  32, 32,    1e-4,  4e-4,  0.9,    2_000),
+    ("paper", 64,  32, 32,    1e-4,  4e-4,  0.9,    4_000),
+    ("paper", 128, 32, 32,    1e-4,  4e-4,  0.9,    8_000),
+    ("paper", 256, 32, 32,    1e-4,  4e-4,  0.9,    12_000),
+    ("small", 32,  16, 32,    1e-3,  1e-3,  0.99,   200),
+    ("small", 64,  16, 32,    1e-3,  1e-3,  0.99,   400),
+    ("small", 128, 16, 32,    1e-3,  1e-3,  0.99,   800),
+    ("small", 256, 8,  32,    1e-3,  1e-3,  0.99,   1_600),
+)  # fmt: skip
 
 
 DFGAN = register(
@@ -212,7 +209,7 @@ DFGAN = register(
         build_generator=DFGANGenerator,
         build_discriminator=DFGANDiscriminator,
         model_options={"nf": 32, "z_dim": 100, "output": "linear"},
-        presets={"paper": _rows(_PAPER), "small": _rows(_SMALL)},
-        defaults={"loss": "hinge", "penalty": "ma-gp", "beta1": 0.0, "beta2": 0.9},
+        presets=preset_rows(("nf", "batch", "lr_g", "lr_d", "beta2", "kimg"), _TABLE),
+        defaults={"loss": "hinge", "penalty": "ma-gp", "beta1": 0.0},
     )
 )

@@ -1,9 +1,9 @@
 """A trained generator as a folder, in the manner of diffusers: JSON to say what it is, safetensors to hold it.
 
-    model_index.json               format, architecture, resolution, text encoder with hash, what it was trained on
-    generator/config.json          all that is needed to build the generator
-    generator/model.safetensors    its weights, the pooler and the text statistics included
-    README.md                      the model card
+model_index.json               format, architecture, resolution, text encoder with hash, what it was trained on
+generator/config.json          all that is needed to build the generator
+generator/model.safetensors    its weights, the pooler and the text statistics included
+README.md                      the model card
 """
 
 import json
@@ -79,6 +79,7 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription, str]:
     weights = folder / "generator" / "model.safetensors"
     try:
         description = ModelDescription(text_encoder=index["text_encoder"], training=index.get("training", {}), **config)
+        _check_description(description)
         architecture = get_architecture(description.architecture)
         statistics = TextStatistics.identity(int(description.text_encoder["width"]))
         generator = architecture.build_generator(
@@ -88,11 +89,31 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription, str]:
         generator.load_state_dict(load_tensors(weights))
     except OSError as error:
         raise describe_os_error(error, weights) from error
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{folder}: the model does not fit its description: {first_line(error)}") from error
+        raise UserError(
+            f"{folder}: the model does not fit its description ({first_line(error)}); get or train it again"
+        ) from error
     return generator.eval().requires_grad_(False), description, digest
+
+
+def _check_description(description: ModelDescription) -> None:
+    """Raises TypeError or ValueError where a value of model_index.json or config.json is of the wrong kind."""
+    text = description.text_encoder
+    kinds = {
+        "architecture": (description.architecture, str), "resolution": (description.resolution, int),
+        "conditioning": (description.conditioning, str), "options": (description.options, dict),
+        "training": (description.training, dict), "text_encoder": (text, dict),
+    }  # fmt: skip
+    if isinstance(text, dict):
+        kinds |= {f"text_encoder.{name}": (text.get(name), str) for name in ("name", "sha256")}
+        kinds |= {f"text_encoder.{name}": (text.get(name), int) for name in ("width", "max_tokens")}
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"its {name} is {value!r:.40}, not {kind.__name__}")
+    if not 4 <= description.resolution <= 4096 or not 1 <= text["width"] <= 2**20 or text["max_tokens"] < 1:
+        raise ValueError(f"resolution {description.resolution}, text width {text['width']}")
 
 
 def save_tensors(path: Path | str, tensors: dict[str, torch.Tensor]) -> None:
@@ -153,7 +174,9 @@ def _what_else(folder: Path) -> str:
     if folder.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".bin"):
         return "pickled weights can run code and are never loaded; give a model folder with safetensors"
     if not folder.exists():
-        return "there is no such model folder"
+        return "there is no such model folder; give a run's model/ folder, or train one with t2i train"
+    if not folder.is_dir():
+        return "this is a file, not a model folder; give a run's model/ folder"
     if (folder / "dataset.json").is_file():
         return "this is a prepared data set, not a model; train on it with t2i train"
     if (folder / "state.json").is_file():

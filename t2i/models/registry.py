@@ -1,6 +1,6 @@
 """The architectures t2i can train. A registered name is the value of `--arch` and the id of the tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,6 +67,14 @@ class Architecture:
             generator = self.build_generator(resolution, conditioning, statistics, **options)
             discriminator = self.build_discriminator(resolution, conditioning, statistics, **options)
         return generator, discriminator
+
+
+def preset_rows(names: tuple[str, ...], table: Iterable[tuple]) -> dict[str, dict[int, dict[str, Any]]]:
+    """A literal table, a row (preset, resolution, values of `names` ...) each, as Architecture.presets."""
+    presets: dict[str, dict[int, dict[str, Any]]] = {}
+    for preset, resolution, *values in table:
+        presets.setdefault(preset, {})[resolution] = dict(zip(names, values, strict=True))
+    return presets
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.precision import at_least_fp32
+
 CONDITIONINGS = ("attention", "sentence")
 
 
@@ -81,8 +83,10 @@ class AttentionPooler(nn.Module):
     def forward(self, text: TextBatch) -> Tensor:
         tokens = (text.tokens - self.mean) / self.std  # [B, L, T]
         keys, values = self.key(tokens), self.value(tokens)  # [B, L, q]
-        # Scores and softmax in fp32: half-precision scores of close tokens would tie.
-        scores = (keys.float() @ self.query.float().T) * self.query.shape[1] ** -0.5  # [B, L, K]
+        # Scores and softmax in fp32: half-precision scores of close tokens would tie. A product and a sum, because
+        # autocast would run a matrix product in half precision.
+        keys = at_least_fp32(keys)[:, :, None, :]  # [B, L, 1, q]
+        scores = (keys * self.query).sum(-1) * self.query.shape[1] ** -0.5  # [B, L, K]
         scores = scores.masked_fill(~text.mask[..., None], float("-inf"))
         attention = scores.softmax(dim=1).to(values.dtype)
         return (attention.transpose(1, 2) @ values).flatten(1)  # [B, K, q] -> [B, K * q]

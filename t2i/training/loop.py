@@ -178,7 +178,7 @@ def train(
             phase.optimizer.zero_grad(set_to_none=True)
             for start in range(0, config.batch, micro):
                 rows = slice(start, start + micro)
-                objective.accumulate_gradients(phase, batch[rows], share, step, random.take(rows), scaler.get_scale())
+                objective.accumulate_gradients(phase, batch[rows], share, step, random.take(rows), scaler.scale)
             scaler.unscale_(phase.optimizer)
             check_gradients(phase, objective, images_seen, tolerate=scaler.is_enabled())
             scaler.step(phase.optimizer)

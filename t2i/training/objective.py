@@ -11,6 +11,7 @@ with e' the caption of another picture. G phase: generator(D(G(z, e), e)).
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -101,9 +102,15 @@ class GANObjective:
         self.statistics = Statistics()
 
     def accumulate_gradients(
-        self, phase: Phase, batch: Batch, share: float, step: int, random: StepRandom, scale: float = 1.0
+        self,
+        phase: Phase,
+        batch: Batch,
+        share: float,
+        step: int,
+        random: StepRandom,
+        scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     ) -> None:
-        """Add the gradients of one micro-batch, which is `share` of the global batch, times a loss `scale`.
+        """Add the gradients of one micro-batch, which is `share` of the global batch; fp16 scales the loss up.
 
         With shares that sum to 1 the result is the gradient of the whole batch: every loss is a mean over pictures
         and no network mixes them (or mixes in groups of a fixed size).
@@ -112,7 +119,7 @@ class GANObjective:
             loss = self._discriminator_loss(batch, step, random)
         else:
             loss = self._generator_loss(batch, random)
-        (loss * (share * scale)).backward()
+        scale(loss * share).backward()
 
     def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom) -> Tensor:
         with torch.no_grad(), self._autocast(batch):

@@ -1,0 +1,51 @@
+"""DF-GAN is the published network."""
+
+import pytest
+import torch
+
+from t2i.models import get_architecture
+from t2i.models.dfgan import Affine, DiscriminatorBlock, channels
+from t2i.text.pooler import TextBatch, TextStatistics
+
+PUBLISHED = {64: (4.87, 3.21, 0.30), 256: (9.74, 6.62, 0.30)}  # million parameters: generator, trunk, head
+
+
+def millions(module):
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+@pytest.mark.parametrize("resolution", PUBLISHED)
+def test_parameter_counts_are_the_published_ones(resolution):
+    dfgan = get_architecture("dfgan")
+    statistics = TextStatistics.identity(256)
+    generator, discriminator = dfgan.build(resolution, "sentence", statistics, {"nf": 32}, seed=0)
+    head = millions(discriminator.head)
+    counts = (millions(generator), millions(discriminator) - head, head)
+    assert tuple(round(count, 2) for count in counts) == PUBLISHED[resolution]
+
+
+def test_widths_follow_the_published_table():
+    assert channels(64, 32) == [32, 64, 128, 256, 256]
+    assert channels(128, 32) == [32, 64, 128, 256, 256, 256]
+    assert channels(256, 32) == [32, 64, 128, 256, 256, 256, 256]
+
+
+def test_affine_starts_as_the_identity():
+    x = torch.randn(2, 6, 4, 4)
+    assert torch.equal(Affine(6, 5)(x, torch.randn(2, 5)), x)
+
+
+def test_discriminator_block_starts_as_its_shortcut():
+    x = torch.randn(2, 6, 8, 8)
+    block = DiscriminatorBlock(6, 6)
+    torch.testing.assert_close(block(x), torch.nn.functional.avg_pool2d(x, 2))
+
+
+def test_tanh_output_stays_inside_and_linear_does_not():
+    statistics = TextStatistics.identity(8)
+    text_batch = TextBatch(torch.randn(4, 3, 8), torch.ones(4, 3).bool())
+    for output, bounded in (("tanh", True), ("linear", False)):
+        generator, _ = get_architecture("dfgan").build(32, "attention", statistics, {"nf": 4, "output": output}, 0)
+        generator.to_rgb.weight.data.mul_(1000)
+        images = generator(torch.randn(4, generator.z_dim), text_batch)
+        assert (images.abs().max() <= 1) == bounded

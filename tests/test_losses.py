@@ -1,0 +1,151 @@
+"""Losses and penalties against known answers; augmentation and mismatches as promised."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from t2i.losses.adversarial import HINGE, LOGISTIC
+from t2i.losses.augment import NUMBERS, augment
+from t2i.losses.matching import mismatch
+from t2i.losses.penalties import PENALTIES, matching_aware_penalty, r1_penalty
+from t2i.models import get_architecture
+from t2i.text.pooler import TextStatistics
+
+
+def test_hinge_and_logistic_values():
+    d = torch.tensor([-2.0, 0.0, 0.5, 3.0])
+    assert HINGE.real(d).tolist() == [3.0, 1.0, 0.5, 0.0]
+    assert HINGE.fake(d).tolist() == [0.0, 1.0, 1.5, 4.0]
+    assert HINGE.generator(d).tolist() == [2.0, 0.0, -0.5, -3.0]
+    torch.testing.assert_close(LOGISTIC.real(d), torch.log1p(torch.exp(-d)))
+    torch.testing.assert_close(LOGISTIC.fake(d), torch.log1p(torch.exp(d)))
+    torch.testing.assert_close(LOGISTIC.generator(d), LOGISTIC.real(d))
+
+
+def test_penalties_of_a_linear_discriminator_are_the_closed_form():
+    images = torch.randn(3, 3, 4, 4, requires_grad=True)
+    condition = torch.randn(3, 5, requires_grad=True)
+    w, v = torch.randn(3 * 16), torch.randn(5)
+    logits = images.flatten(1) @ w + condition @ v
+    squares = w.square().sum() + v.square().sum()
+    torch.testing.assert_close(matching_aware_penalty(logits, images, condition), (squares**3).expand(3))
+    torch.testing.assert_close(r1_penalty(logits, images, condition), (0.5 * w.square().sum()).expand(3))
+
+
+def test_ma_gp_is_finite_with_finite_gradients_where_the_discriminator_is_flat():
+    weight = torch.zeros(48, requires_grad=True)
+    images, condition = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 5, requires_grad=True)
+    logits = images.flatten(1) @ weight + 0 * condition.sum(1)
+    penalty = matching_aware_penalty(logits, images, condition).mean()
+    penalty.backward()
+    assert penalty == 0
+    assert torch.isfinite(weight.grad).all()
+
+
+class Smooth(nn.Module):
+    """dfgan's discriminator with a smooth nonlinearity would be another network; small steps avoid the kinks."""
+
+    def __init__(self):
+        super().__init__()
+        _, self.network = get_architecture("dfgan").build(16, "sentence", TextStatistics.identity(6), {"nf": 2}, 0)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for parameter in self.network.parameters():
+                parameter.data.add_(0.2 * torch.randn_like(parameter))
+        self.double()
+
+    def penalty(self, images, condition):
+        images, condition = images.clone().requires_grad_(), condition.clone().requires_grad_()
+        logits = self.network.logits(self.network.features(images), condition).double()
+        return matching_aware_penalty(logits, images, condition).mean()
+
+
+def test_ma_gp_gradients_match_finite_differences_in_float64():
+    model = Smooth()
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 16, 16, generator=noise, dtype=torch.float64)
+    condition = torch.randn(2, 6, generator=noise, dtype=torch.float64)
+    model.penalty(images, condition).backward()
+    step, checked = 1e-6, 0
+    for name, parameter in model.network.named_parameters():
+        flat, gradient = parameter.data.view(-1), parameter.grad.reshape(-1)
+        for index in {0, flat.numel() // 2, flat.numel() - 1}:
+            start = flat[index].item()
+            values = []
+            for moved in (start + step, start - step):
+                flat[index] = moved
+                values.append(model.penalty(images, condition).item())
+            flat[index] = start
+            numeric = (values[0] - values[1]) / (2 * step)
+            assert gradient[index].item() == pytest.approx(numeric, rel=1e-4, abs=1e-7), name
+            checked += 1
+    assert checked > 30
+
+
+def test_r1_weight_follows_the_heuristic():
+    assert PENALTIES["r1"].default_weight(64, 32) == pytest.approx(0.0002 * 64 * 64 / 32)
+    assert PENALTIES["ma-gp"].default_weight(64, 32) == 2.0
+
+
+# ---- DiffAugment ----
+
+
+def test_augmentation_is_a_function_of_its_numbers_and_differentiable():
+    images = torch.randn(4, 3, 16, 16, requires_grad=True)
+    numbers = torch.rand(4, NUMBERS)
+    first = augment(images, numbers, ("translation", "cutout"))
+    assert torch.equal(first, augment(images, numbers, ("translation", "cutout")))
+    assert not torch.equal(first, augment(images, torch.rand(4, NUMBERS), ("translation", "cutout")))
+    first.sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_translation_shifts_and_repeats_the_edge():
+    image = torch.arange(64.0).view(1, 1, 8, 8).expand(1, 3, 8, 8)
+    down_right = augment(image, torch.tensor([[0.99, 0.99, 0.0, 0.0]]), ("translation",))
+    assert torch.equal(down_right[..., :-1, :-1], image[..., 1:, 1:])
+    centre = augment(image, torch.tensor([[0.5, 0.5, 0.0, 0.0]]), ("translation",))
+    assert torch.equal(centre, image)
+    white = torch.ones(8, 3, 16, 16)
+    assert torch.equal(augment(white, torch.rand(8, NUMBERS), ("translation",)), white)
+
+
+def test_cutout_blanks_at_most_a_quarter_and_keeps_the_rest():
+    images = torch.rand(64, 3, 16, 16) + 1
+    cut = augment(images, torch.rand(64, NUMBERS), ("cutout",))
+    gone = (cut == 0).float().mean((1, 2, 3))
+    assert gone.max() <= 0.25
+    assert gone.mean() > 0.1
+    assert torch.equal(cut[cut != 0], images[cut != 0])
+
+
+def test_no_augmentation_leaves_pictures_alone():
+    images = torch.randn(2, 3, 8, 8)
+    assert augment(images, torch.rand(2, NUMBERS), ()) is images
+
+
+# ---- mismatched captions ----
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=24), st.integers(0, 2**32 - 1))
+def test_mismatch_never_gives_a_picture_one_of_its_own_captions(captions, seed):
+    ids = np.array(captions)
+    own = [[c, (c + 1) % 13] for c in captions]  # a second caption of each picture, which others may have drawn
+    result = mismatch(ids, own, np.random.default_rng(seed))
+    for row, other in enumerate(result):
+        if other < 0:
+            assert all(c in own[row] for c in captions)
+        else:
+            assert ids[other] not in own[row]
+
+
+@given(st.integers(2, 40), st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_mismatch_of_different_captions_is_a_derangement(size, seed):
+    result = mismatch(np.arange(size), [[i] for i in range(size)], np.random.default_rng(seed))
+    assert sorted(result) == list(range(size))
+    assert (result != np.arange(size)).all()

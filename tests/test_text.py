@@ -1,0 +1,174 @@
+"""Text: the encoder gives the same vectors whatever runs beside a caption; poolers read tokens, not padding."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from t2i.errors import UserError
+from t2i.text import encoders
+from t2i.text.encoders import MINILM_SHA256, load_encoder, pad_tokens
+from t2i.text.pooler import (
+    AttentionPooler,
+    SentencePooler,
+    TextBatch,
+    TextStatistics,
+    make_pooler,
+    sentence_vector,
+)
+
+CAPTIONS = ["a table", "a red circle on a white background", "two dogs", "a"]
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return load_encoder()
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    """A Hugging Face encoder in a local folder: three layers of nothing, a vocabulary of a few words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "circle", "table", "two", "dogs", "on"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=12,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_bundled_minilm_is_the_one_we_know(minilm):
+    assert minilm.describe() == {"name": "minilm", "sha256": MINILM_SHA256, "width": 384, "max_tokens": 128}
+
+
+def test_sentence_vector_of_minilm_means_what_it_should(minilm):
+    vectors = sentence_vector(minilm.encode_batch(["a puppy", "a young dog", "a tax form"]).to("cpu"))
+    closeness = vectors @ vectors.T
+    assert closeness[0, 1] > 0.5 > 0.2 > closeness[0, 2]
+
+
+def test_order_and_company_hardly_change_an_embedding(minilm):
+    together, alone = minilm.encode(CAPTIONS), [minilm.encode([caption])[0] for caption in CAPTIONS]
+    for a, b in zip(together, alone):
+        assert a.dtype == np.float16
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a.astype(float), b.astype(float), atol=4e-3)
+
+
+def test_a_prompt_encodes_to_the_same_bits_in_any_batch(minilm):
+    batch = minilm.encode_batch(CAPTIONS)
+    for row, caption in enumerate(CAPTIONS):
+        alone = minilm.encode_batch([caption])
+        length = alone.mask.shape[1]
+        assert torch.equal(batch.tokens[row, :length], alone.tokens[0])
+        assert batch.mask[row].sum() == length
+
+
+def test_long_captions_are_cut_the_same_way_and_counted(minilm):
+    before = minilm.truncated
+    long = "a very long caption " * 300
+    first, second = minilm.encode([long])[0], minilm.encode([long + "with another end"])[0]
+    assert minilm.truncated == before + 2
+    assert len(first) == minilm.max_tokens
+    assert np.array_equal(first, second)
+
+
+def test_any_hugging_face_folder_is_an_encoder(tiny_bert):
+    encoder = load_encoder(str(tiny_bert))
+    assert (encoder.width, encoder.max_tokens) == (16, 12)
+    (tokens,) = encoder.encode(["a red circle"])
+    assert tokens.shape == (5, 16)
+    assert load_encoder(str(tiny_bert)).sha256 == encoder.sha256
+
+
+def test_clip_and_t5_use_their_text_half(tmp_path, tiny_bert):
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    small = CLIPTextConfig(vocab_size=20, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                           num_attention_heads=2, max_position_embeddings=12, projection_dim=16)  # fmt: skip
+    t5 = T5Config(vocab_size=20, d_model=16, d_ff=32, d_kv=8, num_layers=1, num_heads=2)
+    for name, model in (("clip", CLIPTextModel(small)), ("t5", T5EncoderModel(t5))):
+        folder = tmp_path / name
+        model.save_pretrained(folder)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / file).write_bytes((tiny_bert / file).read_bytes())
+        assert load_encoder(str(folder)).encode(["a red circle"])[0].shape == (5, 16)
+
+
+def test_encoder_that_is_none_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such thing"}))
+    with pytest.raises(UserError, match="cannot load the text encoder") as caught:
+        load_encoder(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_minilm_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.setattr(encoders, "bundled_minilm", lambda: tmp_path)
+    with pytest.raises(UserError, match="is not the MiniLM"):
+        load_encoder()
+
+
+def test_pad_tokens_fills_with_zeros():
+    batch = pad_tokens([np.ones((2, 4), np.float16), np.ones((5, 4), np.float16)])
+    assert batch.tokens.shape == (2, 5, 4)
+    assert batch.mask.sum(1).tolist() == [2, 5]
+    assert batch.tokens[0, 2:].abs().sum() == 0
+
+
+# ---- poolers ----
+
+
+def text_batch(count=3, length=6, width=8):
+    mask = torch.ones(count, length, dtype=torch.bool)
+    mask[0, 4:] = False
+    return TextBatch(torch.randn(count, length, width), mask)
+
+
+@pytest.mark.parametrize("conditioning", ["attention", "sentence"])
+def test_pooler_ignores_padding(conditioning):
+    pooler, text = make_pooler(conditioning, TextStatistics.identity(8)), text_batch()
+    changed = text.tokens.clone()
+    changed[0, 4:] = 99
+    torch.testing.assert_close(pooler(TextBatch(changed, text.mask)), pooler(text))
+
+
+def test_attention_pooler_is_the_formula():
+    pooler, text = AttentionPooler(TextStatistics.identity(8), queries=2, query_width=4), text_batch(1)
+    tokens = text.tokens[0, :4]
+    expected = []
+    for query in pooler.query:
+        weights = torch.softmax(pooler.key(tokens) @ query / 2, dim=0)
+        expected.append(weights @ pooler.value(tokens))
+    torch.testing.assert_close(pooler(text)[0], torch.cat(expected))
+    assert AttentionPooler(TextStatistics.identity(8)).out_width == 8 * 48
+
+
+def test_poolers_standardise_with_the_statistics_they_carry():
+    text = text_batch()
+    shifted = TextBatch(text.tokens * 3 + 5, text.mask)
+    plain = AttentionPooler(TextStatistics.identity(8))
+    scaled = AttentionPooler(TextStatistics(torch.full((8,), 5.0), torch.full((8,), 3.0), *[torch.ones(8)] * 2))
+    scaled.load_state_dict({**plain.state_dict(), "mean": scaled.mean, "std": scaled.std})
+    torch.testing.assert_close(scaled(shifted), plain(text), rtol=1e-4, atol=1e-5)
+    sentence = SentencePooler(TextStatistics(*[torch.zeros(8)] * 2, torch.full((8,), 0.1), torch.full((8,), 0.2)))
+    torch.testing.assert_close(sentence(text), (sentence_vector(text) - 0.1) / 0.2)
+
+
+def test_attention_is_computed_in_fp32_under_autocast():
+    pooler, text = AttentionPooler(TextStatistics.identity(8)), text_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = pooler(text)
+    torch.testing.assert_close(half.float(), pooler(text), rtol=0.05, atol=0.05)

@@ -1,0 +1,258 @@
+"""The training loop: stateless, exact under accumulation, resumable, and it speaks up when something is wrong."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from t2i.config import TrainConfig
+from t2i.errors import UserError
+from t2i.models import list_architectures
+from t2i.models.folder import load_tensors
+from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
+from t2i.training.collapse import CollapseWatch
+from t2i.training.ema import EMA
+from t2i.training.loading import BatchLoader, to_device
+from t2i.training.loop import train
+from t2i.training.randomness import StepRandom
+from t2i.training.run import Run, find_runs
+
+CPU = torch.device("cpu")
+
+
+def config(arch="dfgan", **changes):
+    settings = dict(arch=arch, batch=8, kimg=0.048, log_kimg=0.008, snapshot_kimg=0.016, model={"nf": 4}, lr_g=1e-3)
+    return TrainConfig(**{**settings, **changes}).check()
+
+
+def start(settings, data, root, **how):
+    facts = {"name": data.name, "split": data.split, "resolution": data.resolution, "fingerprint": data.fingerprint}
+    run = Run.create(root, settings, facts, "cpu")
+    return run, train(settings, data, run, CPU, **how)
+
+
+def final_tensors(run):
+    folder = list_checkpoints(run.checkpoints)[-1]
+    return {file.name: load_tensors(file) for file in folder.glob("*.safetensors")}
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name].keys() == second[name].keys()
+        for key in first[name]:
+            assert torch.equal(first[name][key], second[name][key]), f"{name}: {key}"
+
+
+@pytest.mark.parametrize("arch", list_architectures())
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "penalty_every": 3}], ids=["plain", "accumulate-lazy"])
+def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, changes, shapes_data, tmp_path):
+    settings = config(arch, **changes)
+    whole, _ = start(settings, shapes_data, tmp_path / "whole")
+
+    asked = iter([False, False, True])  # stops after two steps, between snapshots
+    run, outcome = start(settings, shapes_data, tmp_path / "parts", stop=lambda: next(asked))
+    assert (outcome.reason, outcome.images_seen) == ("signal", 16)
+    outcome = train(settings, shapes_data, run, CPU, resume=True)
+    assert (outcome.reason, outcome.images_seen) == ("done", 48)
+    assert_same_bits(final_tensors(whole), final_tensors(run))
+
+    def lines(r):
+        keys = ("loss_g", "loss_d", "logits_real", "images_seen")
+        return [{k: line[k] for k in keys} for line in map(json.loads, open(r.folder / "metrics.jsonl"))]
+
+    assert lines(whole) == lines(run)
+
+
+def test_run_folder_holds_all_that_was_promised(shapes_data, tmp_path):
+    run, outcome = start(config(), shapes_data, tmp_path)
+    assert outcome.reason == "done"
+    assert run.folder.name == "00000-dfgan-shapes-train-16"
+    for name in ("config.json", "metrics.jsonl", "metrics.csv", "losses.png", "samples/reals.png",
+                 "samples/000000000.png", "samples/000000048.png", "model/model_index.json", "model/README.md",
+                 "model/generator/model.safetensors", "model/generator/config.json"):  # fmt: skip
+        assert (run.folder / name).is_file(), name
+    assert [folder.name for folder in list_checkpoints(run.checkpoints)] == ["000000032", "000000048"]
+    last = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    for name in ("loss_g", "loss_d", "penalty", "logits_real", "logits_mismatch", "logits_fake", "diversity"):
+        assert isinstance(last[name], float), name
+    assert find_runs(tmp_path) == [run.folder]
+
+
+def test_accumulation_trains_the_same_weights(shapes_data, tmp_path):
+    whole, _ = start(config(kimg=0.016), shapes_data, tmp_path / "a")
+    pieces, _ = start(config(kimg=0.016, accumulate=4), shapes_data, tmp_path / "b")
+    for name, tensors in final_tensors(whole).items():
+        if not name.startswith("optimizer"):
+            for key, value in tensors.items():
+                # Adam divides by tiny second moments in its first steps, which blows rounding up
+                torch.testing.assert_close(final_tensors(pieces)[name][key], value, rtol=0, atol=5e-4)
+
+
+def test_minutes_stop_a_run(shapes_data, tmp_path):
+    _, outcome = start(config(kimg=1000, minutes=0.1), shapes_data, tmp_path)
+    assert outcome.reason == "minutes"
+    assert 0 < outcome.images_seen < 1_000_000
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_stays_close_to_fp32(precision, shapes_data, tmp_path):
+    plain, _ = start(config(kimg=0.008), shapes_data, tmp_path / "a")
+    mixed, _ = start(config(kimg=0.008, precision=precision), shapes_data, tmp_path / "b")
+    lines = [json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0]) for run in (plain, mixed)]
+    for name in ("loss_d", "loss_g", "penalty"):
+        assert lines[1][name] == pytest.approx(lines[0][name], rel=0.05, abs=0.05), name
+
+
+def test_nan_stops_before_the_step_and_leaves_the_checkpoint_alone(shapes_data, tmp_path):
+    settings = config(lr_d=1e20, kimg=1)
+    with pytest.raises(UserError, match=r"gradient of phase [DG] is (nan|inf)") as caught:
+        start(settings, shapes_data, tmp_path)
+    assert "\n" not in str(caught.value)
+    (folder,) = find_runs(tmp_path)
+    checkpoint, _, complaints = newest_checkpoint(Run(folder).checkpoints)
+    assert not complaints
+    assert all(torch.isfinite(v).all() for v in load_tensors(checkpoint / "generator.safetensors").values())
+
+
+# ---- what a step is made of ----
+
+
+def test_random_numbers_depend_on_seed_step_and_name_only():
+    whole = StepRandom(1, 64, 8).normal("z", 5)
+    assert torch.equal(StepRandom(1, 64, 8, slice(2, 5)).normal("z", 5), whole[2:5])
+    for other in (StepRandom(2, 64, 8), StepRandom(1, 72, 8)):
+        assert not torch.equal(other.normal("z", 5), whole)
+    assert not torch.equal(StepRandom(1, 64, 8).normal("w", 5), whole)
+
+
+def test_batches_are_a_function_of_images_seen(shapes_data):
+    first, second = BatchLoader(shapes_data, 0, 8, "cpu"), BatchLoader(shapes_data, 0, 8, "cpu")
+    first.load(0)
+    a, b = first.load(8), second.load(8)  # one read ahead, one fresh
+    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.mismatched.tokens, b.mismatched.tokens)
+    assert a.images.shape == (8, 3, 16, 16)
+    assert a.images.min() >= -1
+    assert a.images.max() <= 1
+    assert a.mismatched_weight.tolist() == [1.0] * 8
+    for loader in (first, second):
+        loader.close()
+
+
+def test_pixels_reach_the_network_as_they_were_drawn(shapes_data):
+    loader = BatchLoader(shapes_data, 0, 8, "cpu")
+    batch = loader._read(0)
+    pixels = to_device(batch, CPU).images.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1)
+    assert torch.equal(pixels, batch.images)
+    loader.close()
+
+
+def test_ema_half_life_is_counted_in_images():
+    model = torch.nn.Linear(1, 1, bias=False)
+    ema = EMA(model, half_life=100, ramp=1e9)
+    torch.nn.init.zeros_(ema.model.weight)
+    torch.nn.init.ones_(model.weight)
+    for step in range(10):
+        ema.update(model, images_seen=(step + 1) * 10, batch=10)
+    assert ema.model.weight.item() == pytest.approx(0.5)
+
+
+def test_ema_starts_close_to_the_model():
+    model = torch.nn.Linear(1, 1, bias=False)
+    ema = EMA(model, half_life=1e6)
+    torch.nn.init.constant_(model.weight, 7.0)
+    ema.update(model, images_seen=10, batch=10)
+    assert ema.model.weight.item() == pytest.approx(7.0, rel=1e-3)
+
+
+# ---- checkpoints ----
+
+
+def test_checkpoint_verifies_and_a_flipped_bit_is_found(tmp_path):
+    parts = {"generator": torch.nn.Linear(3, 3)}
+    folder = save_checkpoint(tmp_path, {"images_seen": 5}, parts)
+    assert verify(folder)["images_seen"] == 5
+    file = folder / "generator.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        verify(folder)
+
+
+def test_newest_checkpoint_falls_back_and_says_so(tmp_path):
+    parts = {"generator": torch.nn.Linear(3, 3)}
+    for images in (5, 10, 15):
+        save_checkpoint(tmp_path, {"images_seen": images}, parts)
+    (tmp_path / "000000015" / "generator.safetensors").write_bytes(b"")
+    folder, state, complaints = newest_checkpoint(tmp_path)
+    assert (folder.name, state["images_seen"], len(complaints)) == ("000000010", 10, 1)
+    with pytest.raises(UserError, match="no checkpoint"):
+        newest_checkpoint(tmp_path / "none")
+
+
+def test_optimizer_state_survives_packing():
+    model = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    other = torch.optim.Adam(model.parameters(), 1e-3)
+    unpack(other, {key: value.contiguous() for key, value in pack(optimizer).items()})
+    for key, value in pack(optimizer).items():
+        assert torch.equal(pack(other)[key], value)
+        assert pack(other)[key].stride() == value.stride()
+
+
+# ---- collapse ----
+
+HEALTHY = dict(images_seen=50_000, saturated=-0.2, diversity=0.7, logits_real=0.5, logits_mismatch=-0.5)
+
+
+def test_healthy_metrics_raise_no_warning():
+    watch = CollapseWatch()
+    assert not any(watch.look(HEALTHY) for _ in range(10))
+
+
+@pytest.mark.parametrize(
+    "signs, word",
+    [
+        ({"saturated": 0.49, "diversity": 0.0}, "flat, saturated page"),
+        ({"diversity": 0.01}, "hardly differ"),
+        ({"logits_mismatch": 0.5}, "does not tell right captions from wrong"),
+    ],
+)
+def test_collapse_is_said_once_until_it_recovers(signs, word):
+    watch = CollapseWatch()
+    said = [line for _ in range(8) for line in watch.look({**HEALTHY, **signs})]
+    assert len(said) == 1
+    assert word in said[0]
+    for _ in range(3):
+        watch.look(HEALTHY)
+    assert any(watch.look({**HEALTHY, **signs}) for _ in range(3))
+
+
+def test_published_settings_on_white_pages_are_noticed(tmp_path, hash_encoder):
+    """The trap itself, small: tanh, white pages. The generator saturates and the watch says so."""
+    from PIL import Image
+
+    from t2i.data.prepare import PrepareOptions, prepare
+    from t2i.data.prepared import PreparedDataset
+    from t2i.data.sources import FolderPairSource
+
+    for index in range(32):
+        page = Image.new("RGB", (16, 16), "white")
+        page.paste((index * 8, 255 - index * 8, 128), (6, 6, 8, 8))
+        (tmp_path / "images").mkdir(exist_ok=True)
+        page.save(tmp_path / "images" / f"{index}.png")
+        (tmp_path / "images" / f"{index}.txt").write_text(f"dot number {index}")
+    source = FolderPairSource(tmp_path / "images", tmp_path / "images")
+    prepare(source, tmp_path / "data", hash_encoder, PrepareOptions(resolution=16, workers=1))
+    settings = config(model={"nf": 4, "output": "tanh"}, kimg=3.6, batch=16, log_kimg=0.2, snapshot_kimg=100)
+    settings = dataclasses.replace(settings, lr_g=1e-2, lr_d=1e-3)
+    said = []
+    facts = {"name": "white", "split": "train", "resolution": 16}
+    run = Run.create(tmp_path / "runs", settings, facts, "cpu")
+    train(settings, PreparedDataset(tmp_path / "data"), run, CPU, say=said.append)
+    assert any("collapse" in line for line in said)
