@@ -59,7 +59,11 @@ def main() -> None:
     run_ours(), run_theirs()  # the files into the page cache, lazy imports done
     turns = [(timed(run_ours), timed(run_theirs)) for _ in range(options.repeats)]
     difference = statistics.mean(
-        float(np.abs(record.picture.load(options.resolution).astype(int) - theirs[number][0].permute(1, 2, 0).numpy()).mean())
+        float(
+            np.abs(
+                record.picture.load(options.resolution).astype(int) - theirs[number][0].permute(1, 2, 0).numpy()
+            ).mean()
+        )
         for record, number in zip(records[:50], order)
     )
     print(f"{len(records)} pictures, {options.resolution} px, {options.repeats} turns each, one core")

@@ -1,5 +1,8 @@
 """t2i prepare: captioned pictures in, a prepared data set out."""
 
+import signal
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +12,9 @@ from t2i.cli import console
 from t2i.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from t2i.data.prepare import PrepareOptions, Summary
+    from collections.abc import Iterator
+
+    from t2i.data.prepare import PrepareOptions, Progress, Summary
     from t2i.data.records import Source
 
 DATA_ROOT = Path("t2i-data")
@@ -106,7 +111,7 @@ def _prepare_one(
         return load_encoder(text_encoder)
 
     try:
-        with console.stages(quiet) as progress:
+        with console.stages(quiet) as show, _stops_between_pictures(show) as progress:
             summary = run(source, staged, load, options, progress)  # type: ignore[arg-type]
     except console.Stopped as stop:
         raise console.Stopped(stop.number, "the same command goes on where it was") from None
@@ -121,6 +126,39 @@ def _prepare_one(
         "caption_uses": summary.caption_uses, "truncated": summary.truncated,
         "skipped": dict(summary.skipped), "notes": summary.notes,
     }  # fmt: skip
+
+
+@contextmanager
+def _stops_between_pictures(progress: "Progress") -> "Iterator[Progress]":
+    """A progress callback before whose first picture SIGINT and SIGTERM wait.
+
+    Until then the decoding processes start; one that its parent leaves on the way would end in a traceback.
+    """
+    first: tuple[str, int] | None = None
+    starting, caught = False, []
+
+    def tick(stage: str, done: int, total: int | None) -> None:
+        nonlocal first, starting
+        first = first or (stage, done)
+        starting = (stage, done) == first
+        if caught and not starting:
+            raise console.Stopped(caught[0])
+        progress(stage, done, total)
+
+    def catch(number: int, frame: object) -> None:
+        caught.append(number)
+        if not starting:
+            raise console.Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield progress
+        return
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield tick
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _report(summary: "Summary", options: "PrepareOptions") -> None:

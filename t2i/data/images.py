@@ -90,7 +90,7 @@ def load_picture(source: Path | BinaryIO | bytes, resolution: int) -> np.ndarray
     if resolution < 1:
         raise ValueError(f"resolution {resolution} is below 1")
     if isinstance(source, Path):
-        with _open_file(source, source.name) as stream:
+        with _open_file(str(source), source.name) as stream:
             return load_picture(stream, resolution)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
@@ -280,7 +280,7 @@ class FilePicture:
 
     def load(self, resolution: int) -> np.ndarray:
         """uint8 [resolution, resolution, 3]. Raises PictureError."""
-        path = Path(self.root, self.name) if self.trusted else inside(self.root, self.name)
+        path = os.path.join(self.root, self.name) if self.trusted else inside(self.root, self.name)
         with _open_file(path, self.name) as stream:
             return load_picture(stream, resolution)
 
@@ -298,7 +298,7 @@ class TarPicture:
         if self.size > MAX_BYTES:
             raise PictureError("file too big", f"{self.size / 2**20:.0f} MiB")
         name = os.path.basename(self.path)
-        with _open_file(Path(self.path), name) as stream:
+        with _open_file(self.path, name) as stream:
             try:
                 stream.seek(self.offset)
                 data = stream.read(self.size)
@@ -309,7 +309,7 @@ class TarPicture:
         return load_picture(data, resolution)
 
 
-def inside(root: str, name: str) -> Path:
+def inside(root: str, name: str) -> str:
     """The file `name` under `root`, with all links resolved. Opens nothing.
 
     Raises PictureError("file name leaves the folder") for `..`, an absolute path, a URL, a backslash, a NUL,
@@ -318,18 +318,17 @@ def inside(root: str, name: str) -> Path:
     refused = leaves_folder(name)
     if refused:
         raise PictureError("file name leaves the folder", refused)
-    base = _real(root)
-    path = base
+    path = base = _real(root)
     for part in name.split("/"):
-        path = os.path.join(path, part)
+        path = f"{path}/{part}"
         if os.path.islink(path):
             break
-    else:
-        return Path(path)
+    else:  # no link: nothing to resolve
+        return path
     path = os.path.realpath(os.path.join(base, name))
     if not path.startswith(base.rstrip(os.sep) + os.sep):
         raise PictureError("file name leaves the folder", "a link leads out of it")
-    return Path(path)
+    return path
 
 
 def leaves_folder(name: str) -> str:
@@ -360,17 +359,14 @@ def _real(root: str) -> str:
     return os.path.realpath(root)
 
 
-@contextlib.contextmanager
-def _open_file(path: Path, name: str) -> Iterator[BinaryIO]:
+def _open_file(path: str, name: str) -> BinaryIO:
     """Open a regular file (a pipe would wait for ever). Raises PictureError with `name` in its detail."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise PictureError("not a file", name)
-        stream = open(path, "rb")  # noqa: SIM115 - closed below; the caller's own OSErrors are not this open's
+        return open(path, "rb")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PictureError("missing file", name) from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise PictureError("unreadable file", f"{name}: {why}") from error
-    with stream:
-        yield stream

@@ -15,22 +15,24 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 from t2i.data.prepared import CAPTIONS_PER_CHUNK, FORMAT, PreparedDataset
 from t2i.data.records import PictureError, Record, Skip, Source
 from t2i.errors import UserError
-from t2i.files import atomic_write, make_folder, read_json, sync_folder, write_json
+from t2i.files import atomic_write, describe_os_error, make_folder, read_json, sync_folder, write_json
 
 TASK = 16  # pictures a worker decodes per task
+SLICE = 512  # captions whose tokens are in memory at once: a chunk of long ones is large
 PREVIEW = 32  # pictures on the contact sheet
 
 
@@ -91,6 +93,22 @@ def prepare(
     """
     out = Path(out)
     partial = out.with_name(out.name + ".partial")
+    try:
+        return _prepare(source, out, partial, encoder, options, progress)
+    except OSError as error:
+        raise describe_os_error(error, error.filename or partial) from error
+
+
+def _prepare(
+    source: Source,
+    out: Path,
+    partial: Path,
+    encoder: Encoder | Callable[[], Encoder],
+    options: PrepareOptions,
+    progress: Progress,
+) -> Summary:
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out} is there already; remove it, or choose another place")
     plan = {
         "format": FORMAT,
         "name": source.name,
@@ -101,13 +119,22 @@ def prepare(
         "limit": options.limit,
         "val_fraction": options.val_fraction,
     }
+    plan = json.loads(json.dumps(plan))
+    summary = Summary(out)
     make_folder(partial)
-    if not (partial / "plan.json").is_file() or read_json(partial / "plan.json") != json.loads(json.dumps(plan)):
+    for stray in partial.glob(".*.tmp"):  # killed while it wrote a file
+        stray.unlink()
+    if _is_finished(partial, plan):
+        encoder = encoder() if not hasattr(encoder, "encode") else encoder
+        if _take_finished(partial, encoder, summary):
+            _check_skipped(summary, options, partial)
+            _publish(partial, out)
+            return summary
+    if not (partial / "plan.json").is_file() or read_json(partial / "plan.json") != plan:
         shutil.rmtree(partial)
         make_folder(partial)
         write_json(partial / "plan.json", plan)
 
-    summary = Summary(out)
     shards = _write_pictures(source, partial, options, summary, progress)
     _check_skipped(summary, options, partial)
     _index_captions(partial, len(shards), summary)
@@ -142,7 +169,7 @@ def _write_pictures(
     with _decoders(options.workers) as pool:
         results = _decode(pool, entries, options)
         while True:
-            tick = functools.partial(_tick, progress, seen, total)
+            tick = functools.partial(_tick, progress, "pictures", seen, total)
             tick(0)
             shard = _write_shard(results, partial, len(shards), size, options, tick)
             if shard["entries"] == 0:
@@ -156,8 +183,8 @@ def _write_pictures(
     return shards
 
 
-def _tick(progress: Progress, before: int, total: int, entries: int) -> None:
-    progress("pictures", before + entries, total)
+def _tick(progress: Progress, stage: str, before: int, total: int, done: int) -> None:
+    progress(stage, before + done, total)
 
 
 def _write_shard(
@@ -183,9 +210,9 @@ def _write_shard(
             tick(entries)
     if entries == 0:
         return {"entries": 0}
-    digest = hashlib.sha256(images[: len(records)].tobytes())
-    with atomic_write(partial / f"images-{number:05d}.npy") as stream:
-        np.save(stream, images[: len(records)])
+    images = images[: len(records)]
+    digest = hashlib.sha256(images.reshape(-1))
+    _save(partial / f"images-{number:05d}.npy", images)
     with atomic_write(partial / f"records-{number:05d}.jsonl") as stream:
         for record in records:
             line = {"key": record.key, "captions": list(record.captions)}
@@ -213,13 +240,14 @@ def _select(source: Source, options: PrepareOptions) -> tuple[Iterable[Record | 
     total = len(source)
     entries: Iterable[Record | Skip] = iter(source)
     if options.part != "all" or options.fraction < 1:
-        order = np.fromiter((_key_hash(entry.key) for entry in source), np.uint64, total)
-        held_out = np.sort(order)[: round(total * options.val_fraction)]
-        border = held_out[-1] if len(held_out) else None
-        mine = np.ones(total, bool)
-        if options.part != "all" and border is not None:
+        order = np.fromiter((_key_hash(entry.key) for entry in source), np.uint64)
+        mine = np.ones(len(order), bool)
+        if options.part != "all":
+            # Both sides get something where there are two entries.
+            held_out = min(max(1, round(len(order) * options.val_fraction)), max(1, len(order) - 1))
+            border = np.sort(order)[:held_out].max(initial=0)
             mine = order <= border if options.part == "val" else order > border
-        if options.fraction < 1:
+        if options.fraction < 1 and mine.any():
             # From the far end, so that a fraction of the training part does not depend on the validation share.
             keep = max(1, round(int(mine.sum()) * options.fraction))
             mine &= order >= np.sort(order[mine])[-keep]
@@ -243,11 +271,20 @@ def _decoders(workers: int) -> AbstractContextManager[ProcessPoolExecutor]:
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["t2i.data.images"])
-    return ProcessPoolExecutor(workers, context, initializer=_ignore_interrupt)
+    return ProcessPoolExecutor(workers, context, initializer=_start_worker)
 
 
-def _ignore_interrupt() -> None:
+def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker waits for tasks from a pipe that its siblings hold open too: a killed parent would leave it for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _decode(
@@ -293,7 +330,8 @@ def _load(pictures: list[Any], resolution: int) -> list[np.ndarray | PictureErro
 def _check_skipped(summary: Summary, options: PrepareOptions, partial: Path) -> None:
     skipped = summary.skipped.total()
     entries = summary.pictures + skipped
-    reasons = ", ".join(f"{count} {reason} ({summary.first_skipped[reason]})" for reason, count in summary.skipped.most_common(3))
+    worst = summary.skipped.most_common(3)
+    reasons = ", ".join(f"{count} {reason} ({summary.first_skipped[reason]})" for reason, count in worst)
     if summary.pictures == 0 or skipped > options.max_skipped * entries:
         shutil.rmtree(partial, ignore_errors=True)  # nothing of it can be used: the next run shall read all again
         if summary.pictures == 0:
@@ -333,7 +371,7 @@ def _encode_captions(partial: Path, encoder: Encoder, summary: Summary, progress
     described = encoder.describe()
     marker = partial / "text.json"
     if not marker.is_file() or read_json(marker) != described:
-        for old in partial.glob("tokens-*.npy"):
+        for old in (*partial.glob("chunk-*.json"), *partial.glob("tokens-*.npy")):
             old.unlink()
         write_json(marker, described)
     lengths: list[np.ndarray] = []
@@ -343,12 +381,10 @@ def _encode_captions(partial: Path, encoder: Encoder, summary: Summary, progress
         done = partial / f"chunk-{chunk:05d}.json"
         if not (done.is_file() and (partial / f"tokens-{chunk:05d}.npy").is_file()):
             before = encoder.truncated
-            rows = []
-            for start in range(0, len(texts), 1024):  # the chunk's bytes do not depend on where the bar moves
-                rows += encoder.encode(texts[start : start + 1024])
-                progress("captions", chunk * CAPTIONS_PER_CHUNK + len(rows), summary.captions)
-            _save(partial / f"tokens-{chunk:05d}.npy", np.concatenate(rows))
-            write_json(done, {"lengths": [len(row) for row in rows], "truncated": encoder.truncated - before})
+            rows: list[int] = []
+            moved = functools.partial(_tick, progress, "captions", chunk * CAPTIONS_PER_CHUNK, summary.captions)
+            _save_parts(partial / f"tokens-{chunk:05d}.npy", _encoded(encoder, texts, rows, moved))
+            write_json(done, {"lengths": rows, "truncated": encoder.truncated - before})
         facts = read_json(done)
         lengths.append(np.array(facts["lengths"], np.int64))
         truncated += facts["truncated"]
@@ -357,6 +393,17 @@ def _encode_captions(partial: Path, encoder: Encoder, summary: Summary, progress
     _save(partial / "text-statistics.npy", _text_statistics(partial, lengths, encoder.width))
     summary.truncated = truncated
     return {**described, "tokens": int(offsets[-1]), "truncated": truncated}
+
+
+def _encoded(
+    encoder: Encoder, texts: list[str], lengths: list[int], moved: Callable[[int], None]
+) -> Iterator[np.ndarray]:
+    """The texts' tokens, float16 [n, T], a slice of the texts at a time; `lengths` grows by each text's count."""
+    for start in range(0, len(texts), SLICE):
+        rows = encoder.encode(texts[start : start + SLICE])
+        lengths.extend(len(row) for row in rows)
+        yield np.concatenate(rows).astype(np.float16, copy=False)
+        moved(len(lengths))
 
 
 def _text_statistics(partial: Path, lengths: list[np.ndarray], width: int) -> np.ndarray:
@@ -370,8 +417,8 @@ def _text_statistics(partial: Path, lengths: list[np.ndarray], width: int) -> np
     for chunk, chunk_lengths in enumerate(lengths):
         tokens = np.load(partial / f"tokens-{chunk:05d}.npy", mmap_mode="r", allow_pickle=False)
         borders = np.concatenate([[0], np.cumsum(chunk_lengths)])
-        for first in range(0, len(chunk_lengths), 1024):  # a slice at a time: a chunk of long captions is large
-            last = min(first + 1024, len(chunk_lengths))
+        for first in range(0, len(chunk_lengths), SLICE):
+            last = min(first + SLICE, len(chunk_lengths))
             part = tokens[borders[first] : borders[last]].astype(np.float64)
             starts = borders[first:last] - borders[first]
             sentences = np.add.reduceat(part, starts) / chunk_lengths[first:last, None]
@@ -419,12 +466,41 @@ def _finish(
     facts["fingerprint"] = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     write_json(partial / "dataset.json", facts)
     _draw_preview(PreparedDataset(partial))
+    _publish(partial, out)
+
+
+def _publish(partial: Path, out: Path) -> None:
+    """Remove what only a killed run needs, and give the folder its name. Killed in here, it is done again."""
     for pattern in ("plan.json", "text.json", "shard-*.json", "chunk-*.json", "skipped-*.jsonl"):
         for path in partial.glob(pattern):
             path.unlink()
     sync_folder(partial)
     os.rename(partial, out)
     sync_folder(out.parent)
+
+
+def _is_finished(partial: Path, plan: dict[str, Any]) -> bool:
+    """Whether a run with this plan was killed when the data set was whole (the preview comes last)."""
+    if not ((partial / "dataset.json").is_file() and (partial / "preview.png").is_file()):
+        return False
+    facts = read_json(partial / "dataset.json")
+    return all(facts.get(name) == value for name, value in plan.items())
+
+
+def _take_finished(partial: Path, encoder: Encoder, summary: Summary) -> bool:
+    """Fill the summary from a whole data set; False where its captions were encoded by another encoder."""
+    facts = PreparedDataset(partial).info
+    text = facts["text"]
+    if any(text.get(name) != value for name, value in encoder.describe().items()):
+        return False
+    summary.pictures = summary.resumed_at = facts["pictures"]
+    summary.captions, summary.caption_uses = facts["captions"], facts["caption_uses"]
+    summary.truncated = text["truncated"]
+    summary.skipped.update(facts["skipped"])
+    with open(partial / "skipped.jsonl", "rb") as stream:
+        for skip in map(json.loads, stream):
+            summary.first_skipped.setdefault(skip["reason"], skip["file"])
+    return True
 
 
 def _draw_preview(dataset: PreparedDataset) -> None:
@@ -436,10 +512,33 @@ def _draw_preview(dataset: PreparedDataset) -> None:
 
 
 def json_line(value: Any) -> bytes:
-    """A value as one line of UTF-8 JSON."""
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    """A value as one line of UTF-8 JSON. What UTF-8 cannot say (a file name's undecodable bytes) is escaped."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _save(path: Path, values: np.ndarray) -> None:
+    """np.save, but a full disk is an OSError that says so: np.save loses the reason."""
     with atomic_write(path) as stream:
-        np.save(stream, values)
+        _write_header(stream, values.shape, values.dtype)
+        stream.write(np.ascontiguousarray(values).data)
+
+
+def _save_parts(path: Path, parts: Iterator[np.ndarray]) -> None:
+    """As np.save of all parts, one after the other along the first axis, with one of them in memory at a time."""
+    with atomic_write(path) as stream:
+        count, part = 0, None
+        for part in parts:
+            if count == 0:
+                _write_header(stream, part.shape, part.dtype)
+            stream.write(np.ascontiguousarray(part).data)
+            count += len(part)
+        assert part is not None
+        start = stream.tell()
+        stream.seek(0)
+        _write_header(stream, (count, *part.shape[1:]), part.dtype)  # NumPy leaves room for any count
+        stream.seek(start)
+
+
+def _write_header(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)

@@ -51,15 +51,19 @@ class PreparedDataset:
             self.split = str(self.info["split"])
             self.fingerprint = str(self.info["fingerprint"])
             self.text: dict[str, Any] = dict(self.info["text"])
+            self._width = int(self.text["width"])
             counts = [int(shard["pictures"]) for shard in self.info["shards"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{self.path}/dataset.json is damaged ({error!r}); prepare it again") from error
         self._starts = np.cumsum([0, *counts])
-        self._images = [self._array(f"images-{i:05d}.npy", (n, *self.picture_shape)) for i, n in enumerate(counts)]
-        self._picture_offsets = self._array("picture-offsets.npy", (len(self) + 1,))
-        self._picture_captions = self._array("picture-captions.npy")
-        self._caption_offsets = self._array("caption-offsets.npy")
-        self._token_offsets = self._array("token-offsets.npy", self._caption_offsets.shape)
+        self._images = [
+            self._array(f"images-{i:05d}.npy", np.uint8, (n, *self.picture_shape)) for i, n in enumerate(counts)
+        ]
+        self._picture_offsets = self._array("picture-offsets.npy", np.int64, (len(self) + 1,))
+        uses = int(self._picture_offsets[-1])
+        self._picture_captions = self._array("picture-captions.npy", np.int32, (uses,))
+        self._caption_offsets = self._array("caption-offsets.npy", np.int64)
+        self._token_offsets = self._array("token-offsets.npy", np.int64, self._caption_offsets.shape)
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -110,7 +114,7 @@ class PreparedDataset:
 
     def text_statistics(self) -> np.ndarray:
         """float32 [4, T]: token mean, token std, sentence mean, sentence std."""
-        return np.array(self._array("text-statistics.npy", (4, self.text["width"])))
+        return np.array(self._array("text-statistics.npy", np.float32, (4, self._width)))
 
     def records(self) -> Iterator[dict[str, Any]]:
         """What is known of each picture, in order: key, captions, attributes."""
@@ -120,17 +124,23 @@ class PreparedDataset:
 
     @functools.cache  # noqa: B019  (one data set lives as long as the run)
     def _token_chunk(self, chunk: int) -> np.ndarray:
-        return self._array(f"tokens-{chunk:05d}.npy")
+        first, last = chunk * CAPTIONS_PER_CHUNK, min((chunk + 1) * CAPTIONS_PER_CHUNK, self.caption_count)
+        count = int(self._token_offsets[last] - self._token_offsets[first])
+        return self._array(f"tokens-{chunk:05d}.npy", np.float16, (count, self._width))
 
-    def _array(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    def _array(self, name: str, dtype: type, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        path = self.path / name
         try:
-            array = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(path, "r")
         except OSError as error:
-            raise describe_os_error(error, self.path / name) from error
+            raise describe_os_error(error, path) from error
         except ValueError as error:
-            raise UserError(f"{self.path / name} is damaged; prepare the data set again") from error
-        if shape is not None and array.shape != shape:
-            raise UserError(f"{self.path / name} is damaged ({array.shape}, not {shape}); prepare it again")
+            raise UserError(f"{path} is damaged; prepare the data set again") from error
+        if array.dtype != dtype or (array.shape != shape if shape is not None else array.ndim != 1):
+            expected = f"{np.dtype(dtype)} {list(shape or ['n'])}"
+            raise UserError(
+                f"{path} is damaged ({array.dtype} {list(array.shape)}, not {expected}); prepare the data set again"
+            )
         return array
 
 

@@ -71,6 +71,7 @@ def draw_losses(metrics_jsonl: Path | str, out_png: Path | str) -> bool:
     lower.set_xlabel("thousands of images seen", color=GREY)
     upper.set_xlim(*_span(thousands[0], thousands[-1], 0.02))
 
+    figure.draw_without_rendering()  # the layout settles only when the tick labels are known
     encoded = io.BytesIO()
     canvas.print_png(encoded)
     with atomic_write(out_png) as stream:

@@ -1,0 +1,448 @@
+"""The command line as a user meets it: three lines in an empty folder, files, signals, help."""
+
+import functools
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from t2i.cli import app, run
+from t2i.text.encoders import load_encoder
+from t2i.version import __version__
+
+PYTHON = [sys.executable, "-m", "t2i"]
+TINY = "snapshot_kimg = 0.016\nlog_kimg = 0.008\nbatch = 8\n[model]\nnf = 4\n"
+
+# The options are a promise: research knobs go into --config, not into new flags.
+OPTIONS = {
+    "prepare": "--annotations --captions --coco --fraction --imagefolder --images --json --limit --max-skipped --out "
+    "--overwrite --resolution --shapes --shards --split --strict --text-encoder --val-fraction --workers",
+    "train": "--accumulate --amp --arch --batch --conditioning --config --device --dry-run --kimg --loss --lr-d --lr-g "
+    "--minutes --out --penalty --precision --preset --resume --seed",
+    "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --truncation -o",
+    "sample-grid": "--cols --device --interpolate --model --out --prompts --rows --seeds --truncation "
+    "--truncation-sweep -o",
+    "info": "--json",
+    "demo": "--minutes --out --pictures",
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_text_encoder():
+    """The real one, but read from disk once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("t2i.pipeline.load_encoder", functools.cache(load_encoder))
+        yield
+
+
+@pytest.fixture
+def t2i(here, capfd):
+    """Runs a command in process that must end well and say nothing on stderr; returns its stdout."""
+
+    def call(*arguments: object) -> str:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert (code, err) == (0, ""), err
+        return out
+
+    return call
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+# ---- help, names, start-up -------------------------------------------------------------------------------------
+
+
+def test_commands_and_options_are_frozen():
+    commands = typer.main.get_command(app).commands
+    found = {
+        name: " ".join(sorted(option for parameter in command.params for option in parameter.opts if option[0] == "-"))
+        for name, command in commands.items()
+    }
+    assert found == OPTIONS
+
+
+def test_every_option_and_command_has_help():
+    for command in typer.main.get_command(app).commands.values():
+        assert command.help
+        assert all(parameter.help for parameter in command.params)
+
+
+def test_help_completion_and_version_import_no_heavy_library():
+    code = """
+import os, sys
+from t2i.cli import run
+heavy = {"torch", "torchvision", "transformers", "tokenizers", "matplotlib", "numpy", "PIL", "pycocotools"}
+assert run(["--help"]) == 0 and run(["train", "--help"]) == 0 and run(["--version"]) == 0 and run([]) == 2
+os.environ.update(_T2I_COMPLETE="complete_bash", COMP_WORDS="t2i sam", COMP_CWORD="1")
+print("completion:")
+try:
+    run([])
+except SystemExit:
+    print("exits")
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("completion:")[1].split() == ["sample-grid", "exits"]
+
+
+def test_python_m_t2i_is_the_command():
+    done = subprocess.run([*PYTHON, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"t2i {__version__}\n", "")
+
+
+def in_terminal(arguments: list[str], **environment: str) -> str:
+    """What a command writes to a terminal."""
+    leader, follower = pty.openpty()
+    env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "TERM")}
+    process = subprocess.Popen(arguments, stdout=follower, stderr=follower, env={**env, "TERM": "xterm", **environment})
+    os.close(follower)
+    shown = b""
+    try:
+        while data := os.read(leader, 4096):
+            shown += data
+    except OSError:  # the last writer left
+        pass
+    os.close(leader)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_no_color_is_respected():
+    colour = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7]|38)[0-9;]*m")
+    assert colour.search(in_terminal([*PYTHON, "--help"]))
+    assert not colour.search(in_terminal([*PYTHON, "--help"], NO_COLOR="1"))
+
+
+def test_a_reader_that_leaves_and_a_full_stdout_make_no_traceback(minilm_data):
+    shell = f"{shlex.join([*PYTHON, 'info', str(minilm_data)])} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert done.returncode in (0, 1) and done.stderr == ""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*PYTHON, "info", minilm_data], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "t2i: output: No space left on device\n")
+
+
+# ---- the three lines -------------------------------------------------------------------------------------------
+
+
+def coco_tree(root: Path, count: int = 24) -> Path:
+    """COCO as users have it, with two captions a picture."""
+    (root / "train2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    images, annotations = [], []
+    for number in range(count):
+        name = f"{number:012d}.jpg"
+        Image.new("RGB", (70, 50), (number * 10 % 256, 80, 255 - number * 10 % 256)).save(root / "train2017" / name)
+        images.append({"id": number, "file_name": name, "width": 70, "height": 50})
+        for caption in (f"a table with {number} apples", f"picture {number} of a table"):
+            annotations.append({"id": len(annotations), "image_id": number, "caption": caption})
+    document = {"images": images, "annotations": annotations}
+    (root / "annotations" / "captions_train2017.json").write_text(json.dumps(document))
+    return root
+
+
+def test_the_three_lines_in_an_empty_folder_pick_their_defaults_and_say_what_they_picked(here, t2i):
+    coco_tree(here / "path" / "to" / "coco")
+    (here / "tiny.toml").write_text(TINY)
+    said = t2i("prepare", "--coco", "path/to/coco")
+    assert "prepared t2i-data/coco-train-64" in said and "t2i train t2i-data/coco-train-64" in said
+    said = t2i("train", "--arch", "dfgan", "--amp", "--config", "tiny.toml", "--kimg", "0.016")
+    assert "t2i-data/coco-train-64 (24 pictures, 64 px)" in said
+    assert "run: runs/00000-dfgan-coco-train-64" in said
+    assert "t2i generate" in said
+    said = t2i("generate", "a table", "-o", "out.png")
+    assert said.splitlines()[0].startswith("model: runs/00000-dfgan-coco-train-64/model (the newest run")
+    assert Image.open("out.png").size == (64, 64)
+    assert "wrote grid.png" in t2i("sample-grid", "--cols", "2", "--rows", "1")
+    config = json.loads((here / "runs" / "00000-dfgan-coco-train-64" / "config.json").read_text())
+    assert config["settings"]["precision"] == "bf16"
+
+
+# ---- train -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_all_that_it_promises(tiny_run):
+    promised = ["config.json", "log.txt", "metrics.jsonl", "metrics.csv", "losses.png", "samples/reals.png"]
+    promised += ["model/model_index.json", "model/README.md"]
+    promised += ["model/generator/config.json", "model/generator/model.safetensors"]
+    assert [name for name in promised if not (tiny_run / name).is_file()] == []
+    assert sorted(path.name for path in (tiny_run / "checkpoints").iterdir()) == ["000000032", "000000048"]
+    samples = sorted(path.name for path in (tiny_run / "samples").iterdir())
+    assert samples == [*(f"{count:09d}.png" for count in (0, 16, 32, 48)), "reals.png"]
+    settings = json.loads((tiny_run / "config.json").read_text())["settings"]
+    assert (settings["batch"], settings["kimg"], settings["model"]["nf"]) == (8, 0.048, 4)
+    assert len((tiny_run / "metrics.jsonl").read_text().splitlines()) == 6
+    assert "48 images seen" in (tiny_run / "log.txt").read_text()
+
+
+def test_dry_run_shows_where_values_come_from_and_writes_nothing(here, t2i, minilm_data, tiny_run):
+    (here / "run.toml").write_text("lr_g = 0.5\nlr_d = 0.25\n")
+    said = t2i("train", minilm_data, "--config", "run.toml", "--lr-d", "0.125", "--seed", "3", "--dry-run")
+    rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in said.splitlines()[1:]}
+    assert rows["lr_d"] == "0.125  [command line]"  # flag over file
+    assert rows["lr_g"] == "0.5  [run.toml]"  # file over preset
+    assert rows["batch"].endswith("[preset small]")  # preset over default
+    assert rows["seed"] == "3  [command line]"
+    assert rows["ema_kimg"] == "10.0"  # default
+    assert rows["data"] == f"{minilm_data} (48 pictures, 16 px)"
+    before = sorted(tiny_run.rglob("*"))
+    assert f"{minilm_data} (48 pictures" in t2i("train", "--resume", tiny_run, "--dry-run")
+    assert sorted(tiny_run.rglob("*")) == before
+    assert [path.name for path in here.iterdir()] == ["run.toml"]
+
+
+def test_runs_are_numbered_and_log_plain_lines_without_a_terminal(here, t2i, minilm_data):
+    (here / "tiny.toml").write_text(TINY)
+    for number in range(2):
+        said = t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")
+        assert f"run: runs/0000{number}-dfgan-shapes-train-16\n" in said
+        assert "\x1b" not in said and "\r" not in said
+        assert re.search(r"^0\.0 kimg  \d+ img/s  [\d.]+ GiB  loss G \S+ D \S+  logits real ", said, re.MULTILINE)
+
+
+def check_stopped_and_resume(folder: Path, err: str, name: str, capfd) -> None:
+    """A run that a signal stopped has said how to go on, and goes on; its model draws."""
+    lines = err.splitlines()
+    assert lines[:-1] == ["t2i: stopping at the next step; once more to leave at once"]
+    assert lines[-1].startswith(f"t2i: stopped by {name}; go on with: t2i train --resume ")
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    assert run(["generate", "a table", "-o", "out.png"]) == 0
+    command = shlex.split(lines[-1].split("go on with: t2i ")[1])
+    capfd.readouterr()
+    assert run([*command, "--kimg", str((int(newest.name) + 16) / 1000)]) == 0
+    out, err = capfd.readouterr()
+    assert f"resumed at {int(newest.name):,} images" in out and err == ""
+    seen = [json.loads(line)["images_seen"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert seen == sorted(set(seen))
+
+
+ENDLESS = ["--config", "tiny.toml", "--kimg", "1000", "--device", "cpu"]
+
+
+def test_ctrl_c_leaves_a_checkpoint_a_model_and_the_command_that_resumes(here, minilm_data, capfd):
+    (here / "tiny.toml").write_text(TINY)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*PYTHON, "train", minilm_data, *ENDLESS], text=True, **pipes)
+    try:
+        assert process.stdout and any(" img/s " in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    check_stopped_and_resume(here / "runs" / "00000-dfgan-shapes-train-16", err, "SIGINT", capfd)
+
+
+def test_sigterm_does_the_same_with_143(here, minilm_data, capfd):
+    (here / "tiny.toml").write_text(TINY)
+    folder = here / "runs" / "00000-dfgan-shapes-train-16"
+
+    def terminate() -> None:  # this very process, once it trains
+        while not (folder / "metrics.csv").is_file() or (folder / "metrics.csv").read_text().count("\n") < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate, daemon=True)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    thread.start()
+    assert run(["train", str(minilm_data), *ENDLESS]) == 143
+    thread.join()
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+    check_stopped_and_resume(folder, capfd.readouterr().err, "SIGTERM", capfd)
+
+
+def test_prepare_stopped_by_a_signal_goes_on_where_it_was(here, capfd):
+    arguments = ["prepare", "--shapes", "8192", "--resolution", "64", "--val-fraction", "0", "--workers", "1"]
+    arguments += ["--out", "data"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*PYTHON, *arguments], text=True, **pipes)
+    assert process.stdout and "0 of 8,192" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "t2i: stopped by SIGINT; the same command goes on where it was\n"
+    assert process.returncode == 130
+    assert [path.name for path in here.iterdir()] == ["data.partial"]
+
+
+# ---- generate --------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_and_seed_give_the_same_bytes_alone_in_company_and_in_another_process(here, t2i, tiny_run):
+    other = subprocess.Popen(
+        [*PYTHON, "generate", "a red circle", "--seed", "5", "--model", tiny_run, "-o", "other.png"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    t2i("generate", "a red circle", "--seed", "5", "--model", tiny_run, "-o", "alone.png")
+    alone = Path("alone.png").read_bytes()
+    t2i("generate", "a table", "a red circle", "a much longer prompt of a chair and nine green apples on it",
+        "--seed", "5", "--model", tiny_run, "-o", "many.png")  # fmt: skip
+    assert Path("many-001.png").read_bytes() == alone
+    t2i("generate", "a red circle", "--seeds", "0-3,5,9", "--model", tiny_run, "-o", "seeds")
+    assert Path("seeds/004.png").read_bytes() == alone
+    t2i("generate", "a red circle", "--seed", "3", "--num", "4", "--model", tiny_run / "model", "-o", "num")
+    assert Path("num/002.png").read_bytes() == alone
+    Path("prompts.txt").write_text("a table\n\n  a red circle \n")
+    t2i("generate", "--prompts", "prompts.txt", "--seed", "5", "--model", tiny_run, "-o", "file")
+    assert Path("file/001.png").read_bytes() == alone
+    out, err = other.communicate(timeout=120)
+    assert (other.returncode, out, err) == (0, "wrote other.png\n", "")
+    assert Path("other.png").read_bytes() == alone
+
+
+def test_seeds_prompts_and_truncation_change_the_picture(here, t2i, tiny_run):
+    t2i("generate", "a table", "--seeds", "0,1", "--model", tiny_run, "-o", "a.png")
+    t2i("generate", "a table", "--seeds", "0,1", "--truncation", "0", "--model", tiny_run, "-o", "b.png")
+    assert (pixels("a-000.png") != pixels("a-001.png")).any()
+    assert (pixels("b-000.png") == pixels("b-001.png")).all()
+
+
+def test_how_pictures_are_named(here, t2i, tiny_run):
+    def names() -> list[str]:
+        found = sorted(str(path.relative_to(here)) for path in here.rglob("*") if path.is_file())
+        for path in here.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return found
+
+    t2i("generate", "a", "--model", tiny_run)
+    assert names() == ["out.png"]
+    t2i("generate", "a", "b", "--model", tiny_run, "-o", "deep/er/x.jpg")
+    assert names() == ["deep/er/x-000.jpg", "deep/er/x-001.jpg"]
+    t2i("generate", "a", "--model", tiny_run, "-o", "pictures")
+    assert names() == ["pictures/000.png"]
+    (here / "dotted.d").mkdir()
+    t2i("generate", "a", "--num", "2", "--model", tiny_run, "-o", "dotted.d")
+    assert names() == ["dotted.d/000.png", "dotted.d/001.png"]
+    report = json.loads(t2i("generate", "a", "b", "--seeds", "3-4", "--model", tiny_run, "-o", "x.webp", "--json"))
+    assert [(entry["prompt"], entry["seed"]) for entry in report] == [("a", 3), ("a", 4), ("b", 3), ("b", 4)]
+    assert [entry["path"] for entry in report] == names()
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.jpg", "out.webp"])
+def test_a_picture_says_how_it_was_made(t2i, tiny_run, name):
+    t2i("generate", "ein Tisch, größer als drei", "--seed", "7", "--model", tiny_run, "-o", name)
+    facts = json.loads(t2i("info", name, "--json"))
+    model = json.loads(t2i("info", tiny_run / "model", "--json"))
+    assert facts == {
+        "kind": "picture",
+        "path": name,
+        "prompt": "ein Tisch, größer als drei",
+        "seed": "7",
+        "truncation_psi": "1",
+        "model": f"dfgan sha256:{model['sha256']}",
+        "software": f"t2i {__version__}",
+    }
+    assert model["sha256"] in t2i("info", name)  # not cut to the width of a terminal
+
+
+# ---- sample-grid -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cells(monkeypatch):
+    """The pictures that the next grids are made of, [rows][columns], before they are enlarged and labelled."""
+    from t2i import grids
+
+    seen = []
+    table_grid = grids.table_grid
+    monkeypatch.setattr(
+        grids, "table_grid", lambda rows, *rest: (seen.append((rows, *rest)), table_grid(rows, *rest))[1]
+    )
+    return seen
+
+
+def test_the_cells_of_a_grid_are_the_pictures_of_generate(here, t2i, tiny_run, cells):
+    t2i("sample-grid", "a table", "a red circle", "a chair", "--seeds", "1,4", "--model", tiny_run, "-o", "grid.png")
+    t2i("generate", "a table", "a red circle", "a chair", "--seeds", "1,4", "--model", tiny_run, "-o", "one")
+    (rows, labels, columns, _), = cells  # fmt: skip
+    assert (labels, columns) == (["a table", "a red circle", "a chair"], ["seed 1", "seed 4"])
+    drawn = [picture for row in rows for picture in row]
+    assert len(drawn) == 6
+    assert all((picture == pixels(f"one/{number:03d}.png")).all() for number, picture in enumerate(drawn))
+    # The sheet shows them, each pixel enlarged to 8 x 8.
+    sheet, picture = pixels("grid.png"), drawn[5].repeat(8, axis=0).repeat(8, axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(sheet[:, :, 0], (8, 8))[:, :, 0, 0]
+    places = np.argwhere(windows == picture[0, 0, 0])
+    assert any(np.array_equal(sheet[y : y + 128, x : x + 128], picture) for y, x in places)
+
+
+def test_an_interpolation_starts_and_ends_at_its_prompts(here, t2i, tiny_run, cells):
+    said = t2i("sample-grid", "--interpolate", "a table", "a red circle", "--cols", "3", "--rows", "2",
+               "--model", tiny_run, "-o", "grid.png")  # fmt: skip
+    assert said == "wrote grid.png (2 x 3 pictures)\n"
+    t2i("generate", "a table", "a red circle", "--seeds", "0,1", "--model", tiny_run, "-o", "one")
+    (rows, labels, columns, _), = cells  # fmt: skip
+    assert (labels, columns) == (["seed 0", "seed 1"], ["0%", "50%", "100%"])
+    for seed in range(2):
+        assert (rows[seed][0] == pixels(f"one/00{seed}.png")).all()
+        assert (rows[seed][2] == pixels(f"one/00{seed + 2}.png")).all()
+        assert (rows[seed][1] != rows[seed][0]).any() and (rows[seed][1] != rows[seed][2]).any()
+    assert json.loads(t2i("info", "grid.png", "--json"))["prompt"] == "a table | a red circle"
+
+
+def test_a_truncation_sweep_has_a_column_for_each_truncation(here, t2i, tiny_run, cells):
+    t2i("sample-grid", "a table", "--truncation-sweep", "--seeds", "2", "--model", tiny_run, "-o", "grid.png")
+    t2i("generate", "a table", "--seed", "2", "--truncation", "0.5", "--model", tiny_run, "-o", "half.png")
+    t2i("generate", "a table", "--seed", "2", "--model", tiny_run, "-o", "whole.png")
+    (rows, _, columns, _), = cells  # fmt: skip
+    assert columns == ["psi 0", "psi 0.25", "psi 0.5", "psi 0.75", "psi 1", "psi 1.25"]
+    assert (rows[0][2] == pixels("half.png")).all() and (rows[0][4] == pixels("whole.png")).all()
+
+
+def test_a_grid_without_prompts_shows_training_captions(here, t2i, tiny_run, cells):
+    t2i("sample-grid", "--cols", "2", "--rows", "3", "--model", tiny_run)
+    known = json.loads((tiny_run / "model" / "model_index.json").read_text())["training"]["prompts"]
+    assert cells[0][1] == known[:3]
+
+
+# ---- info ------------------------------------------------------------------------------------------------------
+
+
+def test_info_knows_every_kind_of_folder(t2i, minilm_data, tiny_run):
+    checkpoint = tiny_run / "checkpoints" / "000000048"
+    paths = {"prepared data set": minilm_data, "run": tiny_run, "checkpoint": checkpoint, "model": tiny_run / "model"}
+    facts = {kind: json.loads(t2i("info", path, "--json")) for kind, path in paths.items()}
+    assert {kind: found["kind"] for kind, found in facts.items()} == {kind: kind for kind in paths}
+    assert facts["prepared data set"]["pictures"] == 48
+    assert facts["run"]["checkpoints"] == "000000032, 000000048" and facts["run"]["images_seen"] == 48
+    assert facts["checkpoint"]["images_seen"] == 48
+    assert facts["model"]["architecture"] == "dfgan" and facts["model"]["resolution"] == 16
+    for kind, path in paths.items():
+        assert t2i("info", path).startswith(f"{path}: {kind}\n")
+
+
+# ---- demo ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_demo_goes_the_whole_way(here, t2i):
+    said = t2i("demo", "--minutes", "0.05", "--pictures", "64")
+    assert [line[:2] for line in said.splitlines() if re.match(r"\d\. ", line)] == ["1.", "2.", "3."]
+    assert (here / "t2i-demo" / "demo.png").is_file()
+    assert [path.name for path in here.iterdir()] == ["t2i-demo"]
+    command = shlex.split(re.search(r"then: t2i (.*)", said)[1])
+    assert "wrote heart.png" in t2i(*command)

@@ -1,0 +1,126 @@
+"""The counterparts of the original scripts' calls."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2i import (
+    COCODataset,
+    ImageLabelDataset,
+    generate_image_from_text,
+    get_loader,
+    get_networks,
+    train_fn,
+)
+from t2i.errors import UserError
+from t2i.originals import default_transform
+
+WIDTH = 24
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """12 pictures in images/, two captions each in labels/, and the same as COCO annotations."""
+    root = tmp_path_factory.mktemp("originals")
+    (root / "images").mkdir()
+    (root / "labels").mkdir()
+    images, annotations = [], []
+    for number in range(12):
+        Image.new("RGB", (40, 30), (20 * number, 255 - 20 * number, 99)).save(root / "images" / f"p{number:02d}.png")
+        captions = [f"picture {number}", f"the colour of {number}"]
+        (root / "labels" / f"p{number:02d}.txt").write_text("\n".join(captions))
+        images.append({"id": number, "file_name": f"p{number:02d}.png", "width": 40, "height": 30})
+        annotations += [{"id": len(annotations), "image_id": number, "caption": captions[0]}]
+    (root / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return root
+
+
+@pytest.fixture
+def dataset(folders, hash_encoder):
+    return ImageLabelDataset(
+        folders / "images", folders / "labels", encode_label_fn=lambda text: hash_encoder.encode([text])[0]
+    )
+
+
+def test_image_label_dataset_pairs_pictures_with_their_captions(dataset, hash_encoder):
+    assert len(dataset) == 12
+    captions = set()
+    for _ in range(40):
+        image, caption, tokens = dataset[3]
+        captions.add(caption)
+        assert np.array_equal(tokens, hash_encoder.encode([caption])[0])
+    assert captions == {"picture 3", "the colour of 3"}
+    assert (image.shape, image.dtype) == ((3, 64, 64), torch.float32)
+    assert torch.allclose(image[:, 30, 30], torch.tensor([60, 195, 99]) / 127.5 - 1, atol=0.01)
+
+
+def test_a_transform_of_ones_own(folders, hash_encoder):
+    own = ImageLabelDataset(
+        folders / "images", folders / "labels", lambda picture: torch.tensor(picture.size), lambda text: text.upper()
+    )
+    image, caption, label = own[0]
+    assert image.tolist() == [40, 30] and label == caption.upper()
+
+
+def test_coco_dataset_encodes_with_the_bundled_encoder(folders):
+    coco = COCODataset(folders / "images", folders / "captions.json")
+    image, caption, tokens = coco[5]
+    assert (len(coco), caption, image.shape) == (12, "picture 5", (3, 64, 64))
+    assert tokens.dtype == np.float16 and tokens.shape[1] == 384
+
+
+def test_datasets_of_nothing_raise_one_line(folders, tmp_path):
+    with pytest.raises(UserError, match="missing"):
+        ImageLabelDataset(folders / "images", tmp_path / "missing")
+    with pytest.raises(UserError, match="no pictures"):
+        ImageLabelDataset(tmp_path, folders / "labels")
+    with pytest.raises(UserError, match=r"none\.json"):
+        COCODataset(folders / "images", tmp_path / "none.json")
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.txt").write_text("a caption")
+    with pytest.raises(UserError, match=r"a\.png: not a picture"):
+        ImageLabelDataset(tmp_path, tmp_path)[0]
+
+
+def test_get_loader_shuffles_pictures_captions_and_tokens_together(dataset, hash_encoder):
+    batches = list(get_loader(dataset, 5))
+    assert [len(captions) for _, captions, _ in batches] == [5, 5]  # the rest of 2 is dropped
+    images, captions, text = batches[0]
+    assert images.shape == (5, 3, 64, 64) and text.tokens.shape[::2] == (5, WIDTH)
+    for row, caption in enumerate(captions):
+        expected = hash_encoder.encode([caption])[0].astype(np.float32)
+        assert np.array_equal(text.tokens[row][text.mask[row]].numpy(), expected)
+    assert len(next(iter(get_loader(dataset, 99)))[1]) == 12  # a set smaller than a batch is one batch
+
+
+def test_train_fn_trains_both_networks_and_moves_alpha_to_1_over_half_the_data(dataset):
+    dataset.transform = default_transform(16)
+    gen, critic = get_networks("dfgan", resolution=16, width=WIDTH, nf=4)
+    optimizers = [torch.optim.Adam(network.parameters(), 1e-3) for network in (critic, gen)]
+    before = [[p.detach().clone() for p in network.parameters()] for network in (critic, gen)]
+    loader = list(get_loader(dataset, 3))
+    alpha = train_fn(critic, gen, loader[:1], dataset, 0, 0.0, *optimizers)
+    assert alpha == pytest.approx(3 / 6)  # a quarter of the data
+    assert train_fn(critic, gen, loader[1:2], dataset, 0, alpha, *optimizers) == pytest.approx(1.0)
+    assert train_fn(critic, gen, loader, dataset, 1, alpha, *optimizers) == 1.0
+    for network, old in zip((critic, gen), before):
+        moved = [not torch.equal(p, q) for p, q in zip(network.parameters(), old)]
+        assert sum(moved) > len(moved) / 2
+        assert all(p.isfinite().all() for p in network.parameters())
+
+
+def test_generate_image_from_text(tiny_run, tmp_path, monkeypatch):
+    image = generate_image_from_text("a table", tiny_run / "model", seed=3)
+    assert image.size == (16, 16)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="t2i train"):
+        generate_image_from_text("a table")
+    (tmp_path / "runs").symlink_to(tiny_run.parent)
+    newest = generate_image_from_text("a table", seed=3)
+    assert np.array_equal(np.asarray(newest), np.asarray(image))

@@ -1,0 +1,179 @@
+"""TextToImagePipeline: the same pixels alone, in company and after a round trip; strict loading."""
+
+import functools
+import os
+import pickletools
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2i.errors import UsageError, UserError
+from t2i.models.folder import load_tensors, save_tensors
+from t2i.pipeline import TextToImagePipeline
+from t2i.text.encoders import load_encoder
+
+PROMPTS = [
+    "a table",
+    "a large red circle left of a small blue square, both on a plain white background",
+    "a chair",
+    "x",
+    "a small yellow star on a grey background",
+    "green",
+    "a heart",
+    "three purple triangles in the upper right corner of a black background",
+    "a dog",
+]
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_run):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("t2i.pipeline.load_encoder", functools.cache(load_encoder))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # pictures this small only wait for other threads
+        yield TextToImagePipeline.from_pretrained(tiny_run / "model", device="cpu")
+        torch.set_num_threads(threads)
+
+
+def draw(pipe: TextToImagePipeline, *arguments, **options) -> np.ndarray:
+    return pipe(*arguments, output_type="np", **options).images
+
+
+# ---- the same picture ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_pictures_are_the_same_alone_and_in_a_batch(pipe, count):
+    together = draw(pipe, PROMPTS[:count], seeds=[3])
+    for prompt, picture in zip(PROMPTS, together):
+        assert np.array_equal(draw(pipe, prompt, seeds=[3])[0], picture)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_a_seed_gives_the_same_picture_whatever_its_company(pipe, count):
+    together = draw(pipe, "a table", seeds=range(count))
+    assert len(together) == count
+    for seed in {0, count // 2, count - 1}:
+        assert np.array_equal(draw(pipe, "a table", seeds=[seed])[0], together[seed])
+
+
+def test_a_generator_gives_what_its_seed_gives(pipe):
+    for seed in (0, 7):
+        seeded = draw(pipe, "a table", generator=torch.Generator().manual_seed(seed))
+        assert np.array_equal(seeded, draw(pipe, "a table", seeds=[seed]))
+
+
+def test_a_generator_goes_on_and_none_draws_afresh(pipe):
+    generator = torch.Generator().manual_seed(1)
+    first, second = (draw(pipe, "a table", generator=generator) for _ in range(2))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(draw(pipe, "a table"), draw(pipe, "a table"))
+
+
+def test_pictures_of_a_prompt_lie_together(pipe):
+    images = draw(pipe, ["a table", "a chair"], seeds=[4, 5, 6])
+    assert len(images) == 6
+    assert np.array_equal(images[4], draw(pipe, "a chair", seeds=[5])[0])
+    assert len(draw(pipe, ["a table", "a chair"], num_images_per_prompt=3)) == 6
+
+
+def test_white_space_does_not_matter_and_words_do(pipe):
+    assert np.array_equal(draw(pipe, " a \n table ", seeds=[0]), draw(pipe, "a table", seeds=[0]))
+    assert not np.array_equal(draw(pipe, "a red circle", seeds=[0]), draw(pipe, "a table", seeds=[0]))
+
+
+def test_output_types(pipe):
+    (image,) = pipe("a table", seeds=[0]).images
+    array, tensor = draw(pipe, "a table", seeds=[0]), pipe("a table", seeds=[0], output_type="pt").images
+    assert isinstance(image, Image.Image) and (image.mode, image.size) == ("RGB", (16, 16))
+    assert (array.dtype, array.shape) == (np.uint8, (1, 16, 16, 3))
+    assert (tensor.dtype, tensor.shape) == (torch.float32, (1, 3, 16, 16))
+    assert np.array_equal(np.asarray(image), array[0])
+    assert torch.equal(tensor, torch.from_numpy(array).permute(0, 3, 1, 2) / 255)
+    with pytest.raises(UsageError, match="output_type"):
+        pipe("a table", output_type="latent")
+
+
+def test_arguments_that_make_no_sense(pipe):
+    for prompt in ("", " \n", [], ["a table", ""]):
+        with pytest.raises(UsageError, match=r"empty|no prompt"):
+            pipe(prompt)
+    for options in ({"seeds": []}, {"seeds": [-1]}, {"num_images_per_prompt": 0}):
+        with pytest.raises(UsageError):
+            pipe("a table", **options)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------
+
+
+def test_a_round_trip_draws_the_same_pixels(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    again = TextToImagePipeline.from_pretrained(tmp_path / "model", device="cpu")
+    again._text_encoder = pipe.text_encoder
+    assert np.array_equal(draw(again, PROMPTS[:3], seeds=[0]), draw(pipe, PROMPTS[:3], seeds=[0]))
+    assert again.description == pipe.description
+    again.save_pretrained(tmp_path / "twice")
+    for name in ("generator/model.safetensors", "generator/config.json", "model_index.json"):
+        assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
+def test_a_run_folder_stands_for_its_model(pipe, tiny_run):
+    from_run = TextToImagePipeline.from_pretrained(str(tiny_run), device="cpu")
+    assert from_run.weights_sha256 == pipe.weights_sha256 and len(pipe.weights_sha256) == 64
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_follow_the_umask(pipe, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        pipe.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    names = ["README.md", "generator/config.json", "generator/model.safetensors", "model_index.json"]
+    assert sorted(str(path.relative_to(tmp_path / "model")) for path in files) == names
+    assert {path.stat().st_mode & 0o777 for path in files} == {mode}
+
+
+def test_no_file_of_a_run_holds_a_pickle(tiny_run):
+    for path in tiny_run.rglob("*"):
+        if path.is_file():
+            assert path.suffix not in (".pt", ".pth", ".pkl", ".bin")
+            assert path.read_bytes()[:2] != b"PK"  # torch.save's zip
+            with pytest.raises(ValueError, match=r"."):
+                list(pickletools.genops(path.read_bytes()))
+
+
+def test_loading_is_strict(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    weights = tmp_path / "model" / "generator" / "model.safetensors"
+    whole = load_tensors(weights)
+    name = sorted(whole)[0]
+    for tensors in (
+        {key: value for key, value in whole.items() if key != name},
+        {**whole, "extra": torch.zeros(1)},
+        {**whole, name: torch.zeros(1, 2, 3)},
+    ):
+        save_tensors(weights, tensors)
+        with pytest.raises(UserError, match="does not fit"):
+            TextToImagePipeline.from_pretrained(tmp_path / "model")
+
+
+def test_another_text_encoder_than_the_trained_one_is_refused(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(index.read_text().replace(pipe.text_encoder.sha256, "f" * 64))
+    other = TextToImagePipeline.from_pretrained(tmp_path / "model", device="cpu")
+    with pytest.raises(UserError, match=r"is not the one that this model was trained with \(ffffffffffff\)"):
+        other("a table")
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="no such model folder"):
+        TextToImagePipeline.from_pretrained(tmp_path / "missing")
+    shutil.copy(__file__, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="never loaded"):
+        TextToImagePipeline.from_pretrained(tmp_path / "weights.pt")

@@ -1,0 +1,615 @@
+"""A prepared data set is whole or absent, and the same bytes however often it was killed on the way."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import HashEncoder
+from PIL import Image
+
+from t2i.data import prepare as module
+from t2i.data import prepared
+from t2i.data.prepare import PrepareOptions, prepare
+from t2i.data.prepared import PreparedDataset
+from t2i.data.records import Record, Skip
+from t2i.data.shapes import ShapesSource
+from t2i.data.sources import FolderPairSource
+from t2i.errors import UserError
+
+SHARD_ENTRIES = module.shard_entries
+SHARD, CHUNK = 8, 16  # instead of 4,096 and 8,192: borders everywhere
+SMALL = PrepareOptions(resolution=16, workers=1, max_skipped=0.2)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(module, "shard_entries", lambda resolution: SHARD)
+    monkeypatch.setattr(module, "CAPTIONS_PER_CHUNK", CHUNK)
+    monkeypatch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """36 pictures with two or three captions each; three of them are damaged."""
+    root = tmp_path_factory.mktemp("source") / "small"
+    root.mkdir()
+    for number, record in zip(range(36), ShapesSource(36)):
+        Image.fromarray(record.picture.load(20 + number % 3)).save(root / f"{number:02d}.png")
+        (root / f"{number:02d}.txt").write_text("\n".join(record.captions[: 2 + number % 2]))
+    for number, data in ((3, b""), (20, b"text"), (21, b"text")):
+        (root / f"{number:02d}.png").write_bytes(data)
+    return root
+
+
+def pairs(folder):
+    return FolderPairSource(folder, folder)
+
+
+class Listed:
+    """A source in memory: a picture for each caption; an entry may be a Skip."""
+
+    name, split = "listed", "train"
+
+    def __init__(self, entries):
+        self.entries = [
+            entry if isinstance(entry, Skip) else Record(entry[0], tuple(entry[1]), picture)
+            for entry, picture in zip(entries, (record.picture for record in ShapesSource(len(entries) or 1)))
+        ]
+        self.notes = ["a note"]
+
+    def __iter__(self):
+        return iter(self.entries)
+
+    def __len__(self):
+        return len(self.entries)
+
+    def describe(self):
+        return {"kind": "listed"}
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def captions_of(data):
+    return [[data.caption(int(i)) for i in data.caption_ids(index)] for index in range(len(data))]
+
+
+def keys(path):
+    return [record["key"] for record in PreparedDataset(path).records()]
+
+
+@contextlib.contextmanager
+def refused():
+    """A UserError in one line; yields a list that holds it afterwards."""
+    said = []
+    with pytest.raises(UserError) as caught:
+        yield said
+    said.append(str(caught.value))
+    assert "\n" not in said[0]
+
+
+# ---------------------------------------------------------------- killed
+
+# Runs prepare with small shards in a process of its own. It counts every call that changes the disk's names or
+# syncs a file, and dies (kill -9) before number `at`.
+DRIVER = """
+import os, signal, sys
+from conftest import HashEncoder
+from t2i.data import prepare as module, prepared
+from t2i.data.sources import FolderPairSource
+source, out, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+module.shard_entries = lambda resolution: {shard}
+module.CAPTIONS_PER_CHUNK = prepared.CAPTIONS_PER_CHUNK = {chunk}
+calls = 0
+def counting(call):
+    def wrapper(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    return wrapper
+for name in ("replace", "rename", "unlink", "fsync"):
+    setattr(os, name, counting(getattr(os, name)))
+options = module.PrepareOptions(resolution=16, workers=1, max_skipped=0.2)
+module.prepare(FolderPairSource(source, source), out, HashEncoder(), options)
+print(calls)
+""".format(shard=SHARD, chunk=CHUNK)
+
+
+def drive(folder, out, at):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", DRIVER, str(folder), str(out), str(at)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def alive(group):
+    """Processes of a process group that are not merely waiting to be buried."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(stat.parent.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder, tmp_path_factory):
+    """The files of a run that nobody killed, and how many disk calls it made."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    process = drive(folder, out, at=-1)
+    said, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    return files(out), int(said)
+
+
+def test_killed_again_and_again_the_bytes_are_the_same(folder, uninterrupted, tmp_path):
+    """One data set, its run killed at seeded points until one gets through."""
+    expected, calls = uninterrupted
+    chance = random.Random(0)
+    out = tmp_path / "out"
+    for kills in range(8):
+        if drive(folder, out, chance.randrange(5, calls // 3)).wait(100) == 0:
+            break
+        assert not out.exists() and (tmp_path / "out.partial").is_dir()
+    assert kills >= 3
+    if not out.exists():
+        prepare(pairs(folder), out, HashEncoder(), SMALL)
+    assert files(out) == expected
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.slow
+def test_killed_at_every_single_call_the_bytes_are_the_same(folder, uninterrupted, tmp_path):
+    expected, calls = uninterrupted
+    for at in range(1, calls + 1):
+        out = tmp_path / f"out{at}"
+        assert drive(folder, out, at).wait(100) == -signal.SIGKILL
+        if at < calls:  # the last call syncs the parent folder, after the rename
+            assert not out.exists()
+            prepare(pairs(folder), out, HashEncoder(), SMALL)
+        assert files(out) == expected
+
+
+def test_killed_at_the_end_nothing_is_done_again(folder, uninterrupted, tmp_path):
+    """From the first removal of a work file to the rename: the data set is whole, only its name is missing."""
+    expected, calls = uninterrupted
+    removed = calls - 2  # the last calls: the removals, a sync, the rename, a sync
+    for number, at in enumerate((removed, removed - 3, removed - 15)):
+        out = tmp_path / f"out{number}"
+        assert drive(folder, out, at).wait(100) == -signal.SIGKILL
+        assert not out.exists()
+        seen = []
+        summary = prepare(pairs(folder), out, HashEncoder(), SMALL, lambda *progress, seen=seen: seen.append(progress))
+        assert seen == [] and summary.resumed_at == summary.pictures == 33
+        assert summary.skipped == {"empty file": 1, "not a picture": 2}
+        assert summary.first_skipped == {"empty file": "03.png", "not a picture": "20.png"}
+        assert files(out) == expected
+
+
+def test_work_done_before_the_kill_is_kept(folder, uninterrupted, tmp_path):
+    expected, calls = uninterrupted
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    assert drive(folder, out, calls // 3).wait(100) == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in partial.glob("images-*.npy")}
+    whole = len(list(partial.glob("shard-*.json")))
+    assert 0 < whole < 5
+    summary = prepare(pairs(folder), out, HashEncoder(), SMALL)
+    assert summary.resumed_at == sum(json.loads(line)["pictures"] for line in shard_facts(out)[:whole])
+    assert summary.pictures == 33 and summary.skipped.total() == 3
+    untouched = [path for path, time_ns in kept.items() if (out / path.name).stat().st_mtime_ns == time_ns]
+    assert len(untouched) >= whole
+    assert files(out) == expected
+
+
+def shard_facts(out):
+    return [json.dumps(shard) for shard in json.loads((out / "dataset.json").read_text())["shards"]]
+
+
+def test_encoded_chunks_are_kept_and_another_encoder_starts_over(tmp_path):
+    class Counting(HashEncoder):
+        texts = 0
+        stop_after = None
+
+        def encode(self, texts):
+            if self.stop_after is not None and self.texts >= self.stop_after:
+                raise KeyboardInterrupt
+            self.texts += len(texts)
+            return super().encode(texts)
+
+    source, out = ShapesSource(24), tmp_path / "out"
+    first = Counting()
+    first.stop_after = 2 * CHUNK
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, out, first, SMALL)
+    second = Counting()
+    summary = prepare(source, out, second, SMALL)
+    assert first.texts == 2 * CHUNK and second.texts == summary.captions - 2 * CHUNK
+
+    other = tmp_path / "other"
+    first.texts = 0
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, other, first, SMALL)
+    third = Counting()
+    third.sha256 = "1" * 64
+    assert prepare(source, other, third, SMALL).resumed_at == 24  # the pictures are kept
+    assert third.texts == summary.captions
+
+
+def test_no_process_outlives_a_killed_prepare(folder, uninterrupted, tmp_path):
+    process = drive(folder, tmp_path / "out", at=uninterrupted[1] // 3)
+    group = process.pid
+    assert process.wait(100) == -signal.SIGKILL
+    end = time.monotonic() + 20
+    while (left := alive(group)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert left == []
+
+
+# The command line, slowed down between the shards so that a signal finds it at work.
+COMMAND = """
+import sys, time
+from conftest import HashEncoder
+from t2i.data import prepare as module, prepared
+import t2i.text.encoders
+t2i.text.encoders.load_encoder = lambda name, *rest: HashEncoder()
+module.shard_entries = lambda resolution: {shard}
+module.CAPTIONS_PER_CHUNK = prepared.CAPTIONS_PER_CHUNK = {chunk}
+write = module._write_shard
+def slow(*arguments):
+    shard = write(*arguments)
+    print("a shard", flush=True)
+    time.sleep(float(sys.argv[1]))
+    return shard
+module._write_shard = slow
+from t2i.cli import main
+main(sys.argv[2:])
+""".format(shard=SHARD, chunk=CHUNK)
+
+
+def command(out, pause):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    arguments = ["prepare", "--shapes", "40", "--val-fraction", "0", "--resolution", "16", "--workers", "1"]
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(pause), *arguments, "--out", str(out)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_ctrl_c_ends_with_one_line_and_130_and_the_same_command_goes_on(tmp_path):
+    out = tmp_path / "out"
+    process = command(out, pause=60)
+    assert "a shard\n" in iter(process.stdout.readline, "")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    errors = process.communicate(timeout=100)[1]
+    assert process.returncode == 130 and errors.startswith("t2i: ") and errors.count("\n") == 1, errors
+    assert not out.exists()
+
+    process = command(out, pause=0)
+    report, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert "8 from an earlier run" in report
+    prepare(ShapesSource(40), tmp_path / "whole", HashEncoder(), SMALL)
+    assert files(out) == files(tmp_path / "whole")
+
+
+def test_another_plan_starts_over(tmp_path):
+    stop = iter(range(100))
+
+    def interrupt(stage, done, total):
+        if done >= 2 * SHARD and next(stop) == 0:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(ShapesSource(24), out, HashEncoder(), SMALL, interrupt)
+    assert list((tmp_path / "out.partial").glob("shard-*.json"))
+    options = PrepareOptions(resolution=32, workers=1)
+    assert prepare(ShapesSource(24), out, HashEncoder(), options).resumed_at == 0
+    assert PreparedDataset(out).resolution == 32
+    prepare(ShapesSource(24), tmp_path / "whole", HashEncoder(), options)
+    assert files(out) == files(tmp_path / "whole")
+
+
+def test_workers_do_not_change_the_bytes(folder, uninterrupted, tmp_path):
+    options = PrepareOptions(resolution=16, workers=2, max_skipped=0.2)
+    prepare(pairs(folder), tmp_path / "out", HashEncoder(), options)
+    assert files(tmp_path / "out") == uninterrupted[0]
+
+
+# ---------------------------------------------------------------- refused
+
+
+def test_too_many_skipped_is_refused_and_leaves_nothing(folder, tmp_path):
+    with refused() as said:
+        prepare(pairs(folder), tmp_path / "out", HashEncoder(), PrepareOptions(resolution=16, workers=1))
+    assert "3 of 36 entries cannot be used (8%, above --max-skipped 0.05)" in said[0]
+    assert "2 not a picture (20.png)" in said[0] and "1 empty file (03.png)" in said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_without_a_picture_is_refused(tmp_path):
+    for entries in ([], [Skip("a", "empty file")]):
+        with refused() as said:
+            prepare(Listed(entries), tmp_path / "out", HashEncoder(), PrepareOptions(16, workers=1, max_skipped=1))
+        assert "no usable picture" in said[0]
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_strict_stops_at_the_first_bad_picture(folder, tmp_path):
+    options = PrepareOptions(resolution=16, workers=1, strict=True)
+    with refused() as said:
+        prepare(pairs(folder), tmp_path / "out", HashEncoder(), options)
+    assert said[0] == "03.png: empty file (--strict)"
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_left_out_is_listed(uninterrupted):
+    lines = [json.loads(line) for line in uninterrupted[0]["skipped.jsonl"].splitlines()]
+    assert [(line["file"], line["reason"]) for line in lines] == [
+        ("03.png", "empty file"),
+        ("20.png", "not a picture"),
+        ("21.png", "not a picture"),
+    ]
+    assert "b'text'" in lines[1]["detail"]
+    facts = json.loads(uninterrupted[0]["dataset.json"])
+    assert facts["skipped"] == {"empty file": 1, "not a picture": 2} and facts["pictures"] == 33
+
+
+def test_a_data_set_that_is_there_is_not_touched(tmp_path):
+    prepare(ShapesSource(4), tmp_path / "out", HashEncoder(), SMALL)
+    before = files(tmp_path / "out")
+    with refused() as said:
+        prepare(ShapesSource(5), tmp_path / "out", HashEncoder(), SMALL)
+    assert "is there already" in said[0]
+    assert files(tmp_path / "out") == before and not (tmp_path / "out.partial").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("cannot mount a small tmpfs here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("shard", [SHARD, 4096])
+def test_a_full_disk_is_said_with_path_and_free_space(small_disk, monkeypatch, shard):
+    monkeypatch.setattr(module, "shard_entries", lambda resolution: shard)
+    out = small_disk / "out"
+    with refused() as said:
+        prepare(ShapesSource(240), out, HashEncoder(), PrepareOptions(resolution=64, workers=1))
+    assert str(small_disk) in said[0] and "no space left" in said[0] and "MiB free" in said[0]
+    assert not out.exists()
+    assert not list(small_disk.rglob("*.tmp"))
+
+
+def test_a_read_only_folder_is_refused_before_the_work():
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o555)
+        if root:
+            os.seteuid(65534)
+        try:
+            with refused() as said:
+                prepare(ShapesSource(4), Path(place) / "out", HashEncoder(), SMALL)
+        finally:
+            if root:
+                os.seteuid(0)
+            os.chmod(place, 0o755)
+        assert said[0].startswith(place) and "Permission denied" in said[0]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "out.partial").write_text("mine")
+    with refused():
+        prepare(ShapesSource(4), tmp_path / "out", HashEncoder(), SMALL)
+    assert (tmp_path / "out.partial").read_text() == "mine"
+
+
+# ---------------------------------------------------------------- which pictures
+
+
+def listed(count):
+    return [(f"key-{number:04d}", [f"caption {number}"]) for number in range(count)]
+
+
+def test_a_fraction_is_exact_and_does_not_depend_on_the_order(tmp_path):
+    entries = listed(57)
+    chosen = {}
+    for name, order in (("a", entries), ("again", entries), ("turned", entries[::-1])):
+        options = PrepareOptions(resolution=16, workers=1, fraction=0.3)
+        prepare(Listed(order), tmp_path / name, HashEncoder(), options)
+        chosen[name] = keys(tmp_path / name)
+    assert len(chosen["a"]) == round(57 * 0.3)
+    assert chosen["a"] == chosen["again"] == chosen["turned"][::-1] == sorted(chosen["a"])
+    assert chosen["a"] != [key for key, _ in entries[: len(chosen["a"])]]
+
+
+def selected(entries, **options):
+    chosen, total = module._select(Listed(entries), PrepareOptions(**options))
+    found = [entry.key for entry in chosen]
+    assert len(found) == total
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 101])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
+def test_training_and_validation_parts_are_disjoint_and_complete(count, share):
+    entries = listed(count)
+    train = selected(entries, val_fraction=share, part="train")
+    held_out = selected(entries, val_fraction=share, part="val")
+    assert sorted(train + held_out) == [key for key, _ in entries]
+    assert train and held_out
+    assert abs(len(held_out) - count * share) <= 1
+
+
+def test_larger_fractions_hold_the_smaller_ones_whatever_is_held_out():
+    entries = listed(400)
+    quarter, half = selected(entries, fraction=0.25), selected(entries, fraction=0.5)
+    assert (len(quarter), len(half)) == (100, 200) and set(quarter) < set(half)
+    for share in (0.1, 0.2):
+        training = selected(entries, fraction=0.25, val_fraction=share, part="train")
+        assert len(training) == round(400 * (1 - share) * 0.25) and set(training) <= set(quarter)
+
+
+def test_a_tiny_fraction_keeps_one_and_a_limit_takes_the_first():
+    assert len(selected(listed(10), fraction=0.001)) == 1
+    assert selected(listed(10), limit=3) == ["key-0000", "key-0001", "key-0002"]
+    assert len(selected(listed(10), limit=30)) == 10
+    assert selected(listed(100), fraction=0.5, limit=3) == selected(listed(100), fraction=0.5)[:3]
+    assert selected([], fraction=0.5) == selected([], part="val", val_fraction=0.5) == []
+
+
+# ---------------------------------------------------------------- captions
+
+
+def test_a_caption_is_stored_once(tmp_path):
+    entries = [("a", ["same", "other"]), ("b", ["same"]), ("c", ["new", "same", "same"])]
+    summary = prepare(Listed(entries), tmp_path / "out", HashEncoder(), SMALL)
+    assert (summary.captions, summary.caption_uses) == (3, 6)
+    data = PreparedDataset(tmp_path / "out")
+    assert data.caption_count == 3 and [data.caption(i) for i in range(3)] == ["same", "other", "new"]
+    assert captions_of(data) == [captions for _, captions in entries]
+    assert data.caption_counts(np.arange(3)).tolist() == [2, 1, 3]
+
+
+def test_any_text_survives(tmp_path):
+    texts = ["naïve — “quoted”", "日本語 🐶", 'a "b" \\ c', "x" * 5000, "\u2028 line \x85 break"]
+    entries = [(f"k{number}", [text]) for number, text in enumerate(texts)]
+    entries.append(("a file's name that is not UTF-8: \udcff", ["last"]))
+    prepare(Listed(entries), tmp_path / "out", HashEncoder(), SMALL)
+    data = PreparedDataset(tmp_path / "out")
+    assert [data.caption(i) for i in range(len(texts))] == texts
+    assert [record["key"] for record in data.records()] == [key for key, _ in entries]
+
+
+@pytest.fixture(scope="module")
+def many_chunks(tmp_path_factory):
+    """40 pictures whose captions fill several chunks and a part of one."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(module, "shard_entries", lambda resolution: SHARD)
+    patch.setattr(module, "CAPTIONS_PER_CHUNK", CHUNK)
+    patch.setattr(module, "SLICE", 5)
+    out = tmp_path_factory.mktemp("chunks") / "out"
+    encoder = HashEncoder()
+    encoder.max_tokens = 7
+    summary = prepare(ShapesSource(40), out, encoder, SMALL)
+    patch.undo()
+    return out, summary
+
+
+def test_tokens_are_the_encoders_across_chunk_borders(many_chunks):
+    out, summary = many_chunks
+    data = PreparedDataset(out)
+    assert len(list(out.glob("tokens-*.npy"))) == -(-summary.captions // CHUNK) >= 5
+    texts = [data.caption(i) for i in range(data.caption_count)]
+    encoder = HashEncoder()
+    encoder.max_tokens = 7
+    expected = encoder.encode(texts)
+    order = np.random.default_rng(0).permutation(len(texts))
+    for caption_id, tokens in zip(order, data.tokens(order)):
+        assert tokens.dtype == np.float16 and np.array_equal(tokens, expected[caption_id])
+    assert data.info["text"]["tokens"] == sum(map(len, expected))
+    assert summary.truncated == encoder.truncated == data.info["text"]["truncated"] > 0
+
+
+def test_text_statistics_are_those_of_all_tokens_and_sentences(many_chunks):
+    data = PreparedDataset(many_chunks[0])
+    rows = [row.astype(np.float64) for row in data.tokens(range(data.caption_count))]
+    tokens = np.concatenate(rows)
+    sentences = np.stack([row.mean(0) for row in rows])
+    sentences /= np.linalg.norm(sentences, axis=1, keepdims=True)
+    expected = [tokens.mean(0), tokens.std(0), sentences.mean(0), sentences.std(0)]
+    for row in (1, 3):
+        expected[row] = np.maximum(expected[row], 0.1 * expected[row].mean())
+    found = data.text_statistics()
+    assert found.dtype == np.float32 and np.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_token_files_are_plain_npy(many_chunks):
+    """Written piece by piece; NumPy itself would have written the same bytes."""
+    for path in many_chunks[0].glob("*.npy"):
+        again = tempfile.TemporaryFile()
+        np.save(again, np.load(path))
+        again.seek(0)
+        assert again.read() == path.read_bytes(), path.name
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_the_pictures_are_the_sources_in_its_order(many_chunks):
+    data = PreparedDataset(many_chunks[0])
+    records = list(ShapesSource(40))
+    assert np.array_equal(data.images(np.arange(40)), [record.picture.load(16) for record in records])
+    assert [record["key"] for record in data.records()] == [record.key for record in records]
+    assert [record["attributes"] for record in data.records()] == [record.attributes for record in records]
+    assert captions_of(data) == [list(record.captions) for record in records]
+
+
+def test_the_folder_holds_what_the_format_says_and_no_path(uninterrupted, folder):
+    names = set(uninterrupted[0])
+    singles = {
+        "dataset.json", "picture-captions.npy", "picture-offsets.npy", "captions.jsonl", "caption-offsets.npy",
+        "token-offsets.npy", "text-statistics.npy", "skipped.jsonl", "preview.png",
+    }  # fmt: skip
+    shards = {f"{kind}-{i:05d}.{end}" for i in range(5) for kind, end in (("images", "npy"), ("records", "jsonl"))}
+    assert names == singles | shards | {name for name in names if name.startswith("tokens-")}
+    assert not any(str(folder.parent).encode() in data for data in uninterrupted[0].values())
+
+
+def test_the_fingerprint_is_that_of_pictures_captions_and_encoder(tmp_path):
+    def fingerprint(name, source, encoder=None, **options):
+        encoder = encoder or HashEncoder()
+        prepare(source, tmp_path / name, encoder, PrepareOptions(**{"resolution": 16, "workers": 1, **options}))
+        return PreparedDataset(tmp_path / name).fingerprint
+
+    other = HashEncoder()
+    other.sha256 = "1" * 64
+    entries = listed(4)
+    prints = [
+        fingerprint("a", Listed(entries)),
+        fingerprint("b", Listed(entries[:3])),
+        fingerprint("c", Listed([*entries[:3], ("key-0003", ["another caption"])])),
+        fingerprint("d", Listed(entries), resolution=32),
+        fingerprint("e", Listed(entries), other),
+    ]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint("f", Listed(entries)) == prints[0]
+
+
+def test_shards_keep_to_64_mib():
+    for resolution in (8, 16, 32, 64, 128, 256, 512, 1024):
+        count = SHARD_ENTRIES(resolution)
+        assert count & (count - 1) == 0
+        assert count * 3 * resolution**2 <= 64 * 2**20 or count == 64
+    assert SHARD_ENTRIES(64) == 4096
+
+
+def test_progress_counts_up_to_the_total(tmp_path):
+    seen = []
+    summary = prepare(ShapesSource(20), tmp_path / "out", HashEncoder(), SMALL, lambda *step: seen.append(step))
+    for stage, total in (("pictures", 20), ("captions", summary.captions)):
+        steps = [done for name, done, of in seen if name == stage and of == total]
+        assert steps == sorted(steps) and steps[-1] == total
+    assert {stage for stage, _, _ in seen} == {"pictures", "captions"}
