@@ -13,7 +13,7 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()  # meta would take it, and could not give it back
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError, by device
         raise UsageError(f"--device {name}: not to be had on this machine; try auto, cpu, cuda or mps") from error
     return device

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
 
@@ -48,11 +49,15 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_text_encoder():
-    """The real one, but read from disk once."""
+def quick():
+    """The real text encoder, but read from disk once; one thread: small networks only wait for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr("t2i.pipeline.load_encoder", functools.cache(load_encoder))
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

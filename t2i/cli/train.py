@@ -270,16 +270,16 @@ def _progress(run: "Run") -> "Iterator[Any]":
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn(compact=True))
+    columns = (BarColumn(bar_width=10), TimeRemainingColumn(compact=True), TextColumn("{task.description}"))
     with Progress(*columns, console=console.out) as bar:
         task = bar.add_task("starting", total=None)
 
         def move(status: "Status") -> None:
-            run.log(text := describe(status))
+            run.log(describe(status))
             share = status.images_seen / status.goal
             if status.minutes:
                 share = max(share, status.seconds / (60 * status.minutes))
-            bar.update(task, description=text, total=1.0, completed=share)
+            bar.update(task, description=describe_briefly(status), total=1.0, completed=share)
 
         yield move
 
@@ -292,4 +292,14 @@ def describe(status: "Status") -> str:
         f"{metrics['memory_gib']:.1f} GiB  loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  "
         f"logits real {metrics['logits_real']:.2f} mismatch {metrics['logits_mismatch']:.2f} "
         f"fake {metrics['logits_fake']:.2f}"
+    )
+
+
+def describe_briefly(status: "Status") -> str:
+    """The same for a bar in a terminal of 80 columns; r/m/f are the real, mismatch and fake logits."""
+    metrics = status.metrics
+    logits = "/".join(f"{metrics[name]:.1f}" for name in ("logits_real", "logits_mismatch", "logits_fake"))
+    return (
+        f"{status.images_seen / 1000:.1f} kimg {metrics['images_per_second']:.0f} img/s "
+        f"{metrics['memory_gib']:.1f} GiB G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"
     )

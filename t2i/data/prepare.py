@@ -146,8 +146,11 @@ def _prepare(
 
 
 def shard_entries(resolution: int) -> int:
-    """Source entries per shard: a power of two that keeps a shard's pictures within 64 MiB (4,096 at 64 px)."""
-    return max(64, 1 << ((64 * 2**20) // (3 * resolution**2)).bit_length() - 1)
+    """Source entries per shard: a power of two that keeps a shard's pictures within 64 MiB (4,096 at 64 px).
+
+    No more than 16,384: the records of a shard are in memory too.
+    """
+    return min(16_384, max(64, 1 << ((64 * 2**20) // (3 * resolution**2)).bit_length() - 1))
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------
@@ -347,22 +350,23 @@ def _check_skipped(summary: Summary, options: PrepareOptions, partial: Path) -> 
 
 def _index_captions(partial: Path, shards: int, summary: Summary) -> None:
     """Number the different captions in order of appearance; write captions.jsonl and the index arrays."""
-    ids: dict[bytes, int] = {}  # a digest for each text: the same memory however long captions are
+    # A digest for each text: about 150 bytes a caption however long it is. 15 of them fit Python's 48-byte blocks.
+    ids: dict[bytes, int] = {}
     offsets, uses, starts = array.array("q", [0]), array.array("i"), array.array("q", [0])
     with atomic_write(partial / "captions.jsonl") as stream:
         for shard in range(shards):
             with open(partial / f"records-{shard:05d}.jsonl", "rb") as records:
                 for line in records:
                     for caption in json.loads(line)["captions"]:
-                        digest = hashlib.blake2b(caption.encode(), digest_size=16).digest()
+                        digest = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=15).digest()
                         if digest not in ids:
                             ids[digest] = len(ids)
                             offsets.append(offsets[-1] + stream.write(json_line(caption)))
                         uses.append(ids[digest])
                     starts.append(len(uses))
-    _save(partial / "caption-offsets.npy", np.array(offsets, np.int64))
-    _save(partial / "picture-captions.npy", np.array(uses, np.int32))
-    _save(partial / "picture-offsets.npy", np.array(starts, np.int64))
+    _save(partial / "caption-offsets.npy", np.frombuffer(offsets, np.int64))
+    _save(partial / "picture-captions.npy", np.frombuffer(uses, np.int32))
+    _save(partial / "picture-offsets.npy", np.frombuffer(starts, np.int64))
     summary.captions, summary.caption_uses = len(ids), len(uses)
 
 

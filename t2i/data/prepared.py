@@ -134,7 +134,7 @@ class PreparedDataset:
             array = np.lib.format.open_memmap(path, "r")
         except OSError as error:
             raise describe_os_error(error, path) from error
-        except ValueError as error:
+        except Exception as error:  # NumPy parses the header: ValueError, TokenError, TypeError, OverflowError, ...
             raise UserError(f"{path} is damaged; prepare the data set again") from error
         if array.dtype != dtype or (array.shape != shape if shape is not None else array.ndim != 1):
             expected = f"{np.dtype(dtype)} {list(shape or ['n'])}"

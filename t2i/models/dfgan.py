@@ -91,6 +91,8 @@ class DFGANGenerator(nn.Module):
         output: str = "linear",
     ):
         super().__init__()
+        if output not in ("linear", "tanh"):
+            raise ValueError(f"output is linear or tanh, not {output!r}")
         self.resolution, self.z_dim, self.output = resolution, z_dim, output
         widths = channels(resolution, nf)[::-1]
         self.pooler = make_pooler(conditioning, statistics)

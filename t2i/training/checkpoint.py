@@ -105,7 +105,9 @@ def load_checkpoint(folder: Path, parts: Mapping[str, Stateful]) -> None:
         except (KeyError, RuntimeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{folder}/{name}.safetensors does not fit this model: it was made with other settings") from error
+            raise UserError(
+                f"{folder}/{name}.safetensors does not fit this model: it was made with other settings"
+            ) from error
 
 
 def pack(part: Stateful) -> dict[str, torch.Tensor]:

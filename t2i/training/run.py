@@ -11,13 +11,14 @@
 
 import contextlib
 import re
+import shutil
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from t2i.config import TrainConfig, validate
-from t2i.errors import UserError
+from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, make_folder, read_json, write_json
 from t2i.version import __version__
 
@@ -45,10 +46,14 @@ class Run:
                 number += 1
             except OSError as error:
                 raise describe_os_error(error, root / name) from error
-        for part in ("samples", "checkpoints", "model"):
-            make_folder(root / name / part)
         facts = {"t2i_version": __version__, "device": device, "data": data, "settings": asdict(config)}
-        write_json(root / name / "config.json", facts)
+        try:
+            for part in ("samples", "checkpoints", "model"):
+                make_folder(root / name / part)
+            write_json(root / name / "config.json", facts)
+        except UserError:
+            shutil.rmtree(root / name, ignore_errors=True)
+            raise
         return cls(root / name)
 
     @property
@@ -68,7 +73,10 @@ class Run:
         facts = read_json(self.folder / "config.json", "run configuration")
         if not isinstance(facts.get("settings"), dict) or not isinstance(facts.get("data"), dict):
             raise UserError(f"{self.folder}/config.json is not a run's configuration")
-        return validate(facts["settings"]), facts["data"]
+        try:
+            return validate(facts["settings"]), facts["data"]
+        except UsageError as error:
+            raise UserError(f"{self.folder}/config.json is damaged: {error}") from error
 
     def log(self, line: str) -> None:
         """Append a line to log.txt, with the time."""
