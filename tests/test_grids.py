@@ -122,9 +122,7 @@ def test_letters_with_accents_are_drawn_and_not_boxes():
 
 def test_a_table_has_a_row_a_prompt_and_a_column_a_seed():
     rows = [[picture(value=10 * r + c + 1) for c in range(3)] for r in range(2)]
-    sheet = table_grid(
-        rows, ["a table", "two dogs on a sofa"], ["seed 0", "seed 1", "seed 2"], title="a model"
-    )
+    sheet = table_grid(rows, ["a table", "two dogs on a sofa"], ["seed 0", "seed 1", "seed 2"], title="a model")
     grey = np.asarray(sheet)[:, :, 0]  # no text is as dark as the pictures
     corner = {(r, c): tuple(np.argwhere(grey == 10 * r + c + 1).min(0)) for r in range(2) for c in range(3)}
     for r in range(2):
@@ -267,7 +265,5 @@ def test_drawing_a_grid_imports_neither_torch_nor_matplotlib():
         "captioned_grid([np.zeros((16, 16, 3), np.uint8)], ['\\u00e9'], 1); "
         "sys.exit(', '.join({'torch', 'matplotlib'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.returncode == 0, done.stderr

@@ -78,8 +78,7 @@ def test_numpy_and_torch_numbers_are_logged_and_nan_is_null(tmp_path):
         log.append({"images_seen": 6, "loss_g": np.float32("inf"), "loss_d": None})
     text = (tmp_path / "metrics.jsonl").read_text()
     assert text == (
-        '{"images_seen": 5, "loss_g": 0.5, "loss_d": null}\n'
-        '{"images_seen": 6, "loss_g": null, "loss_d": null}\n'
+        '{"images_seen": 5, "loss_g": 0.5, "loss_d": null}\n{"images_seen": 6, "loss_g": null, "loss_d": null}\n'
     )
     assert (tmp_path / "metrics.csv").read_text() == "images_seen,loss_g,loss_d\n5,0.5,\n6,,\n"
 

@@ -117,9 +117,7 @@ def test_same_seed_same_weights_and_the_global_rng_is_left_alone(architecture):
     assert torch.equal(torch.rand(1), expected)
     for a, b in zip(first, second):
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
-    assert not all(
-        torch.equal(x, y) for x, y in zip(first[0].state_dict().values(), other[0].state_dict().values())
-    )
+    assert not all(torch.equal(x, y) for x, y in zip(first[0].state_dict().values(), other[0].state_dict().values()))
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)

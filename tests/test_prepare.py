@@ -17,8 +17,8 @@ import pytest
 from conftest import HashEncoder
 from PIL import Image
 
+from t2i.data import captions, prepared
 from t2i.data import prepare as module
-from t2i.data import prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.records import Record, Skip
@@ -34,7 +34,6 @@ SMALL = PrepareOptions(resolution=16, workers=1, max_skipped=0.2)
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(module, "shard_entries", lambda resolution: SHARD)
-    monkeypatch.setattr(module, "CAPTIONS_PER_CHUNK", CHUNK)
     monkeypatch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
 
 
@@ -110,7 +109,7 @@ from t2i.data import prepare as module, prepared
 from t2i.data.sources import FolderPairSource
 source, out, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
 module.shard_entries = lambda resolution: {SHARD}
-module.CAPTIONS_PER_CHUNK = prepared.CAPTIONS_PER_CHUNK = {CHUNK}
+prepared.CAPTIONS_PER_CHUNK = {CHUNK}
 calls = 0
 def counting(call):
     def wrapper(*arguments, **options):
@@ -268,7 +267,7 @@ from t2i.data import prepare as module, prepared
 import t2i.text.encoders
 t2i.text.encoders.load_encoder = lambda name, *rest: HashEncoder()
 module.shard_entries = lambda resolution: {SHARD}
-module.CAPTIONS_PER_CHUNK = prepared.CAPTIONS_PER_CHUNK = {CHUNK}
+prepared.CAPTIONS_PER_CHUNK = {CHUNK}
 write = module._write_shard
 def slow(*arguments):
     shard = write(*arguments)
@@ -510,8 +509,8 @@ def many_chunks(tmp_path_factory):
     """40 pictures whose captions fill several chunks and a part of one."""
     patch = pytest.MonkeyPatch()
     patch.setattr(module, "shard_entries", lambda resolution: SHARD)
-    patch.setattr(module, "CAPTIONS_PER_CHUNK", CHUNK)
-    patch.setattr(module, "SLICE", 5)
+    patch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
+    patch.setattr(captions, "SLICE", 5)
     out = tmp_path_factory.mktemp("chunks") / "out"
     encoder = HashEncoder()
     encoder.max_tokens = 7

@@ -5,46 +5,29 @@ finish. All is written in `<out>.partial`, which takes the name `<out>` at the e
 Killed anywhere and run again, it goes on after the last finished shard or chunk, and the bytes are the same.
 """
 
-import array
 import collections
 import functools
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from t2i.data.prepared import CAPTIONS_PER_CHUNK, FORMAT, PreparedDataset
-from t2i.data.records import PictureError, Record, Skip, Source
+from t2i.data.arrays import json_line, save_array
+from t2i.data.captions import Encoder, encode_captions, index_captions
+from t2i.data.decoding import TASK, decode, decoders
+from t2i.data.prepared import FORMAT, PreparedDataset
+from t2i.data.records import Record, Skip, Source
 from t2i.errors import UserError
 from t2i.files import atomic_write, describe_os_error, make_folder, read_json, sync_folder, write_json
 
-TASK = 16  # pictures a worker decodes per task
-SLICE = 512  # captions whose tokens are in memory at once: a chunk of long ones is large
 PREVIEW = 32  # pictures on the contact sheet
-
-
-class Encoder(Protocol):
-    """What prepare needs of a text encoder; see t2i.text.encoders.FrozenEncoder."""
-
-    width: int
-    truncated: int
-
-    def encode(self, texts: list[str]) -> list[np.ndarray]: ...
-
-    def describe(self) -> dict[str, Any]: ...
 
 
 Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: not known)
@@ -137,9 +120,12 @@ def _prepare(
 
     shards = _write_pictures(source, partial, options, summary, progress)
     _check_skipped(summary, options, partial)
-    _index_captions(partial, len(shards), summary)
+    summary.captions, summary.caption_uses = index_captions(partial, len(shards))
     encoder = encoder() if not hasattr(encoder, "encode") else encoder
-    text = _encode_captions(partial, encoder, summary, progress)
+    text = encode_captions(
+        partial, encoder, summary.captions, lambda done: progress("captions", done, summary.captions)
+    )
+    summary.truncated = text["truncated"]
     summary.notes += source.notes
     _finish(partial, out, plan, shards, text, summary)
     return summary
@@ -169,8 +155,8 @@ def _write_pictures(
     seen = sum(shard["entries"] for shard in shards)
     entries = itertools.islice(entries, seen, None)
 
-    with _decoders(options.workers) as pool:
-        results = _decode(pool, entries, options)
+    with decoders(options.workers) as pool:
+        results = decode(pool, entries, options.resolution, options.workers)
         while True:
             tick = functools.partial(_tick, progress, "pictures", seen, total)
             tick(0)
@@ -215,7 +201,7 @@ def _write_shard(
         return {"entries": 0}
     images = images[: len(records)]
     digest = hashlib.sha256(images.reshape(-1))
-    _save(partial / f"images-{number:05d}.npy", images)
+    save_array(partial / f"images-{number:05d}.npy", images)
     with atomic_write(partial / f"records-{number:05d}.jsonl") as stream:
         for record in records:
             line = {"key": record.key, "captions": list(record.captions)}
@@ -264,72 +250,6 @@ def _key_hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-# ---- decoding in worker processes -----------------------------------------------------------------------------
-
-
-def _decoders(workers: int) -> AbstractContextManager[ProcessPoolExecutor]:
-    workers = workers or os.cpu_count() or 1
-    # A server that has imported only NumPy and Pillow forks the workers: they start fast and inherit no threads.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["t2i.data.images"])
-    return ProcessPoolExecutor(workers, context, initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker waits for tasks from a pipe that its siblings hold open too: a killed parent would leave it for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _decode(
-    pool: ProcessPoolExecutor, entries: Iterable[Record | Skip], options: PrepareOptions
-) -> Iterator[tuple[Record | Skip, np.ndarray | None]]:
-    """Entries with their pictures, in order; a bounded number of tasks is under way, so memory stays flat."""
-    pending: collections.deque[tuple[list[Record | Skip], Future]] = collections.deque()
-    tasks = iter(lambda: list(itertools.islice(iterator, TASK)), [])
-    iterator = iter(entries)
-    ahead = 4 * (options.workers or os.cpu_count() or 1)
-    try:
-        while True:
-            while len(pending) < ahead and (task := next(tasks, None)):
-                pictures = [entry.picture for entry in task if isinstance(entry, Record)]
-                pending.append((task, pool.submit(_load, pictures, options.resolution)))
-            if not pending:
-                return
-            task, future = pending.popleft()
-            loaded = iter(future.result())
-            for entry in task:
-                if isinstance(entry, Skip):
-                    yield entry, None
-                elif isinstance(result := next(loaded), PictureError):
-                    yield Skip(entry.key, result.reason, result.detail), None
-                else:
-                    yield entry, result
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a decoding process died (out of memory, or killed); run it again to go on, with fewer --workers"
-        ) from error
-
-
-def _load(pictures: list[Any], resolution: int) -> list[np.ndarray | PictureError]:
-    out: list[np.ndarray | PictureError] = []
-    for picture in pictures:
-        try:
-            out.append(picture.load(resolution))
-        except PictureError as error:
-            out.append(error)
-    return out
-
-
 def _check_skipped(summary: Summary, options: PrepareOptions, partial: Path) -> None:
     skipped = summary.skipped.total()
     entries = summary.pictures + skipped
@@ -343,104 +263,6 @@ def _check_skipped(summary: Summary, options: PrepareOptions, partial: Path) -> 
             f"{skipped} of {entries} entries cannot be used ({skipped / entries:.0%}, above --max-skipped "
             f"{options.max_skipped:g}): {reasons}"
         )
-
-
-# ---- captions -------------------------------------------------------------------------------------------------
-
-
-def _index_captions(partial: Path, shards: int, summary: Summary) -> None:
-    """Number the different captions in order of appearance; write captions.jsonl and the index arrays."""
-    # A digest for each text: about 150 bytes a caption however long it is. 15 of them fit Python's 48-byte blocks.
-    ids: dict[bytes, int] = {}
-    offsets, uses, starts = array.array("q", [0]), array.array("i"), array.array("q", [0])
-    with atomic_write(partial / "captions.jsonl") as stream:
-        for shard in range(shards):
-            with open(partial / f"records-{shard:05d}.jsonl", "rb") as records:
-                for line in records:
-                    for caption in json.loads(line)["captions"]:
-                        digest = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=15).digest()
-                        if digest not in ids:
-                            ids[digest] = len(ids)
-                            offsets.append(offsets[-1] + stream.write(json_line(caption)))
-                        uses.append(ids[digest])
-                    starts.append(len(uses))
-    _save(partial / "caption-offsets.npy", np.frombuffer(offsets, np.int64))
-    _save(partial / "picture-captions.npy", np.frombuffer(uses, np.int32))
-    _save(partial / "picture-offsets.npy", np.frombuffer(starts, np.int64))
-    summary.captions, summary.caption_uses = len(ids), len(uses)
-
-
-def _encode_captions(partial: Path, encoder: Encoder, summary: Summary, progress: Progress) -> dict[str, Any]:
-    """Token embeddings of every different caption, chunk by chunk, and their statistics."""
-    described = encoder.describe()
-    marker = partial / "text.json"
-    if not marker.is_file() or read_json(marker) != described:
-        for old in (*partial.glob("chunk-*.json"), *partial.glob("tokens-*.npy")):
-            old.unlink()
-        write_json(marker, described)
-    lengths: list[np.ndarray] = []
-    truncated = 0
-    for chunk, texts in enumerate(_chunks(partial / "captions.jsonl")):
-        progress("captions", chunk * CAPTIONS_PER_CHUNK, summary.captions)
-        done = partial / f"chunk-{chunk:05d}.json"
-        if not (done.is_file() and (partial / f"tokens-{chunk:05d}.npy").is_file()):
-            before = encoder.truncated
-            rows: list[int] = []
-            moved = functools.partial(_tick, progress, "captions", chunk * CAPTIONS_PER_CHUNK, summary.captions)
-            _save_parts(partial / f"tokens-{chunk:05d}.npy", _encoded(encoder, texts, rows, moved))
-            write_json(done, {"lengths": rows, "truncated": encoder.truncated - before})
-        facts = read_json(done)
-        lengths.append(np.array(facts["lengths"], np.int64))
-        truncated += facts["truncated"]
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    _save(partial / "token-offsets.npy", offsets.astype(np.int64))
-    _save(partial / "text-statistics.npy", _text_statistics(partial, lengths, encoder.width))
-    summary.truncated = truncated
-    return {**described, "tokens": int(offsets[-1]), "truncated": truncated}
-
-
-def _encoded(
-    encoder: Encoder, texts: list[str], lengths: list[int], moved: Callable[[int], None]
-) -> Iterator[np.ndarray]:
-    """The texts' tokens, float16 [n, T], a slice of the texts at a time; `lengths` grows by each text's count."""
-    for start in range(0, len(texts), SLICE):
-        rows = encoder.encode(texts[start : start + SLICE])
-        lengths.extend(len(row) for row in rows)
-        yield np.concatenate(rows).astype(np.float16, copy=False)
-        moved(len(lengths))
-
-
-def _text_statistics(partial: Path, lengths: list[np.ndarray], width: int) -> np.ndarray:
-    """float32 [4, T]: mean and std of the tokens, then of the sentence vectors (masked mean, length 1).
-
-    A dimension that hardly varies (MiniLM has one) must not be blown up to unit variance: a std is at least a tenth
-    of the mean std.
-    """
-    sums = np.zeros((4, width))
-    counts = np.zeros(2)
-    for chunk, chunk_lengths in enumerate(lengths):
-        tokens = np.load(partial / f"tokens-{chunk:05d}.npy", mmap_mode="r", allow_pickle=False)
-        borders = np.concatenate([[0], np.cumsum(chunk_lengths)])
-        for first in range(0, len(chunk_lengths), SLICE):
-            last = min(first + SLICE, len(chunk_lengths))
-            part = tokens[borders[first] : borders[last]].astype(np.float64)
-            starts = borders[first:last] - borders[first]
-            sentences = np.add.reduceat(part, starts) / chunk_lengths[first:last, None]
-            sentences /= np.linalg.norm(sentences, axis=1, keepdims=True).clip(1e-12)
-            for row, values in ((0, part), (2, sentences)):
-                sums[row] += values.sum(0)
-                sums[row + 1] += (values**2).sum(0)
-                counts[row // 2] += len(values)
-    mean = sums[::2] / counts[:, None]
-    std = np.sqrt((sums[1::2] / counts[:, None] - mean**2).clip(0))
-    std = std.clip(0.1 * std.mean(1, keepdims=True) + 1e-6)
-    return np.stack([mean[0], std[0], mean[1], std[1]]).astype(np.float32)
-
-
-def _chunks(path: Path) -> Iterator[list[str]]:
-    with open(path, "rb") as stream:
-        while lines := list(itertools.islice(stream, CAPTIONS_PER_CHUNK)):
-            yield [json.loads(line) for line in lines]
 
 
 # ---- the end --------------------------------------------------------------------------------------------------
@@ -513,36 +335,3 @@ def _draw_preview(dataset: PreparedDataset) -> None:
     indices = np.unique(np.linspace(0, len(dataset) - 1, PREVIEW).astype(np.int64))
     captions = [dataset.caption(int(dataset.caption_ids(int(i))[0])) for i in indices]
     save_png(captioned_grid(list(dataset.images(indices)), captions, columns=8), dataset.path / "preview.png")
-
-
-def json_line(value: Any) -> bytes:
-    """A value as one line of UTF-8 JSON. What UTF-8 cannot say (a file name's undecodable bytes) is escaped."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    """np.save, but a full disk is an OSError that says so: np.save loses the reason."""
-    with atomic_write(path) as stream:
-        _write_header(stream, values.shape, values.dtype)
-        stream.write(np.ascontiguousarray(values).data)
-
-
-def _save_parts(path: Path, parts: Iterator[np.ndarray]) -> None:
-    """As np.save of all parts, one after the other along the first axis, with one of them in memory at a time."""
-    with atomic_write(path) as stream:
-        count, part = 0, None
-        for part in parts:
-            if count == 0:
-                _write_header(stream, part.shape, part.dtype)
-            stream.write(np.ascontiguousarray(part).data)
-            count += len(part)
-        assert part is not None
-        start = stream.tell()
-        stream.seek(0)
-        _write_header(stream, (count, *part.shape[1:]), part.dtype)  # NumPy leaves room for any count
-        stream.seek(start)
-
-
-def _write_header(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, header)

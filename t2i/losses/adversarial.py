@@ -22,9 +22,7 @@ class AdversarialLoss:
 
 
 # Lim & Ye 2017, Miyato et al. 2018; DF-GAN eq. 1.
-HINGE = AdversarialLoss(
-    "hinge", real=lambda d: F.relu(1 - d), fake=lambda d: F.relu(1 + d), generator=lambda d: -d
-)
+HINGE = AdversarialLoss("hinge", real=lambda d: F.relu(1 - d), fake=lambda d: F.relu(1 + d), generator=lambda d: -d)
 
 # The non-saturating logistic loss of Goodfellow et al. 2014, as StyleGAN uses it.
 LOGISTIC = AdversarialLoss(

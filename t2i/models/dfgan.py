@@ -98,9 +98,7 @@ class DFGANGenerator(nn.Module):
         self.pooler = make_pooler(conditioning, statistics)
         condition = z_dim + self.pooler.out_width
         self.stem = nn.Linear(z_dim, widths[0] * 4 * 4)
-        self.blocks = nn.ModuleList(
-            GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths)
-        )
+        self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths))
         self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def pool(self, text: TextBatch) -> Tensor:  # -> [B, E]
@@ -169,9 +167,7 @@ class DFGANDiscriminator(nn.Module):
         widths = channels(resolution, nf)
         self.pooler = make_pooler(conditioning, statistics)
         self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList(
-            DiscriminatorBlock(c_in, c_out) for c_in, c_out in pairwise(widths)
-        )
+        self.blocks = nn.ModuleList(DiscriminatorBlock(c_in, c_out) for c_in, c_out in pairwise(widths))
         self.head = OneWayHead(widths[-1], self.pooler.out_width, 2 * nf)
 
     def features(self, images: Tensor) -> Tensor:  # [B, 3, R, R] -> [B, 8 nf, 4, 4]

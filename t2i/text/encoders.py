@@ -57,9 +57,7 @@ class FrozenEncoder:
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
             config = AutoConfig.from_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = _encoder_class(config, AutoModel).from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32
-            )
+            model = _encoder_class(config, AutoModel).from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
         except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError and its own
             raise UserError(
                 f"cannot load the text encoder {name!r}: {first_line(error)}; give 'minilm', a folder with "

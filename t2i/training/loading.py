@@ -63,9 +63,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     images = batch.images.pin_memory() if pin else batch.images
     # NHWC in memory seen as NCHW: channels_last without a copy.
     images = images.to(device, non_blocking=pin).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-    return Batch(
-        images, batch.text.to(device), batch.mismatched.to(device), batch.mismatched_weight.to(device)
-    )
+    return Batch(images, batch.text.to(device), batch.mismatched.to(device), batch.mismatched_weight.to(device))
 
 
 def text_statistics(dataset: PreparedDataset) -> TextStatistics:

@@ -41,9 +41,7 @@ class MetricsLog:
     one line, where a file cannot be written or tensorboard is not installed.
     """
 
-    def __init__(
-        self, folder: Path | str, columns: Sequence[str] = COLUMNS, tensorboard: bool = False
-    ) -> None:
+    def __init__(self, folder: Path | str, columns: Sequence[str] = COLUMNS, tensorboard: bool = False) -> None:
         self.folder = make_folder(folder)
         self.columns = tuple(columns)
         self.jsonl = self.folder / "metrics.jsonl"

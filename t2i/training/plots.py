@@ -95,9 +95,7 @@ def _draw_curves(
         smooth[key] = _smooth(values)
         marker = "o" if finite.sum() < 4 else None
         axes.plot(x, values, color=colour, alpha=0.22, linewidth=0.8, zorder=2)
-        axes.plot(
-            x, smooth[key], color=colour, linewidth=width, marker=marker, markersize=4, label=label, zorder=3
-        )
+        axes.plot(x, smooth[key], color=colour, linewidth=width, marker=marker, markersize=4, label=label, zorder=3)
     return smooth
 
 

@@ -1,12 +1,12 @@
 """A run folder: its name, its files, and its log.
 
-    runs/00003-dfgan-noto-train-32/
-        config.json     every setting, resolved; the data set and its fingerprint
-        log.txt         what was printed
-        metrics.jsonl metrics.csv losses.png
-        samples/        reals.png once; fixed prompts and noise at every snapshot
-        checkpoints/    to resume from
-        model/          to draw with: the averaged generator
+runs/00003-dfgan-noto-train-32/
+    config.json     every setting, resolved; the data set and its fingerprint
+    log.txt         what was printed
+    metrics.jsonl metrics.csv losses.png
+    samples/        reals.png once; fixed prompts and noise at every snapshot
+    checkpoints/    to resume from
+    model/          to draw with: the averaged generator
 """
 
 import contextlib
