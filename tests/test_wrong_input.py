@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from t2i.cli import run
+from t2i.text.encoders import bundled_minilm
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -495,6 +496,14 @@ def test_resuming_what_cannot_be_resumed(refused, here, minilm_data, shapes_data
 # ---- folders and disks that cannot be written ------------------------------------------------------------------
 
 
+def installation_is_readable() -> bool:
+    """A virtual environment that root made may be closed to others."""
+    try:
+        return bundled_minilm() is not None
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def readable(tiny_run, minilm_data):
     """A folder with a model, a data set and the read-only folder `locked`; root is somebody else for the while."""
@@ -509,6 +518,8 @@ def readable(tiny_run, minilm_data):
         if root:
             os.seteuid(65534)
         try:
+            if not installation_is_readable():
+                pytest.skip("only root can read this installation")
             yield folder
         finally:
             if root:
