@@ -1,10 +1,15 @@
 """Shared fixtures: a text encoder that costs nothing, small prepared data sets, one small trained run."""
 
+import contextlib
 import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
@@ -32,6 +37,37 @@ class HashEncoder:
     def _word(self, word: str) -> np.ndarray:
         seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "little")
         return np.random.default_rng(seed).standard_normal(self.width).astype(np.float16)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Networks this small only wait for other threads, the longer the busier the machine is."""
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def not_root() -> Iterator[None]:
+    """Root, who may write anywhere, is somebody else for the while."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder that may not be written, not even by root."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        try:
+            with not_root():
+                yield Path(folder)
+        finally:
+            os.chmod(folder, 0o755)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """Labelled grids, and picture files that carry text."""
 
-import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -36,22 +34,6 @@ def picture(size: int = 16, value: int = 40) -> np.ndarray:
 def ink(image: Image.Image, box: tuple[int, int, int, int]) -> int:
     """How many pixels of a box are dark."""
     return int((np.asarray(image.convert("L").crop(box)) < 128).sum())
-
-
-@pytest.fixture
-def read_only_folder():
-    """A folder that may not be written; root, who may write anywhere, is somebody else for the while."""
-    root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o555)
-        if root:
-            os.seteuid(65534)
-        try:
-            yield Path(folder)
-        finally:
-            if root:
-                os.seteuid(0)
-            os.chmod(folder, 0o755)
 
 
 @pytest.mark.parametrize(("size", "tile"), [(16, 128), (32, 128), (48, 96), (64, 128), (65, 130), (128, 128)])

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -20,22 +19,6 @@ from t2i.training.metrics import MetricsLog, read_metrics
 from t2i.training.plots import _smooth, draw_losses
 
 COLUMNS = ("images_seen", "loss_g", "loss_d")
-
-
-@pytest.fixture
-def read_only_folder():
-    """A folder that may not be written; root, who may write anywhere, is somebody else for the while."""
-    root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o555)
-        if root:
-            os.seteuid(65534)
-        try:
-            yield Path(folder)
-        finally:
-            if root:
-                os.seteuid(0)
-            os.chmod(folder, 0o755)
 
 
 def log_lines(folder: Path, counts: list[int]) -> MetricsLog:

@@ -21,15 +21,6 @@ from t2i.originals import default_transform
 WIDTH = 24
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for other threads, the longer the busier the machine is."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """12 pictures in images/, two captions each in labels/, and the same as COCO annotations."""

@@ -9,21 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from conftest import not_root
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from t2i.cli import run
 from t2i.text.encoders import bundled_minilm
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for other threads, the longer the busier the machine is."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def listing(folder: Path) -> dict[str, int]:
@@ -507,7 +498,6 @@ def installation_is_readable() -> bool:
 @pytest.fixture
 def readable(tiny_run, minilm_data):
     """A folder with a model, a data set and the read-only folder `locked`; root is somebody else for the while."""
-    root = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chmod(folder, 0o755)
@@ -515,15 +505,12 @@ def readable(tiny_run, minilm_data):
         shutil.copytree(minilm_data, folder / "data")
         (folder / "locked").mkdir()
         os.chmod(folder / "locked", 0o555)
-        if root:
-            os.seteuid(65534)
         try:
-            if not installation_is_readable():
-                pytest.skip("only root can read this installation")
-            yield folder
+            with not_root():
+                if not installation_is_readable():
+                    pytest.skip("only root can read this installation")
+                yield folder
         finally:
-            if root:
-                os.seteuid(0)
             os.chmod(folder / "locked", 0o755)
 
 
