@@ -20,7 +20,7 @@ PROMPTS = (
 def demo(
     out: Annotated[Path, Option(help="Folder for the data set, the run and the pictures.")] = Path("t2i-demo"),
     minutes: Annotated[float, Option(help="How long to train.")] = 4.0,
-    pictures: Annotated[int, Option(help="How many pictures to draw and train on.")] = 4000,
+    pictures: Annotated[int, Option(help="How many pictures to draw and train on.")] = 2000,
 ) -> None:
     """Draw shapes, prepare them, train on them for minutes, and draw prompts: the whole loop on a laptop."""
     from t2i.cli.prepare import prepare
