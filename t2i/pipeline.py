@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from t2i.device import pick_device
 from t2i.errors import UsageError, UserError
 from t2i.models.folder import ModelDescription, load_model, save_model
+from t2i.precision import to_pixels
 from t2i.text.encoders import FrozenEncoder, load_encoder
 from t2i.text.pooler import TextBatch
 from t2i.version import __version__
@@ -155,8 +156,7 @@ class TextToImagePipeline:
         for rows in self._groups(len(noise)):
             part = condition[rows.to(self.device)]
             images = self.generator.synthesis(noise[rows].to(self.device), part, truncation_psi)
-            pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-            yield pixels.permute(0, 2, 3, 1)[: len(noise) - int(rows[0])].cpu().contiguous()
+            yield to_pixels(images[: len(noise) - int(rows[0])])
 
     def _groups(self, count: int) -> Iterator[Tensor]:
         """Row numbers in groups of one size; the last group is filled up with the last row."""

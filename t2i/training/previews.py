@@ -8,6 +8,7 @@ from torch import nn
 
 from t2i.data.prepared import PreparedDataset
 from t2i.grids import captioned_grid, save_png, table_grid
+from t2i.precision import to_pixels
 from t2i.text.encoders import pad_tokens
 from t2i.training.randomness import derive_seed
 
@@ -35,12 +36,6 @@ class Preview:
     def save(self, generator: nn.Module, path: Path, title: str) -> None:
         """A grid of prompts by noises, drawn by `generator`."""
         with torch.inference_mode():
-            columns = [to_uint8(generator(z.expand(len(self.prompts), -1), self.text)) for z in self.noise]
+            columns = [to_pixels(generator(z.expand(len(self.prompts), -1), self.text)).numpy() for z in self.noise]
         rows = [[column[row] for column in columns] for row in range(len(self.prompts))]
         save_png(table_grid(rows, self.prompts, title=title), path)
-
-
-def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """[B, 3, R, R], about [-1, 1] -> uint8 [B, R, R, 3], clamped and rounded."""
-    pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
