@@ -5,6 +5,7 @@ default below. The resolved settings are printed and saved with the run.
 """
 
 import dataclasses
+import itertools
 import math
 import tomllib
 from collections.abc import Callable
@@ -32,6 +33,19 @@ def option(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A stage of progressive growing, in a run.toml a [[stages]] table.
+
+    share: of the run's pictures. batch, lr: left out, the run's own --batch, --lr-g and --lr-d.
+    """
+
+    resolution: int
+    share: float
+    batch: int | None = None
+    lr: float | None = None
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Settings of a run. The help texts are those of the command line. Counts are in pictures, not steps."""
 
@@ -40,11 +54,15 @@ class TrainConfig:
     conditioning: Literal["attention", "sentence"] = _setting(
         "attention", "How text enters: attention pooling over the tokens, or one sentence vector."
     )
-    loss: Literal["hinge", "logistic"] = _setting("hinge", "Adversarial loss.")
-    penalty: Literal["ma-gp", "r1", "none"] = _setting("ma-gp", "Gradient penalty.")
+    loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
+    penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
     penalty_every: int = _setting(1, "Take it every k-th step, k times as heavy.")
     augment: tuple[Literal["translation", "cutout"], ...] = _setting(("translation",), "DiffAugment's parts.")
+    growing: bool = _setting(False, "Grow progressively, from the first of the stages to full size.")
+    stages: tuple[Stage, ...] = _setting((), "Resolutions that growing goes through, a [[stages]] table each.")
+    grow_kimg: float | None = _setting(None, "Run length that the stages are shares of; left out, --kimg.")
+    fade: float = _setting(0.5, "Share of a stage in which its new resolution fades in.")
     batch: int = _setting(32, "Pictures per step, over all accumulation steps.")
     accumulate: int = _setting(1, "Split a batch into this many pieces, one after the other, to save memory.")
     kimg: float = _setting(1000.0, "Train until this many thousand pictures were seen.")
@@ -70,14 +88,26 @@ class TrainConfig:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UsageError(f"{called(name)} must be above 0, not {getattr(self, name)}")
-        if self.minutes is not None and self.minutes <= 0:
-            raise UsageError(f"{called('minutes')} must be above 0, not {self.minutes}")
+        for name in ("minutes", "grow_kimg"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise UsageError(f"{called(name)} must be above 0, not {value}")
         if self.batch < 2:
             why = "a wrong caption comes from another picture"
             raise UsageError(f"{called('batch')} must be at least 2, not {self.batch}: {why}")
         if self.batch % self.accumulate:
             multiple = f"is not a multiple of {called('accumulate')} {self.accumulate}"
             raise UsageError(f"{called('batch')} {self.batch} {multiple}")
+        if self.loss == "wgan-gp" and self.penalty == "none":
+            why = "nothing bounds a Wasserstein critic without one"
+            raise UsageError(f"{called('loss')} wgan-gp needs a penalty, not {called('penalty')} none: {why}")
+        if not 0 <= self.fade <= 1:
+            raise UsageError(f"{called('fade')} must lie in [0, 1], not {self.fade}")
+        for stage in self.stages:
+            _check_stage(stage, called("stages"), self.accumulate)
+        sides = [stage.resolution for stage in self.stages]
+        if any(b != 2 * a for a, b in itertools.pairwise(sides)):
+            listed = ", ".join(map(str, sides))
+            raise UsageError(f"{called('stages')}: each resolution must be twice the one before, not {listed}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
@@ -86,6 +116,19 @@ class TrainConfig:
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"{called('seed')} must lie between 0 and 2^63 - 1, not {self.seed}")
         return self
+
+
+def _check_stage(stage: Stage, name: str, accumulate: int) -> None:
+    """Raises UsageError where a stage makes no sense."""
+    where = f"{name}, {stage.resolution} px"
+    if stage.resolution < 8:
+        raise UsageError(f"{where}: growing starts at 8 px at the least")
+    if not (math.isfinite(stage.share) and stage.share > 0):
+        raise UsageError(f"{where}: share must be above 0, not {stage.share}")
+    if stage.batch is not None and (stage.batch < 2 or stage.batch % accumulate):
+        raise UsageError(f"{where}: batch {stage.batch} must be at least 2 and a multiple of accumulate ({accumulate})")
+    if stage.lr is not None and not (math.isfinite(stage.lr) and stage.lr > 0):
+        raise UsageError(f"{where}: lr must be above 0, not {stage.lr}")
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}

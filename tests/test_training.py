@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
-from t2i.config import TrainConfig
+from t2i.config import validate
 from t2i.errors import UserError
-from t2i.models import list_architectures
+from t2i.models import get_architecture, list_architectures
 from t2i.models.folder import load_tensors
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
 from t2i.training.collapse import CollapseWatch
@@ -22,8 +22,11 @@ CPU = torch.device("cpu")
 
 
 def config(arch="dfgan", **changes):
-    settings = dict(arch=arch, batch=8, kimg=0.048, log_kimg=0.008, snapshot_kimg=0.016, model={"nf": 4}, lr_g=1e-3)
-    return TrainConfig(**{**settings, **changes}).check()
+    """Six steps at 16 px, through every stage of growing where the architecture grows."""
+    architecture = get_architecture(arch)
+    stages = [{"resolution": 8, "share": 0.4}, {"resolution": 16, "share": 0.6}] if architecture.grows else []
+    settings = dict(arch=arch, batch=8, kimg=0.048, log_kimg=0.008, snapshot_kimg=0.016, lr_g=1e-3, stages=stages)
+    return validate({**architecture.defaults, **settings, "model": architecture.smallest, **changes}).check()
 
 
 def start(settings, data, root, **how):
@@ -128,9 +131,9 @@ def test_random_numbers_depend_on_seed_step_and_name_only():
 
 
 def test_batches_are_a_function_of_images_seen(shapes_data):
-    first, second = BatchLoader(shapes_data, 0, 8, "cpu"), BatchLoader(shapes_data, 0, 8, "cpu")
-    first.load(0)
-    a, b = first.load(8), second.load(8)  # one read ahead, one fresh
+    first, second = BatchLoader(shapes_data, 0, "cpu"), BatchLoader(shapes_data, 0, "cpu")
+    first.load(0, 8)
+    a, b = first.load(8, 8), second.load(8, 8)  # one read ahead, one fresh
     assert torch.equal(a.images, b.images)
     assert torch.equal(a.mismatched.tokens, b.mismatched.tokens)
     assert a.images.shape == (8, 3, 16, 16)
@@ -142,8 +145,8 @@ def test_batches_are_a_function_of_images_seen(shapes_data):
 
 
 def test_pixels_reach_the_network_as_they_were_drawn(shapes_data):
-    loader = BatchLoader(shapes_data, 0, 8, "cpu")
-    batch = loader._read(0)
+    loader = BatchLoader(shapes_data, 0, "cpu")
+    batch = loader._read(0, 8)
     pixels = to_device(batch, CPU).images.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1)
     assert torch.equal(pixels, batch.images)
     loader.close()

@@ -36,8 +36,12 @@ def train(
     arch: Annotated[str | None, _setting("arch", "NAME")] = None,
     preset: Annotated[str | None, _setting("preset", "NAME")] = None,
     conditioning: Annotated[str | None, _setting("conditioning", "attention|sentence")] = None,
-    loss: Annotated[str | None, _setting("loss", "hinge|logistic")] = None,
-    penalty: Annotated[str | None, _setting("penalty", "ma-gp|r1|none")] = None,
+    loss: Annotated[str | None, _setting("loss", "hinge|logistic|wgan-gp")] = None,
+    penalty: Annotated[str | None, _setting("penalty", "ma-gp|r1|wgan-gp|none")] = None,
+    penalty_every: Annotated[int | None, _setting("penalty_every")] = None,
+    growing: Annotated[
+        bool | None, Option("--growing/--no-growing", help=help_of("growing"), show_default=False)
+    ] = None,
     batch: Annotated[int | None, _setting("batch")] = None,
     accumulate: Annotated[int | None, _setting("accumulate")] = None,
     kimg: Annotated[float | None, _setting("kimg")] = None,
@@ -64,7 +68,8 @@ def train(
     """
     given = {
         "arch": arch, "preset": preset, "conditioning": conditioning, "loss": loss, "penalty": penalty,
-        "batch": batch, "accumulate": accumulate, "kimg": kimg, "minutes": minutes, "lr_g": lr_g, "lr_d": lr_d,
+        "penalty_every": penalty_every, "growing": growing, "batch": batch,
+        "accumulate": accumulate, "kimg": kimg, "minutes": minutes, "lr_g": lr_g, "lr_d": lr_d,
         "precision": precision, "seed": seed,
     }  # fmt: skip
     flags = {name: value for name, value in given.items() if value is not None}
@@ -123,11 +128,36 @@ def _resolve(
     row = dict(rows[min(rows, key=lambda resolution: abs(resolution - dataset.resolution))])
     model = {name: row.pop(name) for name in list(row) if name in architecture.model_options}
     _check_model(file.get("model", {}), architecture, config)
-    return resolve(
-        (f"preset {preset}", {**architecture.defaults, **row, "preset": preset, "model": model}),
+    settings = {**architecture.defaults, **row, "preset": preset, "model": model}
+    if chosen := [name for name in ("loss", "penalty") if named.get(name, settings.get(name)) != settings.get(name)]:
+        # Weight and laziness were the preset's for its own choice; a Wasserstein critic brings its penalty.
+        settings.pop("penalty_weight", None)
+        settings.pop("penalty_every", None)
+        if "loss" in chosen and named["loss"] == "wgan-gp":
+            settings["penalty"] = "wgan-gp"
+        elif settings["penalty"] == "wgan-gp":
+            settings["penalty"] = "r1"
+    resolved, origin = resolve(
+        (f"preset {preset}", settings),
         (str(config), {name: value for name, value in file.items() if name != "preset"}),
         (COMMAND_LINE, {name: value for name, value in flags.items() if name != "preset"}),
     )
+    _check_together(resolved, architecture)
+    return resolved, origin
+
+
+def _check_together(settings: TrainConfig, architecture: "Architecture") -> None:
+    """Raises UsageError where a setting makes no sense with the architecture."""
+    if settings.growing and not architecture.grows:
+        raise UsageError(f"--growing: {architecture.name} has one size; it does not grow")
+    batches = [stage.batch or settings.batch for stage in settings.stages] if settings.growing else [settings.batch]
+    for batch in batches:
+        if settings.accumulate > 1 and batch // settings.accumulate % architecture.group:
+            raise UsageError(
+                f"--accumulate {settings.accumulate} splits a batch of {batch} into pieces of "
+                f"{batch // settings.accumulate}; {architecture.name} compares pictures in groups of "
+                f"{architecture.group}, so a piece must be a multiple of that"
+            )
 
 
 def _check_model(table: Any, architecture: "Architecture", config: Path | None) -> None:
@@ -165,7 +195,10 @@ def _resumed(
             f"{getattr(settings, changed[0])}; a resumed run keeps its settings, but for --kimg and --minutes"
         )
     settings = dataclasses.replace(
-        settings, kimg=flags.get("kimg", settings.kimg), minutes=flags.get("minutes")
+        settings,
+        kimg=flags.get("kimg", settings.kimg),
+        minutes=flags.get("minutes"),
+        grow_kimg=settings.grow_kimg or settings.kimg,  # a longer run does not grow again
     ).check()
     dataset = PreparedDataset(data or Path(str(facts.get("path"))))
     if dataset.fingerprint != facts.get("fingerprint"):
@@ -187,10 +220,13 @@ def _newest_dataset() -> Path:
 
 def _show(settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDataset", device: Any) -> None:
     from t2i.models import get_architecture
+    from t2i.training.growth import Schedule
     from t2i.training.loading import text_statistics
+    from t2i.training.loop import network_options
 
     architecture = get_architecture(settings.arch)
-    options = {**architecture.model_options, **settings.model}
+    schedule = Schedule(settings, dataset.resolution)
+    options = network_options(settings, dataset.resolution)
     try:
         networks = architecture.build(dataset.resolution, settings.conditioning, text_statistics(dataset), options, 0)
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
@@ -209,7 +245,9 @@ def _show(settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDatas
     for name, source in origin.items():
         value = getattr(settings, name)
         if name == "model":
-            value = ", ".join(f"{key} {item}" for key, item in options.items())
+            value = ", ".join(f"{key} {item}" for key, item in options.items() if key in architecture.model_options)
+        elif name == "stages":
+            value = schedule.describe() if settings.growing else None
         rows[name] = f"{'-' if value is None else value}" + ("" if source == "default" else f"  [{source}]")
     console.table(f"{settings.arch}: {architecture.summary}", rows)
 
@@ -288,11 +326,16 @@ def describe(status: "Status") -> str:
     """One line of progress."""
     metrics = status.metrics
     return (
-        f"{status.images_seen / 1000:.1f} kimg  {metrics['images_per_second']:.0f} img/s  "
+        f"{status.images_seen / 1000:.1f} kimg  {_size(metrics)}  {metrics['images_per_second']:.0f} img/s  "
         f"{metrics['memory_gib']:.1f} GiB  loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  "
         f"logits real {metrics['logits_real']:.2f} mismatch {metrics['logits_mismatch']:.2f} "
         f"fake {metrics['logits_fake']:.2f}"
     )
+
+
+def _size(metrics: dict[str, float]) -> str:
+    """The resolution in training, with alpha while it fades in: "32 px a0.25"."""
+    return f"{metrics['resolution']:.0f} px" + (f" a{metrics['alpha']:.2f}" if metrics["alpha"] < 1 else "")
 
 
 def describe_briefly(status: "Status") -> str:
@@ -300,6 +343,6 @@ def describe_briefly(status: "Status") -> str:
     metrics = status.metrics
     logits = "/".join(f"{metrics[name]:.1f}" for name in ("logits_real", "logits_mismatch", "logits_fake"))
     return (
-        f"{status.images_seen / 1000:.1f} kimg {metrics['images_per_second']:.0f} img/s "
+        f"{status.images_seen / 1000:.1f} kimg {_size(metrics)} {metrics['images_per_second']:.0f} img/s "
         f"{metrics['memory_gib']:.1f} GiB G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"
     )

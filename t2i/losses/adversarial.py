@@ -29,4 +29,10 @@ LOGISTIC = AdversarialLoss(
     "logistic", real=lambda d: F.softplus(-d), fake=lambda d: F.softplus(d), generator=lambda d: F.softplus(-d)
 )
 
-LOSSES = {loss.name: loss for loss in (HINGE, LOGISTIC)}
+# The Wasserstein critic of Gulrajani et al. 2017, with the drift term of Karras et al. 2018, sec. A.1.
+DRIFT = 1e-3
+WASSERSTEIN = AdversarialLoss(
+    "wgan-gp", real=lambda d: DRIFT * d.square() - d, fake=lambda d: d, generator=lambda d: -d
+)
+
+LOSSES = {loss.name: loss for loss in (HINGE, LOGISTIC, WASSERSTEIN)}

@@ -4,12 +4,15 @@ They are computed in fp32 whatever the precision of the rest: the double backwar
 where mixed-precision GANs blow up.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from t2i.precision import at_least_fp32
+
+PenaltyFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def matching_aware_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
@@ -31,28 +34,44 @@ def r1_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
     return 0.5 * _squared_norm(grad_images)
 
 
+def wgan_gp_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
+    """WGAN-GP, Gulrajani et al. 2017 eq. 3, without its weight lambda: (||grad_x D|| - 1)^2. Returns [B].
+
+    It is taken on random points between real and generated pictures.
+    """
+    (grad_images,) = torch.autograd.grad(logits.sum(), (images,), create_graph=True)
+    # The root has no finite gradient at zero; a critic that is flat there is pushed up all the same.
+    return ((_squared_norm(grad_images) + 1e-12).sqrt() - 1).square()
+
+
 def _squared_norm(gradient: Tensor) -> Tensor:
     return at_least_fp32(gradient).square().flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """A named penalty. `default_weight(resolution, batch)` is the weight it is published with."""
+    """A named penalty.
+
+    between: taken between real and generated pictures, else on the real ones.
+    """
 
     name: str
-    function: object
+    function: PenaltyFunction
+    between: bool = False
 
     def default_weight(self, resolution: int, batch: int) -> float:
+        """The weight that it is published with."""
         if self.name == "r1":
             return 0.0002 * resolution**2 / batch  # the heuristic of StyleGAN2-ADA
-        return 2.0  # DF-GAN's k
+        return 10.0 if self.name == "wgan-gp" else 2.0  # WGAN-GP's lambda, DF-GAN's k
 
     def __call__(self, logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
-        return self.function(logits, images, condition)  # type: ignore[operator]
+        return self.function(logits, images, condition)
 
 
 PENALTIES = {
     "ma-gp": Penalty("ma-gp", matching_aware_penalty),
     "r1": Penalty("r1", r1_penalty),
+    "wgan-gp": Penalty("wgan-gp", wgan_gp_penalty, between=True),
     "none": None,
 }

@@ -89,6 +89,7 @@ class DFGANGenerator(nn.Module):
         nf: int = 32,
         z_dim: int = 100,
         output: str = "linear",
+        **_discriminator_only: object,
     ):
         super().__init__()
         if output not in ("linear", "tanh"):
@@ -118,14 +119,18 @@ class DFGANGenerator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Halve the resolution: shortcut + gamma * [conv4 stride 2, conv3], gamma a scalar that starts at 0."""
+    """Halve the resolution: shortcut + gamma * [conv4 stride 2, conv3], gamma a scalar that starts at `gamma`."""
 
-    def __init__(self, c_in: int, c_out: int):
+    def __init__(self, c_in: int, c_out: int, gamma: float):
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=False)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(c_in, c_out, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
+        self.gamma = nn.Parameter(torch.full((1,), float(gamma)))
+        if gamma:
+            # A branch that counts from the start needs a variance that its layers keep (He et al. 2015).
+            for conv in (self.conv1, self.conv2):
+                nn.init.kaiming_normal_(conv.weight, a=0.2)
         if c_in == c_out:
             nn.init.dirac_(self.shortcut.weight)
             nn.init.zeros_(self.shortcut.bias)
@@ -161,13 +166,14 @@ class DFGANDiscriminator(nn.Module):
         statistics: TextStatistics,
         *,
         nf: int = 32,
+        gamma: float = 0.0,
         **_generator_only: object,
     ):
         super().__init__()
         widths = channels(resolution, nf)
         self.pooler = make_pooler(conditioning, statistics)
         self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList(DiscriminatorBlock(c_in, c_out) for c_in, c_out in pairwise(widths))
+        self.blocks = nn.ModuleList(DiscriminatorBlock(c_in, c_out, gamma) for c_in, c_out in pairwise(widths))
         self.head = OneWayHead(widths[-1], self.pooler.out_width, 2 * nf)
 
     def features(self, images: Tensor) -> Tensor:  # [B, 3, R, R] -> [B, 8 nf, 4, 4]
@@ -206,8 +212,9 @@ DFGAN = register(
         summary="DF-GAN (Tao et al. 2022): one stage, text fused into every generator block",
         build_generator=DFGANGenerator,
         build_discriminator=DFGANDiscriminator,
-        model_options={"nf": 32, "z_dim": 100, "output": "linear"},
+        model_options={"nf": 32, "z_dim": 100, "output": "linear", "gamma": 0.0},
         presets=preset_rows(("nf", "batch", "lr_g", "lr_d", "beta2", "kimg"), _TABLE),
         defaults={"loss": "hinge", "penalty": "ma-gp", "beta1": 0.0},
+        smallest={"nf": 4},
     )
 )

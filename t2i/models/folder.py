@@ -1,24 +1,24 @@
 """A trained generator as a folder, in the manner of diffusers: JSON to say what it is, safetensors to hold it.
 
-model_index.json               format, architecture, resolution, text encoder with hash, what it was trained on
+model_index.json               format, architecture, resolution, text encoder with hash, hash of the weights, what
+                               it was trained on
 generator/config.json          all that is needed to build the generator
 generator/model.safetensors    its weights, the pooler and the text statistics included
 README.md                      the model card
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import nn
 
 from t2i.errors import UserError
-from t2i.files import atomic_write, describe_os_error, first_line, make_folder, read_json, sha256, write_json
+from t2i.files import atomic_write, describe_os_error, first_line, make_folder, read_json, sha256, sweep, write_json
 from t2i.models.registry import get_architecture
+from t2i.tensors import load_tensors, save_tensors
 from t2i.text.pooler import TextStatistics
 from t2i.version import __version__
 
@@ -39,9 +39,32 @@ class ModelDescription:
 
 
 def save_model(folder: Path | str, generator: nn.Module, description: ModelDescription) -> None:
-    """Write a model folder; each file is replaced whole, the weights last. Raises UserError, one line."""
+    """Write a model folder; each file is replaced whole, the weights last. Raises UserError, one line.
+
+    Killed before the weights are replaced, a folder that held a model still holds one: its description knows the hash
+    of both weights.
+    """
     folder = Path(folder)
-    make_folder(folder / "generator")
+    weights = folder / "generator" / "model.safetensors"
+    staged = weights.with_name(".model.safetensors.new.tmp")
+    make_folder(weights.parent)
+    for name in ("README.md", "model_index.json", "generator/config.json", "generator/model.safetensors"):
+        sweep((folder / name).parent, f".{Path(name).name}.*.tmp")  # of a save that was killed
+    try:
+        save_tensors(staged, generator.state_dict())
+        _describe(folder, description, sha256(staged), sha256(weights) if weights.is_file() else None)
+        os.replace(staged, weights)
+    except OSError as error:
+        raise describe_os_error(error, weights) from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _describe(folder: Path, description: ModelDescription, digest: str, replaced: str | None) -> None:
+    """All files but the weights, of the hash `digest`; those of the hash `replaced` are there until then."""
+    digests = {"weights_sha256": digest}
+    if replaced not in (None, digest):
+        digests["weights_sha256_before"] = replaced
     config = asdict(description)
     index = {
         "_class_name": CLASS_NAME,
@@ -49,6 +72,7 @@ def save_model(folder: Path | str, generator: nn.Module, description: ModelDescr
         "t2i_version": __version__,
         "architecture": description.architecture,
         "resolution": description.resolution,
+        **digests,
         "text_encoder": config.pop("text_encoder"),
         "training": config.pop("training"),
     }
@@ -56,7 +80,6 @@ def save_model(folder: Path | str, generator: nn.Module, description: ModelDescr
     write_json(folder / "model_index.json", index)
     with atomic_write(folder / "README.md", "w") as stream:
         stream.write(model_card(folder.name, description))
-    save_tensors(folder / "generator" / "model.safetensors", generator.state_dict())
 
 
 def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription, str]:
@@ -86,6 +109,12 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription, str]:
             description.resolution, description.conditioning, statistics, **description.options
         )
         digest = sha256(weights)
+        # A folder that another tool or an older t2i wrote knows no hash.
+        known = [index[name] for name in ("weights_sha256", "weights_sha256_before") if name in index]
+        if known and digest not in known:
+            if read_json(folder / "model_index.json", "model description") != index:
+                return load_model(folder)  # a training run replaced the model in this moment
+            raise UserError(f"{weights}: damaged (its hash is not the one in model_index.json); get or train it again")
         generator.load_state_dict(load_tensors(weights))
     except OSError as error:
         raise describe_os_error(error, weights) from error
@@ -114,21 +143,6 @@ def _check_description(description: ModelDescription) -> None:
             raise TypeError(f"its {name} is {value!r:.40}, not {kind.__name__}")
     if not 4 <= description.resolution <= 4096 or not 1 <= text["width"] <= 2**20 or text["max_tokens"] < 1:
         raise ValueError(f"resolution {description.resolution}, text width {text['width']}")
-
-
-def save_tensors(path: Path | str, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file, atomically. Raises UserError, one line."""
-    data = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-    with atomic_write(path) as stream:
-        stream.write(data)
-
-
-def load_tensors(path: Path | str) -> dict[str, torch.Tensor]:
-    """Read a safetensors file onto the CPU. Raises UserError where it is none, OSError where it cannot be read."""
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: damaged, or no safetensors file ({first_line(error)})") from error
 
 
 def model_card(name: str, description: ModelDescription) -> str:

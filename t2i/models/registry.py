@@ -15,6 +15,9 @@ class Generator(Protocol):
 
     pool: TextBatch -> condition [B, E], in which two prompts can be mixed.
     synthesis: noise and condition -> images. truncation_psi: 1 as trained, 0 the most typical picture of a prompt.
+
+    A generator that training shakes (style mixing, noise images) says in `training_noise` how many normal numbers it
+    takes for that a picture, and has a keyword `shake` [B, training_noise] in its call.
     """
 
     z_dim: int
@@ -30,7 +33,7 @@ class Generator(Protocol):
 class Discriminator(Protocol):
     """The three steps of D(x, text), apart so that one pass over the images serves several captions.
 
-    features: images [B, 3, R, R] -> [B, C, h, w]
+    features: images [B, 3, R, R] -> [B, C, h, w] or [B, C]
     pool: TextBatch -> condition [B, E]
     logits: features and condition -> [B], fp32
     """
@@ -48,6 +51,10 @@ class Architecture:
 
     model_options: the names and defaults of its own settings (widths, depths), the `[model]` table of a run.toml.
     presets: name -> {resolution -> settings}; a setting is a field of TrainConfig or of model_options.
+    defaults: settings of TrainConfig that every preset starts from.
+    smallest: model_options of the narrowest network that still has every part: for tests and smoke runs.
+    grows: its networks have a `growth` (t2i/models/growing.py) and take `shown_at`.
+    group: pictures of a micro-batch that its discriminator looks at together; 1 where it judges each alone.
     """
 
     name: str
@@ -57,6 +64,9 @@ class Architecture:
     model_options: dict[str, Any]
     presets: dict[str, dict[int, dict[str, Any]]]
     defaults: dict[str, Any] = field(default_factory=dict)
+    smallest: dict[str, Any] = field(default_factory=dict)
+    grows: bool = False
+    group: int = 1
 
     def build(
         self, resolution: int, conditioning: str, statistics: TextStatistics, options: dict[str, Any], seed: int

@@ -3,7 +3,7 @@
     checkpoints/000040960/          images seen, in the name
         generator.safetensors  discriminator.safetensors  ema.safetensors
         optimizer_g.safetensors  optimizer_d.safetensors
-        state.json                  images seen, step, config, sha256 of every file
+        state.json                  images seen, step, config, sha256 of every file and of itself
 
 A checkpoint is written to a temporary folder, synced, and renamed; only then is an old one removed.
 """
@@ -19,10 +19,18 @@ import torch
 from torch import nn
 
 from t2i.errors import UserError
-from t2i.files import describe_os_error, make_folder, read_json, sha256, sync_folder, write_json
-from t2i.models.folder import load_tensors, save_tensors
+from t2i.files import (
+    describe_os_error,
+    make_folder,
+    read_sealed_json,
+    sha256,
+    sweep,
+    sync_folder,
+    write_sealed_json,
+)
+from t2i.tensors import load_tensors, save_tensors
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2
 
 Stateful = nn.Module | torch.optim.Optimizer
@@ -34,9 +42,9 @@ def save_checkpoint(root: Path, state: dict[str, Any], parts: Mapping[str, State
     state: JSON-able, with "images_seen". Raises UserError, one line; what was there before stays.
     """
     make_folder(root)
+    sweep(root)  # what a killed run was writing
     final = root / f"{state['images_seen']:09d}"
-    temporary = root / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, replaced = root / f".{final.name}.tmp", root / f".{final.name}.old.tmp"
     try:
         make_folder(temporary)
         files = {}
@@ -44,16 +52,18 @@ def save_checkpoint(root: Path, state: dict[str, Any], parts: Mapping[str, State
             path = temporary / f"{name}.safetensors"
             save_tensors(path, pack(part))
             files[path.name] = sha256(path)
-        write_json(temporary / "state.json", {"format": FORMAT, **state, "files": files})
+        write_sealed_json(temporary / "state.json", {"format": FORMAT, **state, "files": files})
         sync_folder(temporary)
-        if final.exists():  # saved twice at the same image: the newer one is the same
-            shutil.rmtree(final)
+        if final.exists():  # saved twice at the same image: the same, or the old one was damaged
+            os.rename(final, replaced)
         os.rename(temporary, final)
         sync_folder(root)
     except OSError as error:
         raise describe_os_error(error, final) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.is_dir() and not final.exists():
+            os.rename(replaced, final)
+        sweep(root, f".{final.name}.*tmp")
     for old in list_checkpoints(root)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -69,9 +79,11 @@ def list_checkpoints(root: Path) -> list[Path]:
 def newest_checkpoint(root: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """The newest checkpoint that verifies: its folder, its state, and a line for each damaged one passed over.
 
-    Raises UserError where there is none.
+    For the process that is to write there next: what a killed one was writing is swept away. Raises UserError where
+    there is no checkpoint.
     """
     complaints = []
+    sweep(root)
     for folder in reversed(list_checkpoints(root)):
         try:
             return folder, verify(folder), complaints
@@ -83,7 +95,7 @@ def newest_checkpoint(root: Path) -> tuple[Path, dict[str, Any], list[str]]:
 
 def verify(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint all of whose files have the hash it says. Raises UserError, one line."""
-    state = read_json(folder / "state.json", "checkpoint state")
+    state = read_sealed_json(folder / "state.json", "checkpoint state")
     if state.get("format") != FORMAT or not isinstance(state.get("files"), dict) or not state["files"]:
         raise UserError(f"{folder}: not a checkpoint of this version of t2i")
     for name, digest in state["files"].items():
@@ -102,7 +114,7 @@ def load_checkpoint(folder: Path, parts: Mapping[str, Stateful]) -> None:
             unpack(part, load_tensors(folder / f"{name}.safetensors"))
         except OSError as error:
             raise describe_os_error(error, folder / name) from error
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (LookupError, RuntimeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(

@@ -20,34 +20,34 @@ class BatchLoader:
     The batch is a pure function of (data set, seed, images seen, size).
     """
 
-    def __init__(self, dataset: PreparedDataset, seed: int, batch: int, device: torch.device | str):
-        self.dataset, self.seed, self.batch = dataset, seed, batch
+    def __init__(self, dataset: PreparedDataset, seed: int, device: torch.device | str):
+        self.dataset, self.seed = dataset, seed
         self.device = torch.device(device)
         self._order_seed = derive_seed(seed, "order")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: tuple[int, Future] | None = None
+        self._ahead: tuple[tuple[int, int], Future] | None = None
 
-    def load(self, images_seen: int) -> Batch:
-        """The batch of the pictures images_seen ... images_seen + batch - 1, on the device."""
-        if self._ahead and self._ahead[0] == images_seen:
+    def load(self, images_seen: int, size: int) -> Batch:
+        """The batch of the pictures images_seen ... images_seen + size - 1, on the device."""
+        if self._ahead and self._ahead[0] == (images_seen, size):
             batch = self._ahead[1].result()
         else:
-            batch = self._read(images_seen)
-        following = images_seen + self.batch
-        self._ahead = following, self._thread.submit(self._read, following)
+            batch = self._read(images_seen, size)
+        following = images_seen + size, size
+        self._ahead = following, self._thread.submit(self._read, *following)
         return to_device(batch, self.device)
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def _read(self, images_seen: int) -> Batch:
+    def _read(self, images_seen: int, size: int) -> Batch:
         data = self.dataset
-        positions = np.arange(images_seen, images_seen + self.batch)
+        positions = np.arange(images_seen, images_seen + size)
         pictures = picture_at(positions, len(data), self._order_seed)
         own = [data.caption_ids(int(picture)) for picture in pictures]
         choices = choice_at(positions, data.caption_counts(pictures), self._order_seed)
         captions = np.array([int(ids[choice]) for ids, choice in zip(own, choices)])
-        wrong = mismatch(captions, own, StepRandom(self.seed, images_seen, self.batch).numpy("mismatch"))
+        wrong = mismatch(captions, own, StepRandom(self.seed, images_seen, size).numpy("mismatch"))
         text = pad_tokens(data.tokens(captions))
         return Batch(
             images=torch.from_numpy(data.images(pictures)),

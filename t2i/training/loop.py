@@ -20,9 +20,11 @@ from t2i.losses.adversarial import LOSSES
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.folder import ModelDescription, save_model
+from t2i.models.growing import Growth, real_at, set_growth
 from t2i.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
+from t2i.training.growth import Schedule, Span
 from t2i.training.loading import BatchLoader, text_statistics
 from t2i.training.metrics import MetricsLog
 from t2i.training.objective import GANObjective, Phase
@@ -34,6 +36,7 @@ from t2i.training.run import Run
 COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib", "loss_g", "loss_d", "penalty",
     "logits_real", "logits_mismatch", "logits_fake", "saturated", "diversity", "gradient_g", "gradient_d",
+    "resolution", "alpha",
 )  # fmt: skip
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -76,7 +79,8 @@ def train(
     """
     # ---- Set-up: networks, what moves them, what they minimise ----
     architecture = get_architecture(config.arch)
-    options = {**architecture.model_options, **config.model}
+    schedule = Schedule(config, dataset.resolution)
+    options = network_options(config, dataset.resolution)
     generator, discriminator = architecture.build(
         dataset.resolution, config.conditioning, text_statistics(dataset), options, derive_seed(config.seed, "weights")
     )
@@ -87,7 +91,7 @@ def train(
         Phase("D", discriminator, make_adam(discriminator, config.lr_d, config, device)),
         Phase("G", generator, make_adam(generator, config.lr_g, config, device)),
     ]
-    objective = make_objective(config, generator, discriminator, dataset.resolution)
+    objective = make_objective(config, generator, discriminator)
     scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=config.precision == "fp16") for phase in phases}
     parts = {
         "generator": generator,
@@ -107,7 +111,7 @@ def train(
         images_seen, seconds_before = state["images_seen"], state["seconds"]
         say(f"resumed at {images_seen:,} images from {folder}")
 
-    loader = BatchLoader(dataset, config.seed, config.batch, device)
+    loader = BatchLoader(dataset, config.seed, device)
     preview = Preview(dataset, generator.z_dim, config.seed, device)
     metrics_log = MetricsLog(run.folder, COLUMNS, tensorboard=config.tensorboard)
     metrics_log.rewind(images_seen)
@@ -117,8 +121,10 @@ def train(
 
     def snapshot() -> None:
         seconds = seconds_before + time.monotonic() - started
+        grown = schedule.latest(images_seen)
+        set_growth(ema.model, grown)
         preview.save(ema.model, run.samples / f"{images_seen:09d}.png", f"{images_seen:,} images seen")
-        describe = describe_model(config, options, dataset, images_seen, preview.prompts)
+        describe = describe_model(config, options, dataset, images_seen, preview.prompts, grown)
         save_model(run.model, ema.model, describe)
         state = {"images_seen": images_seen, "seconds": seconds, "settings": asdict(config)}
         state["scalers"] = {name: scaler.state_dict() for name, scaler in scalers.items()}
@@ -127,7 +133,6 @@ def train(
 
     goal = int(config.kimg * 1000)
     log_every, snapshot_every = config.log_kimg * 1000, config.snapshot_kimg * 1000
-    micro = config.batch // config.accumulate
     share = 1 / config.accumulate
     started = logged_at = time.monotonic()
     logged_images = saved_at = images_seen
@@ -152,6 +157,7 @@ def train(
             metrics["seconds"] = seconds_before + now - started
             metrics["images_per_second"] = (images_seen - logged_images) / (now - logged_at)
             metrics["memory_gib"] = memory_gib(device)
+            metrics["resolution"], metrics["alpha"] = schedule.latest(images_seen)
             metrics_log.append(metrics)
             on_status(Status(images_seen, goal, now - started, config.minutes, metrics))
             for warning in watch.look(metrics):
@@ -165,10 +171,23 @@ def train(
         if reason:
             break
 
+        # ---- Grow: where the networks stand comes from the images seen alone ----
+        span = schedule.at(images_seen)
+        grown = span.growth(images_seen)
+        for network in (generator, discriminator):
+            set_growth(network, grown)
+        if images_seen == span.start:
+            for phase in phases:
+                phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
+        for phase, lr in zip(phases, (span.lr_d, span.lr_g)):
+            phase.optimizer.param_groups[0]["lr"] = lr
+        objective.penalty_weight = penalty_weight(config, span)
+
         # ---- Draw a batch ----
-        batch = loader.load(images_seen)
-        random = StepRandom(config.seed, images_seen, config.batch, device=str(device))
-        step = images_seen // config.batch
+        batch = loader.load(images_seen, span.batch)
+        batch.images = real_at(batch.images, grown)
+        random = StepRandom(config.seed, images_seen, span.batch, device=str(device))
+        micro, step = span.batch // config.accumulate, span.step(images_seen)
 
         # ---- Each phase: gradients over the micro-batches, then one step ----
         for phase in phases:
@@ -176,7 +195,7 @@ def train(
             discriminator.requires_grad_(phase.name == "D")
             scaler = scalers[phase.name]
             phase.optimizer.zero_grad(set_to_none=True)
-            for start in range(0, config.batch, micro):
+            for start in range(0, span.batch, micro):
                 rows = slice(start, start + micro)
                 objective.accumulate_gradients(phase, batch[rows], share, step, random.take(rows), scaler.scale)
             scaler.unscale_(phase.optimizer)
@@ -185,8 +204,8 @@ def train(
             scaler.update()
 
         # ---- Average ----
-        images_seen += config.batch
-        ema.update(generator, images_seen, config.batch)
+        images_seen += span.batch
+        ema.update(generator, images_seen, span.batch)
 
     loader.close()
     metrics_log.close()
@@ -199,24 +218,34 @@ def make_adam(network: torch.nn.Module, lr: float, config: TrainConfig, device: 
     return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
 
 
-def make_objective(
-    config: TrainConfig, generator: torch.nn.Module, discriminator: torch.nn.Module, resolution: int
-) -> GANObjective:
-    """The objective that a config asks for."""
-    penalty = PENALTIES[config.penalty]
-    weight = config.penalty_weight
-    if weight is None:
-        weight = penalty.default_weight(resolution, config.batch) if penalty else 0.0
+def make_objective(config: TrainConfig, generator: torch.nn.Module, discriminator: torch.nn.Module) -> GANObjective:
+    """The objective that a config asks for; the weight of its penalty is set with each stage."""
     return GANObjective(
         generator,
         discriminator,
         loss=LOSSES[config.loss],
-        penalty=penalty,
-        penalty_weight=weight,
+        penalty=PENALTIES[config.penalty],
         penalty_every=config.penalty_every,
         augments=config.augment,
         autocast_dtype=AUTOCAST[config.precision],
     )
+
+
+def penalty_weight(config: TrainConfig, span: Span) -> float:
+    """The weight of the config's penalty in a stage of training."""
+    penalty = PENALTIES[config.penalty]
+    if penalty is None or config.penalty_weight is not None:
+        return config.penalty_weight or 0.0
+    return penalty.default_weight(span.resolution, span.batch)
+
+
+def network_options(config: TrainConfig, resolution: int) -> dict[str, Any]:
+    """What the networks of a run are built with: the architecture's settings, and where growing will show them."""
+    architecture = get_architecture(config.arch)
+    options = {**architecture.model_options, **config.model}
+    if architecture.grows:
+        options["shown_at"] = Schedule(config, resolution).sides
+    return options
 
 
 def check_gradients(phase: Phase, objective: GANObjective, images_seen: int, tolerate: bool = False) -> None:
@@ -237,9 +266,16 @@ def check_gradients(phase: Phase, objective: GANObjective, images_seen: int, tol
 
 
 def describe_model(
-    config: TrainConfig, options: dict[str, Any], dataset: PreparedDataset, images_seen: int, prompts: list[str]
+    config: TrainConfig,
+    options: dict[str, Any],
+    dataset: PreparedDataset,
+    images_seen: int,
+    prompts: list[str],
+    grown: Growth,
 ) -> ModelDescription:
     """What the model folder says of the model."""
+    if get_architecture(config.arch).grows:
+        options = {**options, "growth": list(grown)}
     encoder = {key: dataset.text[key] for key in ("name", "sha256", "width", "max_tokens")}
     training = {
         "data": f"{dataset.name} ({dataset.split}, {len(dataset):,} pictures)",

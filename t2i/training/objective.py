@@ -90,7 +90,7 @@ class GANObjective:
         *,
         loss: AdversarialLoss,
         penalty: Penalty | None,
-        penalty_weight: float,
+        penalty_weight: float = 0.0,
         penalty_every: int = 1,
         augments: tuple[str, ...] = (),
         autocast_dtype: torch.dtype | None = None,
@@ -126,21 +126,22 @@ class GANObjective:
             fakes = self._fakes(batch, random, "D")
         watch_collapse(self.statistics, batch.images, fakes)
 
-        # Real pictures: one pass serves the matching caption, the wrong one, and the penalty.
+        # Real pictures: one pass serves the matching caption, the wrong one, and a penalty on real pairs.
         penalise = self.penalty is not None and step % self.penalty_every == 0
+        on_reals = penalise and not self.penalty.between
         images = self._augment(batch.images, random, "D real").detach()
-        precision = contextlib.nullcontext() if penalise else self._autocast(batch)
-        with precision:
+        with contextlib.nullcontext() if on_reals else self._autocast(batch):
             condition = self.discriminator.pool(batch.text)
-            if penalise:
+            if on_reals:
                 images.requires_grad_(True)
                 if not condition.requires_grad:  # a pooler without weights
                     condition.requires_grad_(True)
             features = self.discriminator.features(images)
             real = self.discriminator.logits(features, condition)
             wrong = self.discriminator.logits(features, self.discriminator.pool(batch.mismatched))
+        fakes = self._augment(fakes, random, "D fake")
         with self._autocast(batch):
-            fake = self._judge(self._augment(fakes, random, "D fake"), batch.text)
+            fake = self._judge(fakes, batch.text)
 
         weight = batch.mismatched_weight
         losses = self.loss.real(real) + 0.5 * (self.loss.fake(fake) + weight * self.loss.fake(wrong))
@@ -149,6 +150,11 @@ class GANObjective:
         self.statistics.add("logits_mismatch", wrong)
         self.statistics.add("logits_fake", fake)
         if penalise:
+            if self.penalty.between:
+                share = random.uniform("D between", 1, 1, 1).to(images.dtype)
+                images = torch.lerp(images, fakes, share).requires_grad_(True)
+                condition = self.discriminator.pool(batch.text)
+                real = self.discriminator.logits(self.discriminator.features(images), condition)
             penalty = self.penalty_weight * self.penalty(real, images, condition)
             self.statistics.add("penalty", penalty)
             losses = losses + self.penalty_every * penalty
@@ -163,7 +169,10 @@ class GANObjective:
         return losses.mean()
 
     def _fakes(self, batch: Batch, random: StepRandom, name: str) -> Tensor:
-        return self.generator(random.normal(f"{name} z", self.generator.z_dim), batch.text)
+        z = random.normal(f"{name} z", self.generator.z_dim)
+        if count := getattr(self.generator, "training_noise", 0):
+            return self.generator(z, batch.text, shake=random.normal(f"{name} shake", count))
+        return self.generator(z, batch.text)
 
     def _judge(self, images: Tensor, text: TextBatch) -> Tensor:
         return self.discriminator.logits(self.discriminator.features(images), self.discriminator.pool(text))

@@ -1,0 +1,39 @@
+"""Progressive growing: Karras et al., "Progressive Growing of GANs", ICLR 2018, sec. 2.
+
+A network that grows works at one resolution at a time. While a new resolution fades in, its output is a blend of the
+old resolution, upsampled, and the new one, with weight alpha; real pictures get the same blend.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from t2i.models.layers import downsample, upsample
+
+
+class Growth(NamedTuple):
+    """Where a growing network stands. alpha: weight of the newest resolution, in [0, 1]."""
+
+    resolution: int
+    alpha: float = 1.0
+
+
+def blend(old: Tensor, new: Tensor, alpha: float) -> Tensor:
+    """(1 - alpha) old + alpha new."""
+    return torch.lerp(old, new, alpha)
+
+
+def real_at(images: Tensor, growth: Growth) -> Tensor:
+    """Real pictures [B, 3, R, R] as a network at `growth` would draw them: [B, 3, r, r], faded as it fades."""
+    while images.shape[-1] > growth.resolution:
+        images = downsample(images)
+    if growth.alpha < 1:
+        images = blend(upsample(downsample(images)), images, growth.alpha)
+    return images
+
+
+def set_growth(network: nn.Module, growth: Growth) -> None:
+    """Put a network that grows at `growth`; one that does not is left alone."""
+    if hasattr(network, "growth"):
+        network.growth = growth

@@ -1,0 +1,91 @@
+"""Layers that the style-based architectures share: equalised learning rate, filters, statistics over a minibatch."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2i.precision import at_least_fp32
+
+SQRT2 = math.sqrt(2)
+GROUP = 4  # pictures of a minibatch that minibatch standard deviation looks at together
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2)
+
+
+class EqualLinear(nn.Module):
+    """A linear layer with equalised learning rate: Karras et al. 2018, sec. 4.1; [.., c_in] -> [.., c_out].
+
+    Weights are stored as N(0, 1 / lr_multiplier) and scaled to He's variance at run time, so that Adam's steps are as
+    large, compared to the weights, in every layer; lr_multiplier scales these steps.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, gain: float = SQRT2, bias: float = 0.0, lr_multiplier: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((c_out,), bias / lr_multiplier))
+        self.scale = gain / math.sqrt(c_in) * lr_multiplier
+        self.lr_multiplier = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.scale, self.bias * self.lr_multiplier)
+
+
+class EqualConv2d(nn.Module):
+    """A convolution with equalised learning rate that keeps the size; [B, c_in, h, w] -> [B, c_out, h, w]."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, *, gain: float = SQRT2, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
+        self.scale = gain / math.sqrt(c_in * kernel * kernel)
+        self.padding = kernel // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+
+
+def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Each row of [B, C] scaled to mean square 1 (Karras et al. 2018, sec. 4.2). At least fp32."""
+    x = at_least_fp32(x)
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + eps)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, C, 2h, 2w], each pixel four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def downsample(x: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, C, h/2, w/2], the mean of each four pixels."""
+    return F.avg_pool2d(x, 2)
+
+
+class Blur(nn.Module):
+    """The low-pass filter [1, 2, 1] in both directions, the edge repeated; keeps the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("kernel", torch.outer(kernel, kernel)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, 3, 3)
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=channels)
+
+
+def minibatch_std(x: Tensor) -> Tensor:
+    """Append how much the pictures of a group differ as one more channel: Karras et al. 2018, sec. 3.
+
+    x: [B, C, h, w] -> [B, C + 1, h, w]. A group is GROUP consecutive rows (or the largest power of two below it that
+    divides B), so that a batch in pieces of whole groups gives what the batch gives. Sums in at least fp32.
+    """
+    group = math.gcd(x.shape[0], GROUP)
+    y = at_least_fp32(x).unflatten(0, (-1, group))  # [B / G, G, C, h, w]
+    std = (y.var(1, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # [B / G]
+    std = std.repeat_interleave(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+    return torch.cat([x, std.to(x.dtype)], dim=1)

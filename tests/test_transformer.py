@@ -1,0 +1,567 @@
+"""The text encoder trained with the GAN: its vocabulary, its network, its folder, and the loss that teaches it."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from t2i.data.shapes import BACKGROUNDS, COLOURS, SHAPES, SIZES, ShapesSource
+from t2i.errors import UsageError, UserError
+from t2i.losses.contrastive import MAX_SCALE, ContrastiveHead, contrastive_loss
+from t2i.models import get_architecture
+from t2i.models.folder import ModelDescription
+from t2i.pipeline import TextToImagePipeline
+from t2i.tensors import hash_tensors, load_tensors, save_tensors
+from t2i.text.pooler import AttentionPooler, TextBatch, TextStatistics
+from t2i.text.tokenizer import PAD_ID, UNK_ID, CaptionTokenizer
+from t2i.text.transformer import (
+    TrainedEncoder,
+    TransformerEncoder,
+    load_text_encoder,
+    pad_ids,
+    save_text_encoder,
+    sinusoids,
+)
+
+RECORDS = [ShapesSource(400).record(index) for index in range(400)]
+CAPTIONS = [caption for record in RECORDS for caption in record.captions]
+PROMPTS = ["a red circle", "a small blue square left of a large green ring on a white background", "zebras, 2 of them"]
+SMALL = {"width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+
+
+def in_another_process(code: str, *args: object, **environment: str) -> str:
+    """What a Python program prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], check=True, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CaptionTokenizer.train(CAPTIONS)
+
+
+@pytest.fixture
+def encoder(tokenizer):
+    torch.manual_seed(0)
+    return TransformerEncoder(tokenizer.vocabulary_size, **SMALL)
+
+
+def text_ids(tokenizer, captions=PROMPTS):
+    return pad_ids(tokenizer.encode(captions))
+
+
+# ---- vocabulary ----
+
+TRAIN = """
+import json, sys
+from t2i.text.tokenizer import CaptionTokenizer
+made = CaptionTokenizer.train(json.load(open(sys.argv[1])))
+made.save(sys.argv[2])
+print(made.sha256)
+"""
+ENCODE = """
+import json, sys
+from t2i.text.tokenizer import CaptionTokenizer
+print(json.dumps([row.tolist() for row in CaptionTokenizer.load(sys.argv[1]).encode(sys.argv[2:])]))
+"""
+
+
+def test_the_same_captions_make_the_same_file_in_every_process(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "here.json")
+    for number, seed in enumerate(("0", "1", "4242")):
+        captions = random.Random(number).sample(CAPTIONS, len(CAPTIONS)) + CAPTIONS[: 100 * number]
+        (tmp_path / "captions.json").write_text(json.dumps(captions))
+        printed = in_another_process(
+            TRAIN, tmp_path / "captions.json", tmp_path / "there.json", PYTHONHASHSEED=seed,
+            RAYON_NUM_THREADS=str(number + 1),
+        )  # fmt: skip
+        assert printed.strip() == tokenizer.sha256
+        assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
+
+
+def test_a_word_has_the_same_id_in_another_process_and_in_any_caption(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    here = [row.tolist() for row in tokenizer.encode(PROMPTS)]
+    for seed in ("0", "7"):
+        there = in_another_process(ENCODE, tmp_path / "tokenizer.json", *PROMPTS, PYTHONHASHSEED=seed)
+        assert json.loads(there) == here
+    assert [row.tolist() for row in tokenizer.encode(PROMPTS[::-1])] == here[::-1]
+    (red,) = tokenizer.encode(["red"])
+    assert len(red) == 1
+    for text in ("Red!", "a (red) circle", "it is red", "red-coloured", '"RED"', "ｒｅｄ"):
+        assert red[0] in tokenizer.encode([text])[0], text
+
+
+def test_case_width_and_white_space_do_not_matter(tokenizer):
+    plain, *others = tokenizer.encode(["a red disc", "  A RED\tdisc\n", "ａ red\u3000disc", "a  red\u00a0Disc"])
+    assert all(np.array_equal(plain, other) for other in others)
+
+
+def test_a_word_never_seen_is_pieces_and_not_unknown(tokenizer):
+    for text in ("xylophone", "日本語", "🦓", "\x00", "naïve", "[UNK]", "[PAD] a red circle"):
+        (row,) = tokenizer.encode([text])
+        assert UNK_ID not in row and PAD_ID not in row
+    first, second = tokenizer.encode(["xylophone", "xylophones"])
+    assert not np.array_equal(first, second)
+
+
+def test_a_caption_without_words_is_one_unknown_token(tokenizer):
+    for row in tokenizer.encode(["", " \n "]):
+        assert row.tolist() == [UNK_ID]
+        assert row.dtype == np.int32
+
+
+def test_long_captions_are_cut_the_same_way_and_counted():
+    tokenizer = CaptionTokenizer.train(CAPTIONS, max_tokens=5)
+    long, longer, fits = tokenizer.encode(["red " * 6, "red " * 6000 + "blue", "red " * 5])
+    assert tokenizer.truncated == 2
+    assert len(long) == 5
+    assert np.array_equal(long, longer) and np.array_equal(long, fits)
+
+
+def test_vocabulary_is_no_larger_than_asked_or_than_the_data_gives(tokenizer):
+    assert 300 < tokenizer.vocabulary_size < 1000
+    assert CaptionTokenizer.train(CAPTIONS, vocabulary=300).vocabulary_size == 300
+    assert CaptionTokenizer.train(["a"]).vocabulary_size == 258
+    for wrong in ({"vocabulary": 257}, {"max_tokens": 0}):
+        with pytest.raises(UsageError):
+            CaptionTokenizer.train(CAPTIONS, **wrong)
+
+
+def test_a_saved_vocabulary_is_the_same_one(tokenizer, tmp_path):
+    for name in ("once.json", "twice.json"):
+        tokenizer.save(tmp_path / name)
+        tokenizer = CaptionTokenizer.load(tmp_path / name)
+    assert (tmp_path / "once.json").read_bytes() == (tmp_path / "twice.json").read_bytes()
+    assert tokenizer.max_tokens == 100
+    assert tokenizer.encode(["[PAD]"])[0][0] != PAD_ID
+
+
+def changed(name, value):
+    return lambda text: json.dumps({**json.loads(text), name: value})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2], lambda text: "", lambda text: "[]", lambda text: "{}",
+        changed("normalizer", None), changed("pre_tokenizer", {"type": "Whitespace"}), changed("truncation", None),
+        changed("added_tokens", []), changed("model", {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}),
+        lambda text: text.replace('"!":2,', ""), lambda text: text.replace('"!":2,', '"!":900000,'),
+    ],
+)  # fmt: skip
+def test_a_damaged_or_foreign_tokenizer_is_refused_in_one_line(damage, tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text(damage((tmp_path / "tokenizer.json").read_text()))
+    with pytest.raises(UserError, match="no tokenizer of t2i's") as caught:
+        CaptionTokenizer.load(tmp_path / "tokenizer.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_or_binary_tokenizer_is_refused_in_one_line(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "absent", tmp_path / "binary", tmp_path):
+        with pytest.raises(UserError):
+            CaptionTokenizer.load(path)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.text(max_size=200), max_size=4))
+def test_any_text_has_ids(captions):
+    tokenizer = CaptionTokenizer.train(["a red circle", "a red disc"], max_tokens=20)
+    for row in tokenizer.encode(captions):
+        assert 1 <= len(row) <= 20
+        assert row.min() > PAD_ID and row.max() < tokenizer.vocabulary_size
+
+
+# ---- network ----
+
+
+def test_defaults_are_the_published_size():
+    encoder = TransformerEncoder(300)
+    assert encoder.config == {"vocabulary": 300, "width": 256, "layers": 6, "heads": 8, "feed_forward": 2048,
+                              "max_tokens": 100, "dropout": 0.1}  # fmt: skip
+    assert TransformerEncoder(**encoder.config).config == encoder.config
+    assert encoder.embedding.weight[PAD_ID].abs().sum() == 0
+
+
+@pytest.mark.parametrize("wrong", [{"width": 30, "heads": 4}, {"width": 15, "heads": 3}, {"dropout": 1.0}])
+def test_settings_that_do_not_fit_each_other_are_refused(wrong):
+    with pytest.raises(ValueError):
+        TransformerEncoder(300, **wrong)
+
+
+def test_positions_are_the_formula():
+    table = sinusoids(10, 8)
+    for position, channel in ((0, 0), (3, 2), (9, 6)):
+        angle = position / 10000 ** (channel / 8)
+        assert table[position, channel].item() == pytest.approx(math.sin(angle), abs=1e-5)
+        assert table[position, channel + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+def test_a_block_is_the_transformer_layer_of_pytorch(encoder):
+    block = encoder.blocks[0]
+    theirs = nn.TransformerEncoderLayer(16, 2, 32, dropout=0, activation="gelu", batch_first=True, norm_first=True)
+    ours = block.state_dict()
+    theirs.load_state_dict({
+        "self_attn.in_proj_weight": ours["attention.qkv.weight"], "self_attn.in_proj_bias": torch.zeros(48),
+        "self_attn.out_proj.weight": ours["attention.out.weight"], "self_attn.out_proj.bias": torch.randn(16),
+        "linear1.weight": ours["expand.weight"], "linear1.bias": ours["expand.bias"],
+        "linear2.weight": ours["contract.weight"], "linear2.bias": ours["contract.bias"],
+        **{key: ours[key] for key in ours if key.startswith("norm")},
+    })  # fmt: skip
+    block.attention.out.bias.data.copy_(theirs.self_attn.out_proj.bias)
+    x, mask = torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool)
+    mask[0, 3:] = False
+    expected = theirs(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(block(x, mask, [1.0, 1.0])[mask], expected[mask])
+
+
+def test_padding_changes_nothing_whatever_is_written_there(tokenizer, encoder):
+    together = text_ids(tokenizer)
+    strange = together.tokens.masked_fill(~together.mask, 10**9)
+    out = encoder(TextBatch(strange, together.mask))
+    assert out.tokens.dtype == torch.float32
+    for row, prompt in enumerate(PROMPTS):
+        alone = encoder(text_ids(tokenizer, [prompt])).tokens[0]
+        torch.testing.assert_close(out.tokens[row, : len(alone)], alone)
+
+
+def test_word_order_is_seen(tokenizer, encoder):
+    text = encoder(text_ids(tokenizer, ["a red circle left of a blue square", "a blue square left of a red circle"]))
+    torch.manual_seed(0)
+    one, other = AttentionPooler(TextStatistics.identity(16))(text)
+    assert (one - other).norm() > 0.05 * one.norm()
+
+
+def test_dropout_takes_its_numbers_from_the_caller_only(tokenizer, encoder):
+    ids = text_ids(tokenizer)
+    numbers = torch.rand(3, encoder.dropout_numbers)
+    before = torch.get_rng_state()
+    first, second, none = (encoder.train()(ids, given).tokens for given in (numbers, numbers, None))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, none)
+    torch.testing.assert_close(encoder(ids, torch.full_like(numbers, 0.99)).tokens, encoder_scaled(encoder, ids))
+    assert TransformerEncoder(300, **SMALL, dropout=0).dropout_numbers == 0
+
+
+def encoder_scaled(encoder, ids):
+    """What dropout gives where it happens to drop nothing: every sub-layer, and the input, over 1 - p."""
+    keep = 1 / (1 - encoder.dropout)
+    x = keep * (encoder.embedding(ids.tokens) * 4 + sinusoids(ids.tokens.shape[1], 16))
+    for block in encoder.blocks:
+        x = block(x, ids.mask, [keep, keep])
+    return encoder.norm(x)
+
+
+def test_dropout_drops_whole_channels_of_a_caption(tokenizer, encoder):
+    ids = text_ids(tokenizer)
+    numbers = torch.ones(3, 5, 16)
+    numbers[1, 0, 7] = 0.05  # the input's channel 7 of the second caption
+    embedded = []
+    encoder.blocks[0].register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0]))
+    encoder(ids, numbers.flatten(1))
+    zero = (embedded[0] == 0).all(1)  # over all tokens
+    assert zero.nonzero().tolist() == [[1, 7]]
+
+
+def test_attention_and_norms_are_computed_in_fp32_under_autocast(tokenizer, encoder):
+    ids = text_ids(tokenizer)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = encoder(ids).tokens
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, encoder(ids).tokens, rtol=0.05, atol=0.05)
+
+
+class Toy(nn.Module):
+    """Encoder, pooler and head, and made-up features of a picture: what a discriminator would see in it."""
+
+    def __init__(self, encoder, channels=32):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = encoder
+        self.pooler = AttentionPooler(TextStatistics.identity(encoder.width))
+        self.head = ContrastiveHead(channels, self.pooler.out_width)
+        self.looks = {name: torch.randn(channels) for name in (*COLOURS, *SHAPES, *SIZES, *BACKGROUNDS)}
+
+    def features(self, records):
+        """[B, C, 4, 4]: the sum of what is in the scene, with noise on every pixel."""
+        names = [
+            [r.picture.scene.background, *(n for i in r.picture.scene.items for n in (i.colour, i.shape, i.size))]
+            for r in records
+        ]
+        looks = torch.stack([sum(self.looks[name] for name in found) for found in names])[:, :, None, None]
+        noise = torch.randn(len(records), looks.shape[1], 4, 4, generator=torch.Generator().manual_seed(len(records)))
+        return looks + noise
+
+    def vectors(self, features, ids, numbers=None):
+        return self.head(features, self.pooler(self.encoder(ids, numbers)))
+
+    def loss(self, features, ids, numbers=None):
+        return contrastive_loss(*self.vectors(features, ids, numbers), self.head.scale)
+
+
+def test_micro_batches_give_the_gradients_of_the_whole_batch(tokenizer, encoder):
+    toy = Toy(encoder)
+    records = RECORDS[:16]
+    features, ids = toy.features(records), text_ids(tokenizer, [record.captions[0] for record in records])
+    numbers = torch.rand(16, encoder.dropout_numbers)
+    toy.loss(features, ids, numbers).mean().backward()
+    whole = {name: parameter.grad.clone() for name, parameter in toy.named_parameters()}
+    toy.zero_grad()
+    for rows in (slice(0, 8), slice(8, 16)):
+        (toy.loss(features[rows], ids[rows], numbers[rows]).mean() * 0.5).backward()
+    for name, parameter in toy.named_parameters():
+        torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_one_step_moves_every_weight_of_the_encoder_but_the_padding(tokenizer, encoder):
+    toy = Toy(encoder)
+    ids = text_ids(tokenizer, CAPTIONS[0:48:3])
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    optimizer = torch.optim.Adam(toy.parameters(), lr=1e-3)
+    toy.loss(toy.features(RECORDS[:16]), ids).mean().backward()
+    optimizer.step()
+    for name, value in encoder.state_dict().items():
+        moved = value != before[name]
+        if name == "embedding.weight":
+            used = ids.tokens[ids.mask].unique()
+            assert not moved[PAD_ID].any()
+            moved = moved[used]
+        assert moved.all(), name
+
+
+def test_the_encoder_learns_to_tell_captions_apart(tokenizer):
+    """Only the encoder is trained: neither the pooler nor the head can do its work for it."""
+    torch.manual_seed(0)
+    toy = Toy(TransformerEncoder(tokenizer.vocabulary_size, width=48, layers=2, heads=4, feed_forward=96))
+    test_records = [ShapesSource(2000).record(index) for index in range(1000, 1256)]
+    features = toy.features(test_records)
+    ids = text_ids(tokenizer, [record.captions[0] for record in test_records])
+
+    @torch.no_grad()
+    def found():
+        """How often a picture's own caption is the closest of eight: 0.125 by chance."""
+        images, texts = (vectors.unflatten(0, (-1, 8)) for vectors in toy.vectors(features, ids))
+        return ((images @ texts.transpose(1, 2)).argmax(2) == torch.arange(8)).float().mean().item()
+
+    assert found() < 0.3
+    optimizer = torch.optim.Adam(toy.encoder.parameters(), lr=2e-3, betas=(0.0, 0.99))
+    choose = random.Random(0)
+    for _ in range(120):
+        records = choose.choices(RECORDS, k=32)
+        numbers = torch.rand(32, toy.encoder.dropout_numbers)
+        texts = text_ids(tokenizer, [choose.choice(record.captions) for record in records])
+        optimizer.zero_grad()
+        toy.loss(toy.features(records), texts, numbers).mean().backward()
+        optimizer.step()
+    assert found() > 0.8
+
+
+# ---- folder ----
+
+EMBED = """
+import sys, torch, numpy as np
+torch.set_num_threads(1)
+from t2i.text.transformer import TrainedEncoder, load_text_encoder
+encoder = TrainedEncoder(*load_text_encoder(sys.argv[1]))
+np.save(sys.argv[2], encoder.encode_batch(sys.argv[3:]).tokens.numpy())
+print(encoder.sha256)
+"""
+
+
+def test_a_new_process_gives_the_same_embeddings(tokenizer, encoder, tmp_path):
+    here = TrainedEncoder(encoder, tokenizer)
+    save_text_encoder(tmp_path, encoder, tokenizer)
+    files = sorted(path.name for path in (tmp_path / "text_encoder").iterdir())
+    assert files == ["config.json", "model.safetensors", "tokenizer.json"]
+    digest = in_another_process(EMBED, tmp_path, tmp_path / "there.npy", *PROMPTS, PYTHONHASHSEED="5").strip()
+    assert digest == here.sha256
+    assert np.array_equal(np.load(tmp_path / "there.npy"), here.encode_batch(PROMPTS).tokens.numpy())
+
+
+def test_a_loaded_encoder_can_be_trained_on_and_draws_no_random_numbers(tokenizer, encoder, tmp_path):
+    save_text_encoder(tmp_path, encoder, tokenizer)
+    before = torch.get_rng_state()
+    loaded, vocabulary = load_text_encoder(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert loaded.config == encoder.config
+    toy = Toy(loaded)
+    toy.loss(toy.features(RECORDS[:3]), text_ids(vocabulary)).mean().backward()
+    assert all(parameter.grad is not None for parameter in loaded.parameters())
+
+
+def rewrite_config(**values):
+    def damage(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+    return damage
+
+
+def rewrite_weights(change):
+    def damage(folder):
+        tensors = load_tensors(folder / "model.safetensors")
+        change(tensors)
+        save_tensors(folder / "model.safetensors", tensors)
+
+    return damage
+
+
+def other_vocabulary(folder):
+    CaptionTokenizer.train(CAPTIONS[:300]).save(folder / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        rewrite_config(kind="bert"), rewrite_config(format=2), rewrite_config(layers=3), rewrite_config(layers=10**9),
+        rewrite_config(heads=0), rewrite_config(heads=3), rewrite_config(width="wide"), rewrite_config(dropout=1.5),
+        rewrite_config(vocabulary=300), rewrite_config(max_tokens=50), rewrite_config(more=1),
+        rewrite_config(width=2**19), rewrite_config(tokenizer_sha256=""),
+        rewrite_weights(lambda tensors: tensors.pop("norm.bias")),
+        rewrite_weights(lambda tensors: tensors.update(more=torch.zeros(1))),
+        rewrite_weights(lambda tensors: tensors.update({"norm.bias": torch.zeros(17)})),
+        rewrite_weights(lambda tensors: tensors.update({"norm.bias": torch.zeros(16).half()})),
+        other_vocabulary,
+        lambda folder: (folder / "config.json").write_text("{"),
+        lambda folder: (folder / "model.safetensors").write_bytes(b"no tensors"),
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "tokenizer.json").unlink(),
+    ],
+)  # fmt: skip
+def test_a_damaged_or_foreign_folder_is_refused_in_one_line(damage, tokenizer, encoder, tmp_path):
+    save_text_encoder(tmp_path, encoder, tokenizer)
+    damage(tmp_path / "text_encoder")
+    with pytest.raises(UserError) as caught:
+        load_text_encoder(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hash_of_tensors_is_that_of_their_names_shapes_and_values():
+    tensors = {"a": torch.arange(6.0), "b": torch.ones(2)}
+    assert hash_tensors(tensors) == hash_tensors(dict(reversed(tensors.items())))
+    for other in ({"a": torch.arange(6.0).view(2, 3)}, {"a": torch.arange(6.0) + 1}, {"b": torch.zeros(2)}):
+        assert hash_tensors({**tensors, **other}) != hash_tensors(tensors)
+
+
+# ---- as a pipeline uses it ----
+
+
+def test_a_prompt_encodes_to_the_same_bits_in_any_batch(tokenizer, encoder):
+    trained = TrainedEncoder(encoder, tokenizer)
+    batch = trained.encode_batch([*PROMPTS, PROMPTS[0]])
+    assert batch.tokens.dtype == torch.float32 and not batch.tokens.requires_grad
+    for row, prompt in enumerate([*PROMPTS, PROMPTS[0]]):
+        alone = trained.encode_batch([prompt])
+        assert torch.equal(batch.tokens[row][batch.mask[row]], alone.tokens[0])
+
+
+def test_its_hash_follows_the_weights_and_long_prompts_are_cut(tokenizer, encoder):
+    trained = TrainedEncoder(encoder, tokenizer)
+    before = trained.describe()
+    assert before == {"name": "transformer", "sha256": trained.sha256, "width": 16, "max_tokens": 100}
+    encoder.norm.bias.data[0] += 1
+    assert trained.sha256 != before["sha256"]
+    cut = trained.truncated
+    assert trained.encode_batch(["red " * 200]).mask.shape == (1, 100)
+    assert trained.truncated == cut + 1
+    trained.max_tokens = 7
+    assert trained.encode_batch(["red " * 200]).mask.shape == (1, 7)
+
+
+def test_a_pipeline_draws_with_it(tokenizer, encoder):
+    trained = TrainedEncoder(encoder, tokenizer)
+    generator, _ = get_architecture("dfgan").build(16, "attention", TextStatistics.identity(16), {"nf": 2}, 0)
+    description = ModelDescription("dfgan", 16, "attention", {"nf": 2}, trained.describe())
+    pipeline = TextToImagePipeline(generator, description, text_encoder=trained)
+    images = pipeline(PROMPTS, seeds=[3], output_type="np").images
+    assert images.shape == (3, 16, 16, 3)
+    assert np.array_equal(pipeline(PROMPTS[1], seeds=[3], output_type="np").images[0], images[1])
+
+
+# ---- contrastive loss ----
+
+
+def unit(*rows):
+    return nn.functional.normalize(torch.tensor(rows, dtype=torch.float32), dim=1)
+
+
+def test_contrastive_loss_of_hand_made_vectors():
+    image, text = unit([1, 0], [0, 1]), unit([1, 0], [1, 1])
+    loss = contrastive_loss(image, text, 2.0, group=2)
+    # Products times 2: [[2, sqrt 2], [0, sqrt 2]], a picture a row.
+    half = math.sqrt(2)
+    by_picture = [math.log(math.exp(2) + math.exp(half)) - 2, math.log(1 + math.exp(half)) - half]
+    by_caption = [math.log(math.exp(2) + 1) - 2, math.log(2 * math.exp(half)) - half]
+    torch.testing.assert_close(loss, torch.tensor([(a + b) / 2 for a, b in zip(by_picture, by_caption)]))
+    same = unit([1, 0]).expand(8, 2)
+    torch.testing.assert_close(contrastive_loss(same, same, 10.0), torch.full((8,), math.log(8)))
+
+
+def test_negatives_come_from_the_own_group_only_and_the_last_may_be_smaller():
+    image, text = (nn.functional.normalize(torch.randn(21, 5), dim=1) for _ in range(2))
+    ids = torch.randint(0, 12, (21,))
+    for caption_ids in (None, ids):
+        whole = contrastive_loss(image, text, 5.0, 8, caption_ids)
+        parts = [
+            contrastive_loss(image[rows], text[rows], 5.0, 8, None if caption_ids is None else caption_ids[rows])
+            for rows in (slice(0, 8), slice(8, 16), slice(16, 21))
+        ]
+        torch.testing.assert_close(whole, torch.cat(parts))
+    torch.testing.assert_close(parts[2], contrastive_loss(image[16:], text[16:], 5.0, 5, ids[16:]))
+
+
+def test_rows_with_the_same_caption_are_no_negatives_of_each_other():
+    image, text = (nn.functional.normalize(torch.randn(4, 5), dim=1) for _ in range(2))
+    text[2] = text[0]
+    masked = contrastive_loss(image, text, 5.0, 8, torch.tensor([7, 3, 7, 4]))
+    for row in (0, 2):
+        keep = torch.tensor([row, 1, 3])
+        torch.testing.assert_close(masked[row], contrastive_loss(image[keep], text[keep], 5.0)[0])
+    assert torch.equal(contrastive_loss(image, text, 5.0, 8, torch.zeros(4, dtype=torch.long)), torch.zeros(4))
+
+
+@pytest.mark.parametrize(("count", "group"), [(1, 8), (3, 1), (9, 8)])
+def test_a_row_alone_in_its_group_has_no_loss_and_finite_gradients(count, group):
+    head = ContrastiveHead(6, 5, width=4)
+    features, condition = torch.randn(count, 6, 2, 2, requires_grad=True), torch.randn(count, 5, requires_grad=True)
+    loss = contrastive_loss(*head(features, condition), head.scale, group)
+    loss.mean().backward()
+    assert loss.shape == (count,)
+    torch.testing.assert_close(loss[-1], torch.tensor(0.0))
+    for tensor in (features, condition, *head.parameters()):
+        assert torch.isfinite(tensor.grad).all()
+
+
+def test_contrastive_head_is_the_formula_in_fp32_under_autocast():
+    head = ContrastiveHead(6, 5)
+    features, condition = torch.randn(3, 6, 4, 4), torch.randn(3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        image, text = head(features, condition)
+        loss = contrastive_loss(image, text, head.scale)
+    torch.testing.assert_close(image, nn.functional.normalize(head.image(features.mean((2, 3))), dim=1))
+    torch.testing.assert_close(text, nn.functional.normalize(head.text(condition), dim=1))
+    assert image.shape == (3, 128)
+    torch.testing.assert_close(loss, contrastive_loss(image, text, head.scale), rtol=0, atol=0)
+
+
+def test_the_scale_is_learned_and_bounded():
+    head = ContrastiveHead(6, 5)
+    torch.testing.assert_close(head.scale, torch.tensor(1 / 0.07))
+    head.log_scale.data.fill_(9.0)
+    torch.testing.assert_close(head.scale, torch.tensor(MAX_SCALE))
