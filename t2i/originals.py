@@ -153,7 +153,7 @@ def train_fn(
         wrong = mismatch(ids, [[caption] for caption in ids], random.numpy("mismatch"))
         text = text.to(device)
         weight = torch.from_numpy((wrong >= 0).astype(np.float32)).to(device)
-        batch = Batch(images.to(device), text, text[wrong], weight)
+        batch = Batch(images.to(device), text, text[wrong], weight, torch.from_numpy(ids).to(device))
         for phase in phases:
             gen.requires_grad_(phase.name == "G")
             critic.requires_grad_(phase.name == "D")

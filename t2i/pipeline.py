@@ -15,6 +15,8 @@ from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.precision import to_pixels
 from t2i.text.encoders import FrozenEncoder, load_encoder
 from t2i.text.pooler import TextBatch
+from t2i.text.transformer import NAME as TRAINED
+from t2i.text.transformer import TrainedEncoder, load_text_encoder, save_text_encoder
 from t2i.version import __version__
 
 
@@ -40,7 +42,7 @@ class TextToImagePipeline:
         generator: nn.Module,
         description: ModelDescription,
         *,
-        text_encoder: FrozenEncoder | None = None,
+        text_encoder: FrozenEncoder | TrainedEncoder | None = None,
         device: torch.device | str = "cpu",
         weights_sha256: str = "",
     ):
@@ -59,10 +61,21 @@ class TextToImagePipeline:
             path = path / "model"
         generator, description, digest = load_model(path)
         where = pick_device(device) if isinstance(device, str) else device
-        return cls(generator, description, device=where, weights_sha256=digest)
+        pipe = cls(generator, description, device=where, weights_sha256=digest)
+        if description.text_encoder["name"] == TRAINED:
+            encoder, tokenizer = load_text_encoder(path)
+            pipe._text_encoder = TrainedEncoder(encoder.requires_grad_(False).to(pipe.device), tokenizer)
+            if pipe._text_encoder.sha256 != description.text_encoder["sha256"]:
+                raise UserError(
+                    f"{path}/text_encoder is not the encoder that the generator beside it was trained with; get the "
+                    "model again, or resume its run, which writes both"
+                )
+        return pipe
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the model as a folder that from_pretrained reads. Raises UserError, one line."""
+        if isinstance(self._text_encoder, TrainedEncoder):
+            save_text_encoder(folder, self._text_encoder.encoder, self._text_encoder.tokenizer)
         save_model(folder, self.generator, self.description)
 
     @property
@@ -76,7 +89,7 @@ class TextToImagePipeline:
         return [text for text in prompts if isinstance(text, str) and text.strip()] if isinstance(prompts, list) else []
 
     @property
-    def text_encoder(self) -> FrozenEncoder:
+    def text_encoder(self) -> FrozenEncoder | TrainedEncoder:
         """The text encoder that the model was trained with, loaded at its first use and checked by hash."""
         if self._text_encoder is None:
             expected = self.description.text_encoder

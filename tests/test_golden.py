@@ -46,7 +46,7 @@ def losses(arch: str) -> list[dict[str, float]]:
         random = StepRandom(0, step * BATCH, BATCH)
         text = TextBatch(random.normal("text", 5, WIDTH), torch.ones(BATCH, 5, dtype=torch.bool))
         images = random.uniform("images", 3, 16, 16) * 2 - 1
-        batch = Batch(images, text, text[torch.arange(BATCH).roll(1)], torch.ones(BATCH))
+        batch = Batch(images, text, text[torch.arange(BATCH).roll(1)], torch.ones(BATCH), torch.arange(BATCH))
         for phase in phases:
             generator.requires_grad_(phase.name == "G")
             discriminator.requires_grad_(phase.name == "D")

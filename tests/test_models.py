@@ -43,7 +43,7 @@ def captions(count, length=7, seed=0):
 def make_batch(count, resolution=32):
     noise = torch.Generator().manual_seed(5)
     images = torch.rand(count, 3, resolution, resolution, generator=noise) * 2 - 1
-    return Batch(images, captions(count), captions(count, seed=9), torch.ones(count))
+    return Batch(images, captions(count), captions(count, seed=9), torch.ones(count), torch.arange(count))
 
 
 def gradients(architecture, accumulate, phase_name, dtype=torch.float64):
@@ -51,7 +51,7 @@ def gradients(architecture, accumulate, phase_name, dtype=torch.float64):
     objective = make_objective(architecture, generator, discriminator)
     batch, random = make_batch(8), StepRandom(0, 0, 8)
     batch = Batch(batch.images.to(dtype), batch.text.to("cpu", dtype), batch.mismatched.to("cpu", dtype),
-                  batch.mismatched_weight)  # fmt: skip
+                  batch.mismatched_weight, batch.caption_ids)  # fmt: skip
     module = discriminator if phase_name == "D" else generator
     generator.requires_grad_(phase_name == "G")
     discriminator.requires_grad_(phase_name == "D")

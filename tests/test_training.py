@@ -17,8 +17,10 @@ from t2i.training.loading import BatchLoader, to_device
 from t2i.training.loop import train
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run, find_runs
+from t2i.training.text import PreparedText
 
 CPU = torch.device("cpu")
+SMALL_ENCODER = {"vocabulary": 300, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
 
 
 def config(arch="dfgan", **changes):
@@ -49,7 +51,11 @@ def assert_same_bits(first, second):
 
 
 @pytest.mark.parametrize("arch", list_architectures())
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "penalty_every": 3}], ids=["plain", "accumulate-lazy"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"accumulate": 2, "penalty_every": 3}, {"text_encoder": "transformer", "encoder": SMALL_ENCODER}],
+    ids=["plain", "accumulate-lazy", "trained-encoder"],
+)
 def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, changes, shapes_data, tmp_path):
     settings = config(arch, **changes)
     whole, _ = start(settings, shapes_data, tmp_path / "whole")
@@ -131,7 +137,7 @@ def test_random_numbers_depend_on_seed_step_and_name_only():
 
 
 def test_batches_are_a_function_of_images_seen(shapes_data):
-    first, second = BatchLoader(shapes_data, 0, "cpu"), BatchLoader(shapes_data, 0, "cpu")
+    first, second = (BatchLoader(shapes_data, PreparedText(shapes_data), 0, "cpu") for _ in range(2))
     first.load(0, 8)
     a, b = first.load(8, 8), second.load(8, 8)  # one read ahead, one fresh
     assert torch.equal(a.images, b.images)
@@ -145,7 +151,7 @@ def test_batches_are_a_function_of_images_seen(shapes_data):
 
 
 def test_pixels_reach_the_network_as_they_were_drawn(shapes_data):
-    loader = BatchLoader(shapes_data, 0, "cpu")
+    loader = BatchLoader(shapes_data, PreparedText(shapes_data), 0, "cpu")
     batch = loader._read(0, 8)
     pixels = to_device(batch, CPU).images.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1)
     assert torch.equal(pixels, batch.images)

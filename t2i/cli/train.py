@@ -36,6 +36,7 @@ def train(
     arch: Annotated[str | None, _setting("arch", "NAME")] = None,
     preset: Annotated[str | None, _setting("preset", "NAME")] = None,
     conditioning: Annotated[str | None, _setting("conditioning", "attention|sentence")] = None,
+    text_encoder: Annotated[str | None, _setting("text_encoder", "prepared|transformer")] = None,
     loss: Annotated[str | None, _setting("loss", "hinge|logistic|wgan-gp")] = None,
     penalty: Annotated[str | None, _setting("penalty", "ma-gp|r1|wgan-gp|none")] = None,
     penalty_every: Annotated[int | None, _setting("penalty_every")] = None,
@@ -67,7 +68,8 @@ def train(
     at the next step with a checkpoint and a usable model.
     """
     given = {
-        "arch": arch, "preset": preset, "conditioning": conditioning, "loss": loss, "penalty": penalty,
+        "arch": arch, "preset": preset, "conditioning": conditioning,
+        "text_encoder": text_encoder, "loss": loss, "penalty": penalty,
         "penalty_every": penalty_every, "growing": growing, "batch": batch,
         "accumulate": accumulate, "kimg": kimg, "minutes": minutes, "lr_g": lr_g, "lr_d": lr_d,
         "precision": precision, "seed": seed,
@@ -112,6 +114,7 @@ def _resolve(
 ) -> tuple[TrainConfig, dict[str, str]]:
     """The settings of a new run, and where each came from."""
     from t2i.models import get_architecture
+    from t2i.text.transformer import SETTINGS, SMALL
 
     file = read_toml(config) if config else {}
     named = {**file, **flags}
@@ -127,8 +130,13 @@ def _resolve(
     rows = architecture.presets[preset]
     row = dict(rows[min(rows, key=lambda resolution: abs(resolution - dataset.resolution))])
     model = {name: row.pop(name) for name in list(row) if name in architecture.model_options}
-    _check_model(file.get("model", {}), architecture, config)
+    _check_table("model", file.get("model", {}), architecture.model_options, architecture.name, config)
+    _check_table("encoder", file.get("encoder", {}), SETTINGS, "the transformer text encoder", config)
     settings = {**architecture.defaults, **row, "preset": preset, "model": model}
+    if named.get("text_encoder") == "transformer":
+        settings["encoder"] = SMALL if preset == "small" else {}
+    elif file.get("encoder"):
+        raise UsageError(f"{config}: [encoder] is for --text-encoder transformer")
     if chosen := [name for name in ("loss", "penalty") if named.get(name, settings.get(name)) != settings.get(name)]:
         # Weight and laziness were the preset's for its own choice; a Wasserstein critic brings its penalty.
         settings.pop("penalty_weight", None)
@@ -160,20 +168,17 @@ def _check_together(settings: TrainConfig, architecture: "Architecture") -> None
             )
 
 
-def _check_model(table: Any, architecture: "Architecture", config: Path | None) -> None:
-    """Does the [model] table of a config file hold settings of the architecture? Raises UsageError, one line."""
-    options = architecture.model_options
+def _check_table(name: str, table: Any, known: dict[str, Any], owner: str, config: Path | None) -> None:
+    """Does a table of a config file hold settings of its owner? known: name -> default. Raises UsageError, one line."""
     if not isinstance(table, dict):
-        raise UsageError(f"{config}: [model] must be a table")
-    for name, value in table.items():
-        if name not in options:
-            raise UsageError(
-                f"{config}: {architecture.name} has no model setting {name!r}; it has {', '.join(options)}"
-            )
-        kind = type(options[name])
-        if options[name] is not None and type(value) is not kind and (kind, type(value)) != (float, int):
-            like = f"{kind.__name__}, such as {options[name]!r}"
-            raise UsageError(f"{config}: [model] {name} must be of type {like}, not {value!r:.60}")
+        raise UsageError(f"{config}: [{name}] must be a table")
+    for key, value in table.items():
+        if key not in known:
+            raise UsageError(f"{config}: {owner} has no {name} setting {key!r}; it has {', '.join(known)}")
+        kind = type(known[key])
+        if known[key] is not None and type(value) is not kind and (kind, type(value)) != (float, int):
+            like = f"{kind.__name__}, such as {known[key]!r}"
+            raise UsageError(f"{config}: [{name}] {key} must be of type {like}, not {value!r:.60}")
 
 
 def _resumed(
@@ -220,15 +225,20 @@ def _newest_dataset() -> Path:
 
 def _show(settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDataset", device: Any) -> None:
     from t2i.models import get_architecture
+    from t2i.text.pooler import TextStatistics
+    from t2i.text.transformer import SETTINGS
     from t2i.training.growth import Schedule
-    from t2i.training.loading import text_statistics
     from t2i.training.loop import network_options
 
     architecture = get_architecture(settings.arch)
     schedule = Schedule(settings, dataset.resolution)
     options = network_options(settings, dataset.resolution)
     try:
-        networks = architecture.build(dataset.resolution, settings.conditioning, text_statistics(dataset), options, 0)
+        width = dataset.text["width"]
+        if settings.text_encoder == "transformer":
+            width = {**SETTINGS, **settings.encoder}["width"]
+        statistics = TextStatistics.identity(width)
+        networks = architecture.build(dataset.resolution, settings.conditioning, statistics, options, 0)
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -246,6 +256,9 @@ def _show(settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDatas
         value = getattr(settings, name)
         if name == "model":
             value = ", ".join(f"{key} {item}" for key, item in options.items() if key in architecture.model_options)
+        elif name == "encoder":
+            value = {**SETTINGS, **value} if settings.text_encoder == "transformer" else {}
+            value = ", ".join(f"{key} {item}" for key, item in value.items()) or None
         elif name == "stages":
             value = schedule.describe() if settings.growing else None
         rows[name] = f"{'-' if value is None else value}" + ("" if source == "default" else f"  [{source}]")

@@ -20,7 +20,7 @@ MAX_SCALE = 100.0  # CLIP, sec. 2.5: beyond it training is unstable
 class ContrastiveHead(nn.Module):
     """Projects both sides to unit vectors of one space and holds the scale (1 / temperature) of their products.
 
-    forward: features [B, C, h, w] and condition [B, E] -> image vectors, text vectors, each [B, width] float32.
+    forward: features [B, C, h, w] or [B, C], and condition [B, E] -> image and text vectors, [B, width] float32 each.
     """
 
     def __init__(self, channels: int, condition: int, width: int = 128):
@@ -36,7 +36,9 @@ class ContrastiveHead(nn.Module):
 
     def forward(self, features: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(features.device.type, enabled=False):
-            image = self.image(at_least_fp32(features).mean((2, 3)))
+            image = self.image(
+                at_least_fp32(features).flatten(2).mean(2) if features.ndim > 2 else at_least_fp32(features)
+            )
             text = self.text(at_least_fp32(condition))
         return F.normalize(image, dim=1), F.normalize(text, dim=1)
 

@@ -5,6 +5,8 @@ channel-wise affine maps. Read it top to bottom: affine, fusion, generator; bloc
 
 Departures from the paper:
 - `conditioning="attention"` (default) pools the caption's tokens with learned queries; "sentence" is the paper's.
+- `gamma` is 1 in the small presets, where the paper starts at 0: with all residual branches off the discriminator is
+  close to linear in its pixels, and in a short run it learns colours but no shapes (docs/training.md).
 - `output="linear"` (default in the presets) drops the last tanh, `output="tanh"` is the paper's: see docs/training.md.
 - The 1x1 convolution on a discriminator shortcut whose width does not change is in the published weights but is
   never called there. Here it is called, and starts as the identity.
@@ -193,16 +195,19 @@ class DFGANDiscriminator(nn.Module):
 
 
 # Two rows a resolution: as published, and what a CPU can train in minutes (docs/training.md has the comparison).
-#    preset   px    nf  batch  lr_g   lr_d   beta2   kimg
+#    preset   px    nf gamma batch  lr_g   lr_d  beta2  loss        penalty weight every  kimg
 _TABLE = (
-    ("paper", 32,  32, 32,    1e-4,  4e-4,  0.9,    2_000),
-    ("paper", 64,  32, 32,    1e-4,  4e-4,  0.9,    4_000),
-    ("paper", 128, 32, 32,    1e-4,  4e-4,  0.9,    8_000),
-    ("paper", 256, 32, 32,    1e-4,  4e-4,  0.9,    12_000),
-    ("small", 32,  16, 32,    1e-3,  1e-3,  0.99,   200),
-    ("small", 64,  16, 32,    1e-3,  1e-3,  0.99,   400),
-    ("small", 128, 16, 32,    1e-3,  1e-3,  0.99,   800),
-    ("small", 256, 8,  32,    1e-3,  1e-3,  0.99,   1_600),
+    ("paper", 32,  32, 0.0,  32,    1e-4,  4e-4, 0.9,   "hinge",    "ma-gp",  2.0,  1,    2_000),
+    ("paper", 64,  32, 0.0,  32,    1e-4,  4e-4, 0.9,   "hinge",    "ma-gp",  2.0,  1,    4_000),
+    ("paper", 128, 32, 0.0,  32,    1e-4,  4e-4, 0.9,   "hinge",    "ma-gp",  2.0,  1,    8_000),
+    ("paper", 256, 32, 0.0,  32,    1e-4,  4e-4, 0.9,   "hinge",    "ma-gp",  2.0,  1,    12_000),
+    ("small", 32,  16, 1.0,  32,    1e-3,  1e-3, 0.99,  "logistic", "r1",     0.1,  8,    200),
+    ("small", 64,  16, 1.0,  32,    1e-3,  1e-3, 0.99,  "logistic", "r1",     0.4,  8,    400),
+    ("small", 128, 16, 1.0,  32,    1e-3,  1e-3, 0.99,  "logistic", "r1",     1.6,  8,    800),
+    ("small", 256, 8,  1.0,  32,    1e-3,  1e-3, 0.99,  "logistic", "r1",     6.4,  8,    1_600),
+)  # fmt: skip
+_COLUMNS = (
+    "nf", "gamma", "batch", "lr_g", "lr_d", "beta2", "loss", "penalty", "penalty_weight", "penalty_every", "kimg",
 )  # fmt: skip
 
 
@@ -213,7 +218,7 @@ DFGAN = register(
         build_generator=DFGANGenerator,
         build_discriminator=DFGANDiscriminator,
         model_options={"nf": 32, "z_dim": 100, "output": "linear", "gamma": 0.0},
-        presets=preset_rows(("nf", "batch", "lr_g", "lr_d", "beta2", "kimg"), _TABLE),
+        presets=preset_rows(_COLUMNS, _TABLE),
         defaults={"loss": "hinge", "penalty": "ma-gp", "beta1": 0.0},
         smallest={"nf": 4},
     )

@@ -32,6 +32,11 @@ from t2i.text.tokenizer import MAX_TOKENS, PAD_ID, CaptionTokenizer
 NAME = "transformer"
 FOLDER = "text_encoder"
 FORMAT = 1
+# Settings of a run's [encoder] table: the paper's base model at half its width, and what a CPU trains beside a GAN.
+SETTINGS: dict[str, Any] = {
+    "vocabulary": 4096, "width": 256, "layers": 6, "heads": 8, "feed_forward": 2048, "max_tokens": 100, "dropout": 0.1,
+}  # fmt: skip
+SMALL: dict[str, Any] = {"width": 128, "layers": 2, "heads": 4, "feed_forward": 512}
 LARGEST = 2**20  # of any number in config.json; no encoder comes near it
 
 

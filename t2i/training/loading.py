@@ -8,10 +8,9 @@ import torch
 from t2i.data.prepared import PreparedDataset
 from t2i.data.sampler import choice_at, picture_at
 from t2i.losses.matching import mismatch
-from t2i.text.encoders import pad_tokens
-from t2i.text.pooler import TextStatistics
 from t2i.training.objective import Batch
 from t2i.training.randomness import StepRandom, derive_seed
+from t2i.training.text import PreparedText, TrainedText
 
 
 class BatchLoader:
@@ -20,8 +19,10 @@ class BatchLoader:
     The batch is a pure function of (data set, seed, images seen, size).
     """
 
-    def __init__(self, dataset: PreparedDataset, seed: int, device: torch.device | str):
-        self.dataset, self.seed = dataset, seed
+    def __init__(
+        self, dataset: PreparedDataset, text: PreparedText | TrainedText, seed: int, device: torch.device | str
+    ):
+        self.dataset, self.text, self.seed = dataset, text, seed
         self.device = torch.device(device)
         self._order_seed = derive_seed(seed, "order")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -48,12 +49,13 @@ class BatchLoader:
         choices = choice_at(positions, data.caption_counts(pictures), self._order_seed)
         captions = np.array([int(ids[choice]) for ids, choice in zip(own, choices)])
         wrong = mismatch(captions, own, StepRandom(self.seed, images_seen, size).numpy("mismatch"))
-        text = pad_tokens(data.tokens(captions))
+        text = self.text.batch(captions)
         return Batch(
             images=torch.from_numpy(data.images(pictures)),
             text=text,
             mismatched=text[torch.from_numpy(wrong)],  # -1 takes the last row; its weight is 0
             mismatched_weight=torch.from_numpy((wrong >= 0).astype(np.float32)),
+            caption_ids=torch.from_numpy(captions),
         )
 
 
@@ -63,9 +65,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     images = batch.images.pin_memory() if pin else batch.images
     # NHWC in memory seen as NCHW: channels_last without a copy.
     images = images.to(device, non_blocking=pin).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-    return Batch(images, batch.text.to(device), batch.mismatched.to(device), batch.mismatched_weight.to(device))
-
-
-def text_statistics(dataset: PreparedDataset) -> TextStatistics:
-    """The data set's text statistics as tensors."""
-    return TextStatistics(*torch.from_numpy(dataset.text_statistics()))
+    dtype = torch.float32 if batch.text.tokens.is_floating_point() else batch.text.tokens.dtype
+    return Batch(
+        images,
+        batch.text.to(device, dtype),
+        batch.mismatched.to(device, dtype),
+        batch.mismatched_weight.to(device),
+        batch.caption_ids.to(device),
+    )

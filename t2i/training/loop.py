@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UserError
 from t2i.losses.adversarial import LOSSES
+from t2i.losses.contrastive import ContrastiveHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.folder import ModelDescription, save_model
@@ -25,16 +27,17 @@ from t2i.training.checkpoint import load_checkpoint, newest_checkpoint, save_che
 from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
 from t2i.training.growth import Schedule, Span
-from t2i.training.loading import BatchLoader, text_statistics
+from t2i.training.loading import BatchLoader
 from t2i.training.metrics import MetricsLog
 from t2i.training.objective import GANObjective, Phase
 from t2i.training.plots import draw_losses
 from t2i.training.previews import Preview
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.run import Run
+from t2i.training.text import make_text
 
 COLUMNS = (
-    "images_seen", "seconds", "images_per_second", "memory_gib", "loss_g", "loss_d", "penalty",
+    "images_seen", "seconds", "images_per_second", "memory_gib", "loss_g", "loss_d", "penalty", "contrast",
     "logits_real", "logits_mismatch", "logits_fake", "saturated", "diversity", "gradient_g", "gradient_d",
     "resolution", "alpha",
 )  # fmt: skip
@@ -81,17 +84,23 @@ def train(
     architecture = get_architecture(config.arch)
     schedule = Schedule(config, dataset.resolution)
     options = network_options(config, dataset.resolution)
+    text = make_text(config, dataset, run.folder)
     generator, discriminator = architecture.build(
-        dataset.resolution, config.conditioning, text_statistics(dataset), options, derive_seed(config.seed, "weights")
+        dataset.resolution, config.conditioning, text.statistics, options, derive_seed(config.seed, "weights")
     )
+    contrast = make_contrast(config, discriminator, dataset.resolution)
     for network in (generator, discriminator):
         network.to(device, memory_format=torch.channels_last)
     ema = EMA(generator, config.ema_kimg * 1000)
+    extras = {**text.modules(), **({"contrast": contrast} if contrast else {})}
+    for module in extras.values():
+        module.to(device)
+    judges = nn.ModuleList([m for m in (discriminator, text.encoder, contrast) if m is not None])
     phases = [
-        Phase("D", discriminator, make_adam(discriminator, config.lr_d, config, device)),
+        Phase("D", judges, make_adam(judges, config.lr_d, config, device)),
         Phase("G", generator, make_adam(generator, config.lr_g, config, device)),
     ]
-    objective = make_objective(config, generator, discriminator)
+    objective = make_objective(config, generator, discriminator, text.encoder, contrast)
     scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=config.precision == "fp16") for phase in phases}
     parts = {
         "generator": generator,
@@ -99,6 +108,7 @@ def train(
         "ema": ema.model,
         "optimizer_d": phases[0].optimizer,
         "optimizer_g": phases[1].optimizer,
+        **extras,
     }
     images_seen, seconds_before = 0, 0.0
     if resume:
@@ -111,8 +121,8 @@ def train(
         images_seen, seconds_before = state["images_seen"], state["seconds"]
         say(f"resumed at {images_seen:,} images from {folder}")
 
-    loader = BatchLoader(dataset, config.seed, device)
-    preview = Preview(dataset, generator.z_dim, config.seed, device)
+    loader = BatchLoader(dataset, text, config.seed, device)
+    preview = Preview(dataset, text, generator.z_dim, config.seed, device)
     metrics_log = MetricsLog(run.folder, COLUMNS, tensorboard=config.tensorboard)
     metrics_log.rewind(images_seen)
     watch = CollapseWatch()
@@ -124,7 +134,8 @@ def train(
         grown = schedule.latest(images_seen)
         set_growth(ema.model, grown)
         preview.save(ema.model, run.samples / f"{images_seen:09d}.png", f"{images_seen:,} images seen")
-        describe = describe_model(config, options, dataset, images_seen, preview.prompts, grown)
+        describe = describe_model(config, options, dataset, images_seen, preview.prompts, grown, text.describe())
+        text.save(run.model)
         save_model(run.model, ema.model, describe)
         state = {"images_seen": images_seen, "seconds": seconds, "settings": asdict(config)}
         state["scalers"] = {name: scaler.state_dict() for name, scaler in scalers.items()}
@@ -191,8 +202,8 @@ def train(
 
         # ---- Each phase: gradients over the micro-batches, then one step ----
         for phase in phases:
-            generator.requires_grad_(phase.name == "G")
-            discriminator.requires_grad_(phase.name == "D")
+            for other in phases:
+                other.module.requires_grad_(other is phase)
             scaler = scalers[phase.name]
             phase.optimizer.zero_grad(set_to_none=True)
             for start in range(0, span.batch, micro):
@@ -206,19 +217,45 @@ def train(
         # ---- Average ----
         images_seen += span.batch
         ema.update(generator, images_seen, span.batch)
+        text.average(images_seen, span.batch)
 
     loader.close()
     metrics_log.close()
     return Outcome(reason, images_seen, time.monotonic() - started)
 
 
-def make_adam(network: torch.nn.Module, lr: float, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
+def make_adam(network: nn.Module, lr: float, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
     """Adam with the run's betas, in one fused kernel where the device has one."""
     fused = device.type in ("cuda", "cpu")
     return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
 
 
-def make_objective(config: TrainConfig, generator: torch.nn.Module, discriminator: torch.nn.Module) -> GANObjective:
+def make_contrast(config: TrainConfig, discriminator: nn.Module, resolution: int) -> ContrastiveHead | None:
+    """The head of the contrastive term, where the config asks for one."""
+    if not contrast_weight(config):
+        return None
+    with torch.no_grad():
+        probe = next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution)
+        channels = discriminator.features(probe).shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "contrast"))
+        return ContrastiveHead(channels, discriminator.pooler.out_width)
+
+
+def contrast_weight(config: TrainConfig) -> float:
+    """Weight of the contrastive term: a trained encoder needs it."""
+    if config.contrastive is not None:
+        return config.contrastive
+    return 1.0 if config.text_encoder == "transformer" else 0.0
+
+
+def make_objective(
+    config: TrainConfig,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    text_encoder: nn.Module | None = None,
+    contrast: ContrastiveHead | None = None,
+) -> GANObjective:
     """The objective that a config asks for; the weight of its penalty is set with each stage."""
     return GANObjective(
         generator,
@@ -228,6 +265,9 @@ def make_objective(config: TrainConfig, generator: torch.nn.Module, discriminato
         penalty_every=config.penalty_every,
         augments=config.augment,
         autocast_dtype=AUTOCAST[config.precision],
+        text_encoder=text_encoder,
+        contrast=contrast,
+        contrast_weight=contrast_weight(config),
     )
 
 
@@ -272,11 +312,11 @@ def describe_model(
     images_seen: int,
     prompts: list[str],
     grown: Growth,
+    encoder: dict[str, Any],
 ) -> ModelDescription:
     """What the model folder says of the model."""
     if get_architecture(config.arch).grows:
         options = {**options, "growth": list(grown)}
-    encoder = {key: dataset.text[key] for key in ("name", "sha256", "width", "max_tokens")}
     training = {
         "data": f"{dataset.name} ({dataset.split}, {len(dataset):,} pictures)",
         "data_fingerprint": dataset.fingerprint,

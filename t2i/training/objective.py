@@ -8,6 +8,9 @@ D phase (DF-GAN eq. 1, for any adversarial loss):
     real(D(x, e)) + 1/2 [fake(D(G(z, e), e)) + fake(D(x, e'))] + weight * penalty(x, e)
 
 with e' the caption of another picture. G phase: generator(D(G(z, e), e)).
+
+A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
+above and by a contrastive one; the generator takes its embeddings as they are.
 """
 
 import contextlib
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 
 from t2i.losses.adversarial import AdversarialLoss
 from t2i.losses.augment import NUMBERS, augment
+from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
 from t2i.losses.penalties import Penalty
 from t2i.text.pooler import TextBatch
 from t2i.training.randomness import StepRandom
@@ -30,19 +34,27 @@ class Batch:
     """Real pictures and their captions.
 
     images: [B, 3, R, R] in [-1, 1]. text: the caption of each. mismatched: a caption of another picture for each.
-    mismatched_weight: [B], 1, or 0 where the batch had no other caption.
+    mismatched_weight: [B], 1, or 0 where the batch had no other caption. caption_ids: [B], equal where the text is.
+    With a text encoder that is trained, the texts hold token ids.
     """
 
     images: Tensor
     text: TextBatch
     mismatched: TextBatch
     mismatched_weight: Tensor
+    caption_ids: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> "Batch":
-        return Batch(self.images[rows], self.text[rows], self.mismatched[rows], self.mismatched_weight[rows])
+        return Batch(
+            self.images[rows],
+            self.text[rows],
+            self.mismatched[rows],
+            self.mismatched_weight[rows],
+            self.caption_ids[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,11 @@ class GANObjective:
         penalty_every: int = 1,
         augments: tuple[str, ...] = (),
         autocast_dtype: torch.dtype | None = None,
+        text_encoder: nn.Module | None = None,
+        contrast: ContrastiveHead | None = None,
+        contrast_weight: float = 1.0,
     ):
+        self.text_encoder, self.contrast, self.contrast_weight = text_encoder, contrast, contrast_weight
         self.generator, self.discriminator = generator, discriminator
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
@@ -123,25 +139,28 @@ class GANObjective:
 
     def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom) -> Tensor:
         with torch.no_grad(), self._autocast(batch):
-            fakes = self._fakes(batch, random, "D")
+            fakes = self._draw(self._encode_plainly(batch.text), random, "D")
         watch_collapse(self.statistics, batch.images, fakes)
 
         # Real pictures: one pass serves the matching caption, the wrong one, and a penalty on real pairs.
         penalise = self.penalty is not None and step % self.penalty_every == 0
         on_reals = penalise and not self.penalty.between
         images = self._augment(batch.images, random, "D real").detach()
+        with self._autocast(batch):
+            text = self._encode(batch.text, random, "D text")
+            mismatched = self._encode(batch.mismatched, random, "D mismatch")
         with contextlib.nullcontext() if on_reals else self._autocast(batch):
-            condition = self.discriminator.pool(batch.text)
+            condition = self.discriminator.pool(text)
             if on_reals:
                 images.requires_grad_(True)
                 if not condition.requires_grad:  # a pooler without weights
                     condition.requires_grad_(True)
             features = self.discriminator.features(images)
             real = self.discriminator.logits(features, condition)
-            wrong = self.discriminator.logits(features, self.discriminator.pool(batch.mismatched))
+            wrong = self.discriminator.logits(features, self.discriminator.pool(mismatched))
         fakes = self._augment(fakes, random, "D fake")
         with self._autocast(batch):
-            fake = self._judge(fakes, batch.text)
+            fake = self._judge(fakes, text)
 
         weight = batch.mismatched_weight
         losses = self.loss.real(real) + 0.5 * (self.loss.fake(fake) + weight * self.loss.fake(wrong))
@@ -153,26 +172,44 @@ class GANObjective:
             if self.penalty.between:
                 share = random.uniform("D between", 1, 1, 1).to(images.dtype)
                 images = torch.lerp(images, fakes, share).requires_grad_(True)
-                condition = self.discriminator.pool(batch.text)
+                condition = self.discriminator.pool(text)
                 real = self.discriminator.logits(self.discriminator.features(images), condition)
             penalty = self.penalty_weight * self.penalty(real, images, condition)
             self.statistics.add("penalty", penalty)
             losses = losses + self.penalty_every * penalty
+        if self.contrast is not None:
+            vectors = self.contrast(features, condition)
+            contrast = contrastive_loss(*vectors, self.contrast.scale, caption_ids=batch.caption_ids)
+            self.statistics.add("contrast", contrast)
+            losses = losses + self.contrast_weight * contrast
         return losses.mean()
 
     def _generator_loss(self, batch: Batch, random: StepRandom) -> Tensor:
         with self._autocast(batch):
-            fakes = self._fakes(batch, random, "G")
-            fake = self._judge(self._augment(fakes, random, "G"), batch.text)
+            text = self._encode_plainly(batch.text)
+            fakes = self._draw(text, random, "G")
+            fake = self._judge(self._augment(fakes, random, "G"), text)
         losses = self.loss.generator(fake)
         self.statistics.add("loss_g", losses)
         return losses.mean()
 
-    def _fakes(self, batch: Batch, random: StepRandom, name: str) -> Tensor:
+    def _encode(self, text: TextBatch, random: StepRandom, name: str) -> TextBatch:
+        """Embeddings of a trained encoder, with dropout; those of a frozen one are there already."""
+        if self.text_encoder is None:
+            return text
+        numbers = self.text_encoder.dropout_numbers
+        return self.text_encoder(text, random.uniform(name, numbers) if numbers else None)
+
+    @torch.no_grad()
+    def _encode_plainly(self, text: TextBatch) -> TextBatch:
+        """The embeddings that a prompt will have when the generator draws."""
+        return text if self.text_encoder is None else self.text_encoder(text)
+
+    def _draw(self, text: TextBatch, random: StepRandom, name: str) -> Tensor:
         z = random.normal(f"{name} z", self.generator.z_dim)
         if count := getattr(self.generator, "training_noise", 0):
-            return self.generator(z, batch.text, shake=random.normal(f"{name} shake", count))
-        return self.generator(z, batch.text)
+            return self.generator(z, text, shake=random.normal(f"{name} shake", count))
+        return self.generator(z, text)
 
     def _judge(self, images: Tensor, text: TextBatch) -> Tensor:
         return self.discriminator.logits(self.discriminator.features(images), self.discriminator.pool(text))

@@ -9,8 +9,8 @@ from torch import nn
 from t2i.data.prepared import PreparedDataset
 from t2i.grids import captioned_grid, save_png, table_grid
 from t2i.precision import to_pixels
-from t2i.text.encoders import pad_tokens
 from t2i.training.randomness import derive_seed
+from t2i.training.text import PreparedText, TrainedText
 
 PROMPTS = 8
 COLUMNS = 6
@@ -19,12 +19,21 @@ COLUMNS = 6
 class Preview:
     """Draws `PROMPTS` captions of the data set, each with `COLUMNS` noises."""
 
-    def __init__(self, dataset: PreparedDataset, z_dim: int, seed: int, device: torch.device):
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        text: PreparedText | TrainedText,
+        z_dim: int,
+        seed: int,
+        device: torch.device,
+    ):
         # Spread over the set, not over its start: sources are often sorted by kind.
         self.pictures = np.unique(np.linspace(0, len(dataset) - 1, PROMPTS + 2).astype(np.int64)[1:-1])
         self.caption_ids = [int(dataset.caption_ids(int(picture))[0]) for picture in self.pictures]
         self.prompts = [dataset.caption(caption) for caption in self.caption_ids]
-        self.text = pad_tokens(dataset.tokens(self.caption_ids)).to(device)
+        batch = text.batch(self.caption_ids)
+        self.source = text
+        self.text = batch.to(device, torch.float32 if batch.tokens.is_floating_point() else batch.tokens.dtype)
         noise = torch.Generator().manual_seed(derive_seed(seed, "preview"))
         self.noise = torch.randn(COLUMNS, z_dim, generator=noise).to(device)
         self.reals = dataset.images(self.pictures)
@@ -36,6 +45,7 @@ class Preview:
     def save(self, generator: nn.Module, path: Path, title: str) -> None:
         """A grid of prompts by noises, drawn by `generator`."""
         with torch.inference_mode():
-            columns = [to_pixels(generator(z.expand(len(self.prompts), -1), self.text)).numpy() for z in self.noise]
+            text = self.source.for_drawing(self.text)
+            columns = [to_pixels(generator(z.expand(len(self.prompts), -1), text)).numpy() for z in self.noise]
         rows = [[column[row] for column in columns] for row in range(len(self.prompts))]
         save_png(table_grid(rows, self.prompts, title=title), path)

@@ -1,0 +1,112 @@
+"""How captions reach a step: as embeddings that prepare made, or as ids for an encoder that trains with the GAN."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from t2i.config import TrainConfig
+from t2i.data.prepared import PreparedDataset
+from t2i.errors import UsageError
+from t2i.files import first_line
+from t2i.text.encoders import pad_tokens
+from t2i.text.pooler import TextBatch, TextStatistics
+from t2i.text.tokenizer import CaptionTokenizer
+from t2i.text.transformer import SETTINGS, TrainedEncoder, TransformerEncoder, pad_ids, save_text_encoder
+from t2i.training.ema import EMA
+from t2i.training.randomness import derive_seed
+
+
+class PreparedText:
+    """The token embeddings of a prepared data set, by a frozen encoder."""
+
+    encoder = None
+
+    def __init__(self, dataset: PreparedDataset):
+        self.dataset = dataset
+        self.statistics = TextStatistics(*torch.from_numpy(dataset.text_statistics()))
+
+    def batch(self, caption_ids: Sequence[int] | np.ndarray) -> TextBatch:
+        """Captions, by their ids in the data set, as a networks' input: half precision on the CPU."""
+        return pad_tokens(self.dataset.tokens(caption_ids))
+
+    def for_drawing(self, text: TextBatch) -> TextBatch:
+        """A batch as the averaged generator takes it."""
+        return text
+
+    def describe(self) -> dict[str, Any]:
+        """What a model remembers of its text encoder."""
+        return {key: self.dataset.text[key] for key in ("name", "sha256", "width", "max_tokens")}
+
+    def save(self, model_folder: Path) -> None:
+        """Nothing: a frozen encoder is found by its name."""
+
+    def average(self, images_seen: int, batch: int) -> None:
+        """Nothing: it does not change."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps of it: nothing."""
+        return {}
+
+
+class TrainedText:
+    """Captions as ids, and the encoder that trains with the GAN; its average is what draws.
+
+    tokenizer: the run's, of an earlier start; None trains one on the data set's captions.
+    """
+
+    def __init__(self, config: TrainConfig, dataset: PreparedDataset, tokenizer: CaptionTokenizer | None = None):
+        captions = list(dataset.captions())
+        settings = {**SETTINGS, **config.encoder}
+        vocabulary, longest = settings.pop("vocabulary"), settings["max_tokens"]
+        self.tokenizer = tokenizer or CaptionTokenizer.train(captions, vocabulary=vocabulary, max_tokens=longest)
+        self.rows = self.tokenizer.encode(captions)
+        self.truncated = self.tokenizer.truncated
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "text encoder"))
+            try:
+                self.encoder = TransformerEncoder(self.tokenizer.vocabulary_size, **settings)
+            except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+                raise UsageError(f"[encoder]: {first_line(error)}") from error
+        self.statistics = TextStatistics.identity(self.encoder.width)
+        self.ema = EMA(self.encoder, config.ema_kimg * 1000)
+
+    def batch(self, caption_ids: Sequence[int] | np.ndarray) -> TextBatch:
+        """Captions, by their ids in the data set, as token ids [B, L]."""
+        return pad_ids([self.rows[caption] for caption in caption_ids])
+
+    @torch.no_grad()
+    def for_drawing(self, text: TextBatch) -> TextBatch:
+        """Ids [B, L] -> the averaged encoder's embeddings [B, L, T]."""
+        return self.ema.model(text)
+
+    def describe(self) -> dict[str, Any]:
+        """What a model remembers of its text encoder."""
+        return TrainedEncoder(self.ema.model, self.tokenizer).describe()
+
+    def save(self, model_folder: Path) -> None:
+        """Write the averaged encoder beside a generator."""
+        save_text_encoder(model_folder, self.ema.model, self.tokenizer)
+
+    def average(self, images_seen: int, batch: int) -> None:
+        """Move the average after a step, as EMA.update does."""
+        self.ema.update(self.encoder, images_seen, batch)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps of it."""
+        return {"text_encoder": self.encoder, "text_encoder_ema": self.ema.model}
+
+
+def make_text(config: TrainConfig, dataset: PreparedDataset, run_folder: Path | None) -> PreparedText | TrainedText:
+    """The text of a run. A trained vocabulary is kept in the run folder and found there again on resuming."""
+    if config.text_encoder == "prepared":
+        return PreparedText(dataset)
+    path = run_folder / "tokenizer.json" if run_folder else None
+    tokenizer = CaptionTokenizer.load(path) if path and path.is_file() else None
+    text = TrainedText(config, dataset, tokenizer)
+    if path and tokenizer is None:
+        text.tokenizer.save(path)
+    return text
