@@ -87,9 +87,9 @@ class Schedule:
         return next(span for span in reversed(self.spans) if span.start <= images_seen)
 
     def latest(self, images_seen: int) -> Growth:
-        """Where the networks stood in the step before `images_seen`."""
-        latest = max(images_seen - 1, 0)
-        return self.at(latest).growth(latest)
+        """Where the networks stood in the step that ended at `images_seen`."""
+        span = self.at(max(images_seen - 1, 0))
+        return span.growth(max(images_seen - span.batch, 0))
 
     def describe(self) -> str:
         """For the user: from which image on which resolution."""

@@ -1,0 +1,181 @@
+"""Progressive growing: a function of the images seen, the same for reals and fakes, and nothing jumps at a change."""
+
+import json
+
+import pytest
+import torch
+
+from t2i.config import validate
+from t2i.errors import UsageError
+from t2i.models import get_architecture, list_architectures
+from t2i.models.folder import load_model
+from t2i.models.growing import Growth, real_at, set_growth
+from t2i.models.layers import downsample, upsample
+from t2i.text.pooler import TextBatch, TextStatistics
+from t2i.training.growth import Schedule, fit_stages
+from t2i.training.loop import train
+from t2i.training.run import Run
+
+GROWING = [name for name in list_architectures() if get_architecture(name).grows]
+STAGES = (
+    {"resolution": 8, "share": 0.25, "batch": 16},
+    {"resolution": 16, "share": 0.25, "lr": 0.002},
+    {"resolution": 32, "share": 0.5, "batch": 4, "lr": 0.003},
+)
+
+
+def config(**changes):
+    settings = dict(growing=True, stages=STAGES, kimg=0.16, batch=8, lr_g=1e-3, lr_d=4e-3, fade=0.5)
+    return validate({**settings, **changes}).check()
+
+
+def networks(name, shown_at=(8, 16, 32)):
+    architecture = get_architecture(name)
+    options = {**architecture.model_options, **architecture.smallest, "shown_at": shown_at}
+    return architecture.build(32, "attention", TextStatistics.identity(24), options, 0)
+
+
+def text(count=2):
+    return TextBatch(torch.randn(count, 5, 24), torch.ones(count, 5, dtype=torch.bool))
+
+
+def test_a_stage_is_whole_batches_with_its_own_batch_and_rate():
+    spans = Schedule(config(), 32).spans
+    assert [(s.start, s.end, s.resolution, s.batch) for s in spans] == [
+        (0, 32, 8, 16), (32, 72, 16, 8), (72, None, 32, 4)]  # fmt: skip
+    assert [(s.lr_g, s.lr_d) for s in spans] == [(1e-3, 4e-3), (0.002, 0.002), (0.003, 0.003)]
+
+
+def test_alpha_rises_over_the_first_part_of_each_stage_but_the_first():
+    schedule = Schedule(config(), 32)
+    assert schedule.at(0).growth(0) == Growth(8, 1.0)
+    assert schedule.at(32).growth(32) == Growth(16, 0.0)
+    assert schedule.at(40).growth(40) == Growth(16, 0.4)  # a stage of 40 pictures fades over 20
+    assert schedule.at(52).growth(52) == Growth(16, 1.0)
+    assert schedule.at(10**9).growth(10**9) == Growth(32, 1.0)
+
+
+def test_a_longer_resumed_run_does_not_grow_again():
+    first = Schedule(config(), 32).spans
+    longer = Schedule(config(kimg=100, grow_kimg=0.16), 32).spans
+    assert first == longer
+
+
+def test_without_growing_there_is_one_stage_at_full_size():
+    (span,) = Schedule(config(growing=False), 32).spans
+    assert (span.start, span.end, span.resolution, span.batch, span.lr_d) == (0, None, 32, 8, 4e-3)
+    assert span.growth(0) == Growth(32, 1.0)
+
+
+@pytest.mark.parametrize("resolution, sides", [(8, [8]), (16, [8, 16]), (64, [8, 16, 32, 64])])
+def test_stages_fit_the_data_sets_resolution(resolution, sides):
+    stages = fit_stages(config().stages, resolution)
+    assert [stage.resolution for stage in stages] == sides
+    assert sum(stage.share for stage in stages) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("resolution, words", [(4, "as small as"), (24, "never meets")])
+def test_a_resolution_that_growing_cannot_reach_is_refused(resolution, words):
+    with pytest.raises(UsageError, match=words):
+        fit_stages(config().stages, resolution)
+
+
+@pytest.mark.parametrize(
+    "stages, words",
+    [
+        ([{"resolution": 8, "share": 1}, {"resolution": 32, "share": 1}], "twice the one before"),
+        ([{"resolution": 4, "share": 1}], "8 px at the least"),
+        ([{"resolution": 8, "share": 0}], "share must be above 0"),
+        ([{"resolution": 8, "share": 1, "batch": 1}], "batch 1 must be at least 2"),
+        ([{"resolution": 8, "share": 1, "lr": -1.0}], "lr must be above 0"),
+        ([{"resolution": "big", "share": 1}], "stages"),
+    ],
+)
+def test_stages_that_make_no_sense_are_one_line(stages, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        config(stages=stages)
+    assert "\n" not in str(caught.value)
+
+
+def test_reals_shrink_and_fade_as_fakes_do():
+    images = torch.rand(2, 3, 32, 32)
+    at_16 = downsample(images)
+    assert torch.equal(real_at(images, Growth(32)), images)
+    assert torch.equal(real_at(images, Growth(16)), at_16)
+    torch.testing.assert_close(real_at(images, Growth(16, 0.0)), upsample(downsample(at_16)))
+    torch.testing.assert_close(real_at(images, Growth(16, 0.25)), 0.25 * at_16 + 0.75 * upsample(downsample(at_16)))
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_nothing_jumps_when_a_resolution_begins(name):
+    generator, discriminator = networks(name)
+    z, captions = torch.randn(2, generator.z_dim), text()
+    set_growth(generator, Growth(8))
+    before = generator(z, captions)
+    set_growth(generator, Growth(16, 0.0))
+    torch.testing.assert_close(generator(z, captions), upsample(before))
+    images = torch.rand(2, 3, 16, 16)
+    set_growth(discriminator, Growth(8))
+    logits = discriminator(downsample(images), captions)
+    set_growth(discriminator, Growth(16, 0.0))
+    torch.testing.assert_close(discriminator(images, captions), logits)
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_alpha_blends_old_and_new_pictures(name):
+    generator, _ = networks(name)
+    z, captions = torch.randn(2, generator.z_dim), text()
+
+    def at(alpha):
+        set_growth(generator, Growth(32, alpha))
+        return generator(z, captions)
+
+    torch.testing.assert_close(at(0.3), 0.7 * at(0.0) + 0.3 * at(1.0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_run_grows_and_every_trace_of_it_says_so(name, shapes_data, tmp_path):
+    architecture = get_architecture(name)
+    stages = [{"resolution": 8, "share": 0.5}, {"resolution": 16, "share": 0.5, "batch": 4}]
+    settings = validate(
+        {**architecture.defaults, "arch": name, "stages": stages, "batch": 8, "kimg": 0.048, "log_kimg": 0.001,
+         "snapshot_kimg": 0.024, "model": architecture.smallest}
+    )  # fmt: skip
+    facts = {"name": "shapes", "split": "train", "resolution": 16, "fingerprint": shapes_data.fingerprint}
+    run = Run.create(tmp_path, settings, facts, "cpu")
+    train(settings, shapes_data, run, torch.device("cpu"), stop=StopAt(run, 28))
+    lines = [json.loads(line) for line in open(run.folder / "metrics.jsonl")]
+    stage = [(line["images_seen"], line["resolution"], round(line["alpha"], 2)) for line in lines]
+    # 24 pictures at 8 px, then 16 px in batches of 4, where alpha is 0, 1/3, 2/3 and then 1.
+    assert stage == [(8, 8, 1), (16, 8, 1), (24, 8, 1), (28, 16, 0), (32, 16, 0.33)]
+    generator, description, _ = load_model(run.model)
+    assert generator.growth == Growth(16, pytest.approx(1 / 3))
+    assert description.options["growth"] == [16, pytest.approx(1 / 3)]
+    train(settings, shapes_data, run, torch.device("cpu"), resume=True)
+    assert load_model(run.model)[0].growth == Growth(16)
+
+
+class StopAt:
+    """Asks to stop once a line of metrics has counted so many images."""
+
+    def __init__(self, run, images_seen):
+        self.path, self.images_seen = run.folder / "metrics.jsonl", images_seen
+
+    def __call__(self):
+        return f'"images_seen": {self.images_seen}' in (self.path.read_text() if self.path.is_file() else "")
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_model_saved_while_it_grows_draws_at_its_size(name, tmp_path):
+    from t2i.models.folder import ModelDescription, save_model
+
+    architecture = get_architecture(name)
+    generator, _ = networks(name)
+    set_growth(generator, Growth(16, 0.5))
+    options = {**architecture.model_options, **architecture.smallest, "shown_at": [8, 16, 32], "growth": [16, 0.5]}
+    encoder = {"name": "hash", "sha256": "0" * 64, "width": 24, "max_tokens": 16}
+    save_model(tmp_path, generator, ModelDescription(name, 32, "attention", options, encoder))
+    loaded, _, _ = load_model(tmp_path)
+    z, captions = torch.randn(2, generator.z_dim), text()
+    assert loaded(z, captions).shape == (2, 3, 16, 16)
+    assert torch.equal(loaded(z, captions), generator(z, captions))
