@@ -144,7 +144,7 @@ def test_a_run_grows_and_every_trace_of_it_says_so(name, shapes_data, tmp_path):
     facts = {"name": "shapes", "split": "train", "resolution": 16, "fingerprint": shapes_data.fingerprint}
     run = Run.create(tmp_path, settings, facts, "cpu")
     train(settings, shapes_data, run, torch.device("cpu"), stop=StopAt(run, 28))
-    lines = [json.loads(line) for line in open(run.folder / "metrics.jsonl")]
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     stage = [(line["images_seen"], line["resolution"], round(line["alpha"], 2)) for line in lines]
     # 24 pictures at 8 px, then 16 px in batches of 4, where alpha is 0, 1/3, 2/3 and then 1.
     assert stage == [(8, 8, 1), (16, 8, 1), (24, 8, 1), (28, 16, 0), (32, 16, 0.33)]

@@ -1,6 +1,7 @@
 """TextToImagePipeline: the same pixels alone, in company and after a round trip; strict loading."""
 
 import functools
+import json
 import os
 import pickletools
 import shutil
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from t2i.errors import UsageError, UserError
+from t2i.files import sha256
 from t2i.models.folder import load_tensors, save_tensors
 from t2i.pipeline import TextToImagePipeline
 from t2i.text.encoders import load_encoder
@@ -158,6 +160,11 @@ def test_loading_is_strict(pipe, tmp_path):
         {**whole, name: torch.zeros(1, 2, 3)},
     ):
         save_tensors(weights, tensors)
+        with pytest.raises(UserError, match="damaged"):
+            TextToImagePipeline.from_pretrained(tmp_path / "model")
+        index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+        index["weights_sha256"] = sha256(weights)  # as another tool would
+        (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
         with pytest.raises(UserError, match="does not fit"):
             TextToImagePipeline.from_pretrained(tmp_path / "model")
 

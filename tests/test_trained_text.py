@@ -1,0 +1,79 @@
+"""A text encoder that trains with the GAN: what the original got wrong is tested here, end to end."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from t2i import TextToImagePipeline
+from t2i.config import validate
+from t2i.errors import UserError
+from t2i.models import get_architecture, list_architectures
+from t2i.tensors import load_tensors
+from t2i.training.checkpoint import list_checkpoints
+from t2i.training.loop import train
+from t2i.training.run import Run
+
+ENCODER = {"vocabulary": 300, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+
+
+@pytest.fixture(scope="module", params=list_architectures())
+def run(request, shapes_data, tmp_path_factory):
+    architecture = get_architecture(request.param)
+    settings = validate(
+        {**architecture.defaults, "arch": request.param, "growing": False, "batch": 8, "kimg": 0.016, "lr_d": 1e-3,
+         "snapshot_kimg": 0.008, "text_encoder": "transformer", "encoder": ENCODER, "model": architecture.smallest}
+    ).check()  # fmt: skip
+    facts = {"name": "shapes", "split": "train", "resolution": 16, "fingerprint": shapes_data.fingerprint}
+    run = Run.create(tmp_path_factory.mktemp("runs"), settings, facts, "cpu")
+    train(settings, shapes_data, run, torch.device("cpu"))
+    return run
+
+
+def test_every_weight_of_the_encoder_moves(run):
+    """The original never gave its encoder to an optimiser."""
+    before, after = (load_tensors(folder / "text_encoder.safetensors") for folder in list_checkpoints(run.checkpoints))
+    assert before.keys() == after.keys()
+    for name in before:
+        assert not torch.equal(before[name], after[name]), name
+
+
+def test_a_prompt_draws_the_same_picture_in_another_process(run):
+    """The original rebuilt its vocabulary for each caption and drew a new random projection for each picture."""
+    code = (
+        "import sys, hashlib; from t2i import TextToImagePipeline; "
+        "pipe = TextToImagePipeline.from_pretrained(sys.argv[1], device='cpu'); "
+        "print(hashlib.sha256(pipe('a red circle', seeds=[3], output_type='np').images.tobytes()).hexdigest())"
+    )
+    drawn = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(run.model)], env={"PYTHONHASHSEED": seed, "PATH": ""},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(drawn) == 1
+
+
+def test_prompts_are_told_apart(run):
+    pipe = TextToImagePipeline.from_pretrained(run.model, device="cpu")
+    red, blue = pipe.encode(["a red circle", "a blue circle"]).tokens
+    assert not torch.allclose(red, blue, atol=1e-3)
+
+
+def test_a_saved_copy_draws_the_same(run, tmp_path):
+    pipe = TextToImagePipeline.from_pretrained(run.model, device="cpu")
+    pipe.save_pretrained(tmp_path / "copy")
+    copy = TextToImagePipeline.from_pretrained(tmp_path / "copy", device="cpu")
+    first, second = (p("a red circle", seeds=[0], output_type="np").images for p in (pipe, copy))
+    assert (first == second).all()
+
+
+def test_another_models_encoder_is_refused(run, tmp_path):
+    pipe = TextToImagePipeline.from_pretrained(run.model, device="cpu")
+    with torch.no_grad():
+        pipe.text_encoder.encoder.embedding.weight += 1
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="not the encoder that the generator beside it was trained with"):
+        TextToImagePipeline.from_pretrained(tmp_path)
