@@ -19,6 +19,7 @@ from t2i.files import describe_os_error, first_line
 # ruff: noqa: RUF009  (_setting is dataclasses.field with a help text)
 
 COMMAND_LINE = "command line"  # as the source of a setting
+TABLES = ("model", "encoder")
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -54,6 +55,12 @@ class TrainConfig:
     conditioning: Literal["attention", "sentence"] = _setting(
         "attention", "How text enters: attention pooling over the tokens, or one sentence vector."
     )
+    text_encoder: Literal["prepared", "transformer"] = _setting(
+        "prepared", "prepared: the frozen one that prepare ran; transformer: one that is trained with the GAN."
+    )
+    contrastive: float | None = _setting(
+        None, "Weight of the image-text contrastive term; left out, 1 with a trained text encoder, else 0."
+    )
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
     penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
@@ -78,6 +85,7 @@ class TrainConfig:
     snapshot_kimg: float = _setting(10.0, "Write a checkpoint, a model and a sample grid every so many thousand.")
     tensorboard: bool = _setting(False, "Also write the metrics as TensorBoard events.")
     model: dict[str, Any] = _setting({}, "The architecture's own settings (widths, depths).")
+    encoder: dict[str, Any] = _setting({}, "Settings of the transformer text encoder (width, layers, vocabulary).")
 
     def check(self, called: Callable[[str], str] = option) -> "TrainConfig":
         """Raises UsageError where values make no sense. called: setting -> its name in the message."""
@@ -111,8 +119,9 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
-        if self.penalty_weight is not None and self.penalty_weight < 0:
-            raise UsageError(f"{called('penalty_weight')} must not be negative, as {self.penalty_weight} is")
+        for name in ("penalty_weight", "contrastive"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise UsageError(f"{called(name)} must not be negative, as {value} is")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"{called('seed')} must lie between 0 and 2^63 - 1, not {self.seed}")
         return self
@@ -144,7 +153,7 @@ def resolve(
 ) -> tuple[TrainConfig, dict[str, str]]:
     """Lay settings over the defaults, in the order given, later ones winning.
 
-    layers: (where from, {name: value}); a "model" value is merged key by key. Returns the checked config and, for
+    layers: (where from, {name: value}); a value that is a table is merged key by key. Returns the checked config and, for
     each setting, where its value came from. Raises UsageError or UserError, one line.
     """
     values: dict[str, Any] = {}
@@ -153,10 +162,10 @@ def resolve(
         for name, value in layer.items():
             if name not in FIELDS:
                 raise UsageError(f"{source}: no setting is called {name!r}; there is {', '.join(FIELDS)}")
-            if name == "model":
+            if name in TABLES:
                 if not isinstance(value, dict):
-                    raise UsageError(f"{source}: [model] must be a table")
-                value = {**values.get("model", {}), **value}
+                    raise UsageError(f"{source}: [{name}] must be a table")
+                value = {**values.get(name, {}), **value}
             values[name] = value
             origin[name] = source
 
