@@ -130,8 +130,8 @@ class TrainConfig:
 def _check_stage(stage: Stage, name: str, accumulate: int) -> None:
     """Raises UsageError where a stage makes no sense."""
     where = f"{name}, {stage.resolution} px"
-    if stage.resolution < 8:
-        raise UsageError(f"{where}: growing starts at 8 px at the least")
+    if stage.resolution < 4:
+        raise UsageError(f"{where}: growing starts at 4 px at the least")
     if not (math.isfinite(stage.share) and stage.share > 0):
         raise UsageError(f"{where}: share must be above 0, not {stage.share}")
     if stage.batch is not None and (stage.batch < 2 or stage.batch % accumulate):
@@ -153,8 +153,8 @@ def resolve(
 ) -> tuple[TrainConfig, dict[str, str]]:
     """Lay settings over the defaults, in the order given, later ones winning.
 
-    layers: (where from, {name: value}); a value that is a table is merged key by key. Returns the checked config and, for
-    each setting, where its value came from. Raises UsageError or UserError, one line.
+    layers: (where from, {name: value}); a value that is a table is merged key by key. Returns the checked config and,
+    for each setting, where its value came from. Raises UsageError or UserError, one line.
     """
     values: dict[str, Any] = {}
     origin = dict.fromkeys(FIELDS, "default")

@@ -19,6 +19,8 @@ from t2i.text.transformer import NAME as TRAINED
 from t2i.text.transformer import TrainedEncoder, load_text_encoder, save_text_encoder
 from t2i.version import __version__
 
+COARSE_LAYERS = 4  # of style mixing: two a resolution, at 4 and 8 px
+
 
 @dataclass(frozen=True)
 class PipelineOutput:
@@ -170,6 +172,26 @@ class TextToImagePipeline:
             part = condition[rows.to(self.device)]
             images = self.generator.synthesis(noise[rows].to(self.device), part, truncation_psi)
             yield to_pixels(images[: len(noise) - int(rows[0])])
+
+    @torch.inference_mode()
+    def mix_styles(
+        self, coarse: tuple[Tensor, Tensor], fine: tuple[Tensor, Tensor], truncation_psi: float = 1.0
+    ) -> Iterator[Tensor]:
+        """Coarse styles (4 and 8 px) of one picture, the finer ones of another: Karras et al. 2019, sec. 3.1.
+
+        coarse, fine: noise [N, Z] and conditions [N, E], as `draw` takes them. Yields what `draw` yields. Raises
+        UsageError where the architecture has no styles.
+        """
+        if not hasattr(self.generator, "styles"):
+            raise UsageError(f"{self.description.architecture} has no styles to mix; a stylegan has")
+        for rows in self._groups(len(coarse[0])):
+            first, second = (
+                self.generator.styles(noise[rows].to(self.device), condition[rows.to(self.device)], truncation_psi)
+                for noise, condition in (coarse, fine)
+            )
+            count = min(COARSE_LAYERS, first.shape[1] // 2)
+            images = self.generator.render(torch.cat([first[:, :count], second[:, count:]], dim=1))
+            yield to_pixels(images[: len(coarse[0]) - int(rows[0])])
 
     def _groups(self, count: int) -> Iterator[Tensor]:
         """Row numbers in groups of one size; the last group is filled up with the last row."""

@@ -84,7 +84,7 @@ def test_a_resolution_that_growing_cannot_reach_is_refused(resolution, words):
     "stages, words",
     [
         ([{"resolution": 8, "share": 1}, {"resolution": 32, "share": 1}], "twice the one before"),
-        ([{"resolution": 4, "share": 1}], "8 px at the least"),
+        ([{"resolution": 2, "share": 1}], "4 px at the least"),
         ([{"resolution": 8, "share": 0}], "share must be above 0"),
         ([{"resolution": 8, "share": 1, "batch": 1}], "batch 1 must be at least 2"),
         ([{"resolution": 8, "share": 1, "lr": -1.0}], "lr must be above 0"),

@@ -16,6 +16,8 @@ from t2i import (
     train_fn,
 )
 from t2i.errors import UserError
+from t2i.models import get_architecture
+from t2i.models.growing import Growth
 from t2i.originals import default_transform
 
 WIDTH = 24
@@ -113,6 +115,20 @@ def test_train_fn_trains_both_networks_and_moves_alpha_to_1_over_half_the_data(d
         moved = [not torch.equal(p, q) for p, q in zip(network.parameters(), old)]
         assert sum(moved) > len(moved) / 2
         assert all(p.isfinite().all() for p in network.parameters())
+
+
+def test_train_fn_grows_a_stylegan_by_step_and_alpha(dataset):
+    dataset.transform = default_transform(16)
+    small = get_architecture("stylegan").smallest
+    gen, critic = get_networks("stylegan", resolution=16, width=WIDTH, **small)
+    optimizers = [torch.optim.Adam(network.parameters(), 1e-3) for network in (critic, gen)]
+    loader = list(get_loader(dataset, 4))
+    alpha = train_fn(critic, gen, loader[:1], dataset, 0, 0.0, *optimizers)
+    assert (gen.growth, critic.growth) == (Growth(4, 1.0),) * 2
+    train_fn(critic, gen, loader[:1], dataset, 1, 0.25, *optimizers)
+    assert gen.growth == Growth(8, 0.25)
+    assert train_fn(critic, gen, loader[:1], dataset, 2, alpha, *optimizers) == 1.0
+    assert all(p.isfinite().all() for network in (gen, critic) for p in network.parameters())
 
 
 def test_generate_image_from_text(tiny_run, tmp_path, monkeypatch):

@@ -94,15 +94,6 @@ def stages(quiet: bool = False) -> Iterator[Callable[[str, int, int | None], Non
         yield move
 
 
-def default_model() -> tuple[Path, str]:
-    """The model to draw with where none was named, and a line that says which. Raises UserError where there is none."""
-    from t2i.training.run import find_runs
-
-    if runs := find_runs():
-        return runs[-1] / "model", f"model: {runs[-1] / 'model'} (the newest run; choose another with --model)"
-    raise UserError("no model here: there is no run in runs/; train one with t2i train, or give --model PATH")
-
-
 def parse_seeds(text: str) -> list[int]:
     """ "0-7,12" -> [0, ..., 7, 12]. Raises UsageError, one line."""
     seeds: list[int] = []
@@ -142,13 +133,14 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def load_pipeline(model: Path | None, device: str, quiet: bool = False) -> "TextToImagePipeline":
-    """The model named, else the default one (and says which)."""
+    """The model named, else the newest run's (and says which)."""
     from t2i.pipeline import TextToImagePipeline
+    from t2i.training.run import newest_model
 
     if model is None:
-        model, line = default_model()
+        model = newest_model()
         if not quiet:
-            say(line)
+            say(f"model: {model} (the newest run; choose another with --model)")
     return TextToImagePipeline.from_pretrained(model, device)
 
 

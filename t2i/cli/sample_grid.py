@@ -40,6 +40,12 @@ def sample_grid(
     truncation_sweep: Annotated[
         bool, Option("--truncation-sweep", help="Columns are truncations from 0 to 1.25, with one seed.")
     ] = False,
+    style_mixing: Annotated[
+        bool,
+        Option(
+            "--style-mixing", help="Coarse styles of the rows, fine ones of the columns (a stylegan; 1 or 2 prompts)."
+        ),
+    ] = False,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Draw a grid: each row a prompt, each column a seed, all labelled."""
@@ -57,6 +63,12 @@ def sample_grid(
         raise UsageError("--interpolate takes its two prompts only, and excludes --truncation-sweep")
     if interpolate and cols < 2:
         raise UsageError("--interpolate needs at least 2 --cols")
+    if style_mixing and (interpolate or truncation_sweep):
+        raise UsageError("--style-mixing excludes --interpolate and --truncation-sweep")
+    if style_mixing and len(texts) > 2:
+        raise UsageError(
+            f"--style-mixing takes one prompt, or one for the rows and one for the columns, not {len(texts)}"
+        )
     console.check_truncation(truncation)
     if max(cols, rows or 0) > MAX_CELLS:
         raise UsageError(f"--rows and --cols must be at most {MAX_CELLS:,}")
@@ -64,6 +76,20 @@ def sample_grid(
     check_picture_name(out)
 
     pipe = console.load_pipeline(model, device)
+    if style_mixing:
+        labels = (texts or pipe.known_prompts or ["a table"])[: 2 if texts else 1]
+        ends = pipe.pool(console.encode(pipe, labels))
+        coarse, fine = list(range(rows or 4)), [len(numbers) + number for number in numbers]
+        if len(coarse) * len(fine) > MAX_CELLS:
+            raise UsageError(f"{len(coarse)} x {len(fine)} pictures are too many for one grid; ask for fewer")
+        check_writable(out.parent)
+        pictures = _mixed(pipe, coarse, fine, ends[0], ends[-1], truncation)
+        names = ["fine styles", *(f"coarse: seed {seed}" for seed in coarse)]
+        grid = table_grid(pictures, names, ["", *(f"seed {seed}" for seed in fine)], "  /  ".join(labels))
+        facts = pipe.picture_facts(" | ".join(labels), coarse[0], truncation)
+        save_png(grid, out, {**facts, "seeds": ",".join(map(str, [*coarse, *fine]))})
+        console.say(f"wrote {out} ({len(coarse)} x {len(fine)} mixed pictures)")
+        return
     if interpolate:
         numbers = list(range(rows or 4)) if seeds is None else numbers
         shares = [step / (cols - 1) for step in range(cols)]
@@ -88,6 +114,25 @@ def sample_grid(
     facts = pipe.picture_facts(" | ".join(interpolate or labels), numbers[0], truncation)
     save_png(grid, out, {**facts, "seeds": ",".join(map(str, numbers))})
     console.say(f"wrote {out} ({len(table)} x {len(table[0])} pictures)")
+
+
+def _mixed(
+    pipe: "TextToImagePipeline", coarse: list[int], fine: list[int], first: "Tensor", second: "Tensor", psi: float
+) -> "list[list[np.ndarray]]":
+    """Above the pictures of the fine seeds, on the left those of the coarse ones, inside their mixtures."""
+    import numpy as np
+    import torch
+
+    above = _draw(pipe, [[_Cell(seed, second, psi) for seed in fine]])[0]
+    left = _draw(pipe, [[_Cell(seed, first, psi)] for seed in coarse])
+    ways = []
+    for seeds, condition in (([a for a in coarse for _ in fine], first), (fine * len(coarse), second)):
+        ways.append((torch.stack([pipe.noise(seed) for seed in seeds]), condition.expand(len(seeds), -1)))
+    drawn = [picture for group in pipe.mix_styles(*ways, psi) for picture in group.numpy()]
+    table = [[np.full_like(above[0], 255), *above]]
+    for number, (picture,) in enumerate(left):
+        table.append([picture, *drawn[number * len(fine) : (number + 1) * len(fine)]])
+    return table
 
 
 class _Cell(NamedTuple):

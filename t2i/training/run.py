@@ -95,3 +95,10 @@ def find_runs(root: Path | str = "runs") -> list[Path]:
             if (match := re.match(r"(\d+)-", path.name)) and (path / "model" / "model_index.json").is_file():
                 found.append((int(match[1]), path))
     return [path for _, path in sorted(found)]
+
+
+def newest_model(root: Path | str = "runs") -> Path:
+    """The model folder of the newest run below `root`. Raises UserError, one line, where there is none."""
+    if runs := find_runs(root):
+        return runs[-1] / "model"
+    raise UserError(f"no model here: there is no run in {root}/; train one with t2i train, or name a model folder")
