@@ -40,7 +40,7 @@ def test_a_config_is_frozen_and_survives_json():
     ("values", "message"),
     [
         ({"batch": "many"}, "--batch: "),
-        ({"loss": "mse"}, "--loss: input should be 'hinge' or 'logistic'"),
+        ({"loss": "mse"}, "--loss: input should be 'hinge', 'logistic' or 'wgan-gp'"),
         ({"augment": ["blur"]}, "--augment: "),
         ({"model": 3}, "--model: "),
         ({"kimg": None}, "--kimg: "),

@@ -40,9 +40,9 @@ MIXING = 0.9  # share of the training pictures with styles of two noises
 
 
 def resolutions_to(resolution: int) -> list[int]:
-    """[4, 8, ..., resolution]. Raises ValueError where it is no power of two from 8 on."""
-    if resolution < 8 or resolution & (resolution - 1):
-        raise ValueError(f"a StyleGAN's resolution is a power of two from 8 on, not {resolution}")
+    """[4, 8, ..., resolution]. Raises ValueError where it is no power of two from 4 on."""
+    if resolution < 4 or resolution & (resolution - 1):
+        raise ValueError(f"a StyleGAN's resolution is a power of two from 4 on, not {resolution}")
     return [2**power for power in range(2, resolution.bit_length())]
 
 
