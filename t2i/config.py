@@ -83,6 +83,10 @@ class TrainConfig:
     seed: int = _setting(0, "Seed of the weights, the noise and the order of the data.")
     log_kimg: float = _setting(1.0, "Write a line of metrics every so many thousand pictures.")
     snapshot_kimg: float = _setting(10.0, "Write a checkpoint, a model and a sample grid every so many thousand.")
+    checkpoint_minutes: float | None = _setting(None, "Also write a checkpoint every so many minutes.")
+    on_nan: Literal["stop", "rollback"] = _setting(
+        "stop", "Where a gradient is NaN: stop, or go back to the last checkpoint, three times at the most."
+    )
     tensorboard: bool = _setting(False, "Also write the metrics as TensorBoard events.")
     model: dict[str, Any] = _setting({}, "The architecture's own settings (widths, depths).")
     encoder: dict[str, Any] = _setting({}, "Settings of the transformer text encoder (width, layers, vocabulary).")
@@ -96,7 +100,7 @@ class TrainConfig:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UsageError(f"{called(name)} must be above 0, not {getattr(self, name)}")
-        for name in ("minutes", "grow_kimg"):
+        for name in ("minutes", "grow_kimg", "checkpoint_minutes"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise UsageError(f"{called(name)} must be above 0, not {value}")
         if self.batch < 2:

@@ -12,9 +12,9 @@ import torch
 from t2i.config import TrainConfig, resolve
 from t2i.models import get_architecture, list_architectures
 from t2i.text.pooler import TextBatch, TextStatistics
-from t2i.training.loop import make_adam, make_objective
 from t2i.training.objective import Batch, Phase
 from t2i.training.randomness import StepRandom
+from t2i.training.state import make_adam, make_objective
 
 FOLDER = Path(__file__).parent / "golden"
 WIDTH, BATCH, STEPS = 24, 8, 20

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
+NEWEST = "@newest"  # stands for the value of an option that was given without one
+
 
 class Stopped(BaseException):
     """SIGINT or SIGTERM, `number`; hint: what the user may do next."""
@@ -130,6 +132,30 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise UserError(f"{path}: no prompt in this file; write one a line")
     return prompts
+
+
+def silence() -> None:
+    """Say no more: another process of the same run speaks."""
+    out.quiet = True
+
+
+_given: list[str] = []
+
+
+def arguments() -> list[str]:
+    """The command line, without the name of the program."""
+    return list(_given)
+
+
+def take_arguments(given: list[str] | None) -> list[str]:
+    """Remember the command line; `--resume` alone becomes `--resume @newest`: Typer has no optional values."""
+    _given[:] = sys.argv[1:] if given is None else given
+    whole: list[str] = []
+    for number, argument in enumerate(_given):
+        whole.append(argument)
+        if argument == "--resume" and (number + 1 == len(_given) or _given[number + 1].startswith("-")):
+            whole.append(NEWEST)
+    return whole
 
 
 def load_pipeline(model: Path | None, device: str, quiet: bool = False) -> "TextToImagePipeline":

@@ -1,23 +1,25 @@
 """t2i train: a prepared data set in, a run folder out."""
 
+import os
 import signal
-import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
 from t2i.cli import console
-from t2i.config import COMMAND_LINE, FIELDS, TrainConfig, help_of, read_toml, resolve
+from t2i.config import FIELDS, TrainConfig, help_of
 from t2i.errors import UsageError, UserError
 from t2i.files import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
+
     from t2i.data.prepared import PreparedDataset
-    from t2i.models import Architecture
+    from t2i.training.distributed import Ranks
     from t2i.training.loop import Status
     from t2i.training.run import Run
 
@@ -56,8 +58,16 @@ def train(
         Path | None, Option(help="Settings from a TOML file; every setting can stand there.", show_default=False)
     ] = None,
     resume: Annotated[
-        Path | None, Option(help="Go on with this run folder, with its settings.", show_default=False)
+        Path | None,
+        Option(
+            metavar="[RUN]", help="Go on with a run, with its settings; alone, the newest in runs/.", show_default=False
+        ),
     ] = None,
+    gpus: Annotated[
+        int | None, Option(help="Processes on this machine, a GPU each (or a share of the cores).", show_default=False)
+    ] = None,
+    checkpoint_minutes: Annotated[float | None, _setting("checkpoint_minutes")] = None,
+    on_nan: Annotated[str | None, _setting("on_nan", "stop|rollback")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     out: Annotated[Path, Option(help="Folder that the run folder is made in.")] = RUNS,
     dry_run: Annotated[bool, Option("--dry-run", help="Print the resolved settings and stop.")] = False,
@@ -72,7 +82,7 @@ def train(
         "text_encoder": text_encoder, "loss": loss, "penalty": penalty,
         "penalty_every": penalty_every, "growing": growing, "batch": batch,
         "accumulate": accumulate, "kimg": kimg, "minutes": minutes, "lr_g": lr_g, "lr_d": lr_d,
-        "precision": precision, "seed": seed,
+        "precision": precision, "seed": seed, "checkpoint_minutes": checkpoint_minutes, "on_nan": on_nan,
     }  # fmt: skip
     flags = {name: value for name, value in given.items() if value is not None}
     if amp:
@@ -80,138 +90,94 @@ def train(
             raise UsageError(f"--amp means --precision bf16; it excludes --precision {precision}")
         flags["precision"] = "bf16"
 
-    from t2i.data.prepared import PreparedDataset
     from t2i.device import pick_device
-    from t2i.training.run import Run
+    from t2i.training.distributed import Ranks, launch, local_device
+    from t2i.training.run import Run, newest_resumable
 
+    if gpus is not None and gpus < 1:
+        raise UsageError(f"--gpus must be at least 1, not {gpus}")
     where = pick_device(device)
+    if gpus and gpus > 1 and not dry_run and "WORLD_SIZE" not in os.environ:
+        _check_gpus(gpus, where.type)
+        launch(gpus, console.arguments())
+    where = local_device(where)
+    ranks = Ranks.join(where)
+    if not ranks.first:
+        console.silence()
     if resume is not None:
         if out != RUNS:
             raise UsageError("--out is for a new run; --resume goes on in the run's own folder")
-        run = Run(resume)
-        settings, dataset = _resumed(run, data, flags, config)
-        if dry_run:
-            _show(settings, dict.fromkeys(FIELDS, "default"), dataset, where)
-            return
+        run = newest_resumable(RUNS) if str(resume) == console.NEWEST else Run(resume)
+        _go_on(run, data, flags, config, where, ranks, dry_run)
     else:
-        dataset = PreparedDataset(data or _newest_dataset())
-        settings, origin = _resolve(dataset, flags, config, where.type)
-        _show(settings, origin, dataset, where)
-        if dry_run:
-            return
-        facts = {
-            "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
-            "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),
-        }  # fmt: skip
-        run = Run.create(out, settings, facts, str(where))
-    run.log(" ".join(sys.argv))
-    console.say(f"run: {run.folder}")
-    _train(settings, dataset, run, where, resume is not None)
+        _begin(out, data, flags, config, where, ranks, dry_run)
 
 
-def _resolve(
-    dataset: "PreparedDataset", flags: dict[str, Any], config: Path | None, device: str
-) -> tuple[TrainConfig, dict[str, str]]:
-    """The settings of a new run, and where each came from."""
-    from t2i.models import get_architecture
-    from t2i.text.transformer import SETTINGS, SMALL
+def _check_gpus(gpus: int, device: str) -> None:
+    import torch
 
-    file = read_toml(config) if config else {}
-    named = {**file, **flags}
-    try:
-        architecture = get_architecture(str(named.get("arch", TrainConfig.arch)))
-    except ValueError as error:
-        raise UsageError(f"--arch: {error}") from error
-    preset = str(named.get("preset", "auto"))
-    if preset == "auto":
-        preset = "paper" if device == "cuda" else "small"
-    if preset not in architecture.presets:
-        raise UsageError(f"--preset {preset}: {architecture.name} has {', '.join(architecture.presets)}")
-    rows = architecture.presets[preset]
-    row = dict(rows[min(rows, key=lambda resolution: abs(resolution - dataset.resolution))])
-    model = {name: row.pop(name) for name in list(row) if name in architecture.model_options}
-    _check_table("model", file.get("model", {}), architecture.model_options, architecture.name, config)
-    _check_table("encoder", file.get("encoder", {}), SETTINGS, "the transformer text encoder", config)
-    settings = {**architecture.defaults, **row, "preset": preset, "model": model}
-    if named.get("text_encoder") == "transformer":
-        settings["encoder"] = SMALL if preset == "small" else {}
-    elif file.get("encoder"):
-        raise UsageError(f"{config}: [encoder] is for --text-encoder transformer")
-    if chosen := [name for name in ("loss", "penalty") if named.get(name, settings.get(name)) != settings.get(name)]:
-        # Weight and laziness were the preset's for its own choice; a Wasserstein critic brings its penalty.
-        settings.pop("penalty_weight", None)
-        settings.pop("penalty_every", None)
-        if "loss" in chosen and named["loss"] == "wgan-gp":
-            settings["penalty"] = "wgan-gp"
-        elif settings["penalty"] == "wgan-gp":
-            settings["penalty"] = "r1"
-    resolved, origin = resolve(
-        (f"preset {preset}", settings),
-        (str(config), {name: value for name, value in file.items() if name != "preset"}),
-        (COMMAND_LINE, {name: value for name, value in flags.items() if name != "preset"}),
-    )
-    _check_together(resolved, architecture)
-    return resolved, origin
+    if device == "cuda" and gpus > torch.cuda.device_count():
+        raise UsageError(f"--gpus {gpus}: this machine has {torch.cuda.device_count()}")
 
 
-def _check_together(settings: TrainConfig, architecture: "Architecture") -> None:
-    """Raises UsageError where a setting makes no sense with the architecture."""
-    if settings.growing and not architecture.grows:
-        raise UsageError(f"--growing: {architecture.name} has one size; it does not grow")
-    batches = [stage.batch or settings.batch for stage in settings.stages] if settings.growing else [settings.batch]
-    for batch in batches:
-        if settings.accumulate > 1 and batch // settings.accumulate % architecture.group:
-            raise UsageError(
-                f"--accumulate {settings.accumulate} splits a batch of {batch} into pieces of "
-                f"{batch // settings.accumulate}; {architecture.name} compares pictures in groups of "
-                f"{architecture.group}, so a piece must be a multiple of that"
-            )
-
-
-def _check_table(name: str, table: Any, known: dict[str, Any], owner: str, config: Path | None) -> None:
-    """Does a table of a config file hold settings of its owner? known: name -> default. Raises UsageError, one line."""
-    if not isinstance(table, dict):
-        raise UsageError(f"{config}: [{name}] must be a table")
-    for key, value in table.items():
-        if key not in known:
-            raise UsageError(f"{config}: {owner} has no {name} setting {key!r}; it has {', '.join(known)}")
-        kind = type(known[key])
-        if known[key] is not None and type(value) is not kind and (kind, type(value)) != (float, int):
-            like = f"{kind.__name__}, such as {known[key]!r}"
-            raise UsageError(f"{config}: [{name}] {key} must be of type {like}, not {value!r:.60}")
-
-
-def _resumed(
-    run: "Run", data: Path | None, flags: dict[str, Any], config: Path | None
-) -> tuple[TrainConfig, "PreparedDataset"]:
-    """The settings of a run to go on with. Only how long it trains may change."""
-    import dataclasses
-
+def _begin(
+    out: Path,
+    data: Path | None,
+    flags: dict[str, Any],
+    config: Path | None,
+    device: "torch.device",
+    ranks: "Ranks",
+    dry_run: bool,
+) -> None:
+    """A new run; or, where torchrun starts a job again that had begun one, that run."""
     from t2i.data.prepared import PreparedDataset
+    from t2i.training.checkpoint import list_checkpoints
+    from t2i.training.distributed import RestartNote
+    from t2i.training.run import Run
+    from t2i.training.setup import check_together, new_settings
 
-    settings, facts = run.read_config()
-    if config is not None:
-        raise UsageError("--config cannot change a run that is resumed; its settings are in its config.json")
-    may_change = ("kimg", "minutes")
-    changed = [name for name, value in flags.items() if name not in may_change and getattr(settings, name) != value]
-    if changed:
-        raise UsageError(
-            f"--{changed[0].replace('_', '-')} {flags[changed[0]]} differs from the run's "
-            f"{getattr(settings, changed[0])}; a resumed run keeps its settings, but for --kimg and --minutes"
-        )
-    settings = dataclasses.replace(
-        settings,
-        kimg=flags.get("kimg", settings.kimg),
-        minutes=flags.get("minutes"),
-        grow_kimg=settings.grow_kimg or settings.kimg,  # a longer run does not grow again
-    ).check()
-    dataset = PreparedDataset(data or Path(str(facts.get("path"))))
-    if dataset.fingerprint != facts.get("fingerprint"):
-        raise UserError(
-            f"{dataset.path} is not the data set that {run.folder} was trained on (its fingerprint differs); "
-            "name that one, or start a new run"
-        )
-    return settings, dataset
+    note = RestartNote(out)
+    if (begun := ranks.share(note.begun())) and list_checkpoints(begun / "checkpoints"):
+        limits = {name: flags[name] for name in ("kimg", "minutes") if name in flags}
+        _go_on(Run(begun), None, limits, None, device, ranks, dry_run=False)
+        note.remove()
+        return
+    dataset = PreparedDataset(data or _newest_dataset())
+    settings, origin = new_settings(dataset, flags, config, device.type)
+    check_together(settings, ranks.size)
+    _show(settings, origin, dataset, device, ranks.size)
+    if dry_run:
+        return
+    facts = {
+        "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
+        "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),
+    }  # fmt: skip
+    run = Run(ranks.share(Run.create(out, settings, facts, str(device)).folder if ranks.first else None))
+    if ranks.first:
+        note.write(run.folder)
+    _train(settings, dataset, run, device, ranks, resume=False)
+    if ranks.first:
+        note.remove()
+
+
+def _go_on(
+    run: "Run",
+    data: Path | None,
+    flags: dict[str, Any],
+    config: Path | None,
+    device: "torch.device",
+    ranks: "Ranks",
+    dry_run: bool,
+) -> None:
+    """An existing run."""
+    from t2i.training.setup import check_together, resumed_settings
+
+    settings, dataset = resumed_settings(run, data, flags, config)
+    check_together(settings, ranks.size)
+    if dry_run:
+        _show(settings, dict.fromkeys(FIELDS, "default"), dataset, device, ranks.size)
+        return
+    _train(settings, dataset, run, device, ranks, resume=True)
 
 
 def _newest_dataset() -> Path:
@@ -223,12 +189,14 @@ def _newest_dataset() -> Path:
     return found[-1]
 
 
-def _show(settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDataset", device: Any) -> None:
+def _show(
+    settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDataset", device: "torch.device", ranks: int
+) -> None:
     from t2i.models import get_architecture
     from t2i.text.pooler import TextStatistics
     from t2i.text.transformer import SETTINGS
     from t2i.training.growth import Schedule
-    from t2i.training.loop import network_options
+    from t2i.training.state import network_options
 
     architecture = get_architecture(settings.arch)
     schedule = Schedule(settings, dataset.resolution)
@@ -249,7 +217,7 @@ def _show(settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDatas
     sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in networks]
     rows: dict[str, Any] = {
         "data": f"{dataset.path} ({len(dataset):,} pictures, {dataset.resolution} px)",
-        "device": device,
+        "device": f"{device}, {ranks} processes" if ranks > 1 else device,
         "networks": f"generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters",
     }
     for name, source in origin.items():
@@ -265,24 +233,36 @@ def _show(settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDatas
     console.table(f"{settings.arch}: {architecture.summary}", rows)
 
 
-def _train(settings: TrainConfig, dataset: "PreparedDataset", run: "Run", device: Any, resume: bool) -> None:
+def _train(
+    settings: TrainConfig, dataset: "PreparedDataset", run: "Run", device: "torch.device", ranks: "Ranks", resume: bool
+) -> None:
+    from t2i.locks import lock
     from t2i.training.loop import train as run_training
 
     def say(line: str) -> None:
-        run.log(line)
-        console.say(line)
+        if ranks.first:
+            run.log(line)
+            console.say(line)
 
-    with _signals() as caught, _progress(run) as show:
-        outcome = run_training(
-            settings, dataset, run, device, resume=resume, stop=lambda: bool(caught), on_status=show, say=say
-        )
-    say(f"{outcome.images_seen:,} images seen, {outcome.seconds / 60:.1f} minutes; model: {run.model}")
-    if caught:
-        name = signal.Signals(caught[0]).name
-        message = f"stopped by {name}; go on with: t2i train --resume {run.folder}"
-        run.log(message)
-        console.err.print(f"t2i: {message}", markup=False)
-        raise Exit(128 + caught[0])
+    # Rank 0 alone writes; its lock keeps a second training out of the run folder.
+    with lock(run.folder, "training") if ranks.first else nullcontext():
+        if ranks.first:
+            run.log(" ".join(["t2i", *console.arguments()]))
+            console.say(f"run: {run.folder}")
+        with _signals() as caught, _progress(run) if ranks.first else nullcontext(lambda status: None) as show:
+            outcome = run_training(
+                settings, dataset, run, device,
+                resume=resume, ranks=ranks, stop=lambda: bool(caught), on_status=show, say=say,
+            )  # fmt: skip
+        say(f"{outcome.images_seen:,} images seen, {outcome.seconds / 60:.1f} minutes; model: {run.model}")
+        ranks.leave()
+        if outcome.reason == "signal":
+            number = caught[0] if caught else signal.SIGTERM  # another rank's signal: torchrun's end of the job
+            message = f"stopped by {signal.Signals(number).name}; go on with: t2i train --resume {run.folder}"
+            if ranks.first:
+                run.log(message)
+                console.err.print(f"t2i: {message}", markup=False)
+            raise Exit(128 + number)
     console.say(f't2i generate "{_first_prompt(dataset)}" --model {run.model} -o out.png')
 
 

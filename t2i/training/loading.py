@@ -8,6 +8,7 @@ import torch
 from t2i.data.prepared import PreparedDataset
 from t2i.data.sampler import choice_at, picture_at
 from t2i.losses.matching import mismatch
+from t2i.training.distributed import ALONE, Ranks
 from t2i.training.objective import Batch
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.text import PreparedText, TrainedText
@@ -16,20 +17,25 @@ from t2i.training.text import PreparedText, TrainedText
 class BatchLoader:
     """Makes the batch that starts at `images_seen`; the next one is read in the background meanwhile.
 
-    The batch is a pure function of (data set, seed, images seen, size).
+    The global batch is a pure function of (data set, seed, images seen, size); a rank reads its rows of it.
     """
 
     def __init__(
-        self, dataset: PreparedDataset, text: PreparedText | TrainedText, seed: int, device: torch.device | str
+        self,
+        dataset: PreparedDataset,
+        text: PreparedText | TrainedText,
+        seed: int,
+        device: torch.device | str,
+        ranks: Ranks = ALONE,
     ):
-        self.dataset, self.text, self.seed = dataset, text, seed
+        self.dataset, self.text, self.seed, self.ranks = dataset, text, seed, ranks
         self.device = torch.device(device)
         self._order_seed = derive_seed(seed, "order")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: tuple[tuple[int, int], Future] | None = None
 
     def load(self, images_seen: int, size: int) -> Batch:
-        """The batch of the pictures images_seen ... images_seen + size - 1, on the device."""
+        """This rank's rows of the pictures images_seen ... images_seen + size - 1, on the device."""
         if self._ahead and self._ahead[0] == (images_seen, size):
             batch = self._ahead[1].result()
         else:
@@ -49,13 +55,13 @@ class BatchLoader:
         choices = choice_at(positions, data.caption_counts(pictures), self._order_seed)
         captions = np.array([int(ids[choice]) for ids, choice in zip(own, choices)])
         wrong = mismatch(captions, own, StepRandom(self.seed, images_seen, size).numpy("mismatch"))
-        text = self.text.batch(captions)
+        rows = self.ranks.rows(size)
         return Batch(
-            images=torch.from_numpy(data.images(pictures)),
-            text=text,
-            mismatched=text[torch.from_numpy(wrong)],  # -1 takes the last row; its weight is 0
-            mismatched_weight=torch.from_numpy((wrong >= 0).astype(np.float32)),
-            caption_ids=torch.from_numpy(captions),
+            images=torch.from_numpy(data.images(pictures[rows])),
+            text=self.text.batch(captions[rows]),
+            mismatched=self.text.batch(captions[wrong[rows]]),  # -1 takes the last caption; its weight is 0
+            mismatched_weight=torch.from_numpy((wrong[rows] >= 0).astype(np.float32)),
+            caption_ids=torch.from_numpy(captions[rows]),
         )
 
 

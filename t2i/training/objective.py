@@ -26,6 +26,7 @@ from t2i.losses.augment import NUMBERS, augment
 from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
 from t2i.losses.penalties import Penalty
 from t2i.text.pooler import TextBatch
+from t2i.training.distributed import ALONE, Ranks
 from t2i.training.randomness import StepRandom
 
 
@@ -79,9 +80,9 @@ class Statistics:
         self.sums[name] = self.sums.get(name, 0) + values.sum()
         self.weights[name] = self.weights.get(name, 0) + values.numel()
 
-    def read(self) -> dict[str, float]:
-        """The means since the last read."""
-        means = {name: float(total) / self.weights[name] for name, total in self.sums.items()}
+    def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """The means since the last read, over all ranks."""
+        means = ranks.add_up(self.sums, self.weights)
         self.sums, self.weights = {}, {}
         return means
 

@@ -20,6 +20,7 @@ from typing import Any
 from t2i.config import TrainConfig, validate
 from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, make_folder, read_json, write_json
+from t2i.training.checkpoint import list_checkpoints
 from t2i.version import __version__
 
 
@@ -102,3 +103,11 @@ def newest_model(root: Path | str = "runs") -> Path:
     if runs := find_runs(root):
         return runs[-1] / "model"
     raise UserError(f"no model here: there is no run in {root}/; train one with t2i train, or name a model folder")
+
+
+def newest_resumable(root: Path | str = "runs") -> Run:
+    """The newest run below `root` that has a checkpoint. Raises UserError, one line, where there is none."""
+    for folder in reversed(find_runs(root)):
+        if (folder / "config.json").is_file() and list_checkpoints(folder / "checkpoints"):
+            return Run(folder)
+    raise UserError(f"nothing to resume: there is no run with a checkpoint in {root}/; start one with t2i train")

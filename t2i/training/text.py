@@ -100,13 +100,18 @@ class TrainedText:
         return {"text_encoder": self.encoder, "text_encoder_ema": self.ema.model}
 
 
-def make_text(config: TrainConfig, dataset: PreparedDataset, run_folder: Path | None) -> PreparedText | TrainedText:
-    """The text of a run. A trained vocabulary is kept in the run folder and found there again on resuming."""
+def make_text(
+    config: TrainConfig, dataset: PreparedDataset, run_folder: Path, write: bool = True
+) -> PreparedText | TrainedText:
+    """The text of a run. A trained vocabulary is kept in the run folder and found there again on resuming.
+
+    write: False on the ranks that only read; the vocabulary of the same captions is the same in every process.
+    """
     if config.text_encoder == "prepared":
         return PreparedText(dataset)
-    path = run_folder / "tokenizer.json" if run_folder else None
-    tokenizer = CaptionTokenizer.load(path) if path and path.is_file() else None
+    path = run_folder / "tokenizer.json"
+    tokenizer = CaptionTokenizer.load(path) if path.is_file() else None
     text = TrainedText(config, dataset, tokenizer)
-    if path and tokenizer is None:
+    if write and tokenizer is None:
         text.tokenizer.save(path)
     return text

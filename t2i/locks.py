@@ -1,0 +1,102 @@
+"""One process at a time in a folder.
+
+The kernel holds the lock, on an open file, and drops it with the process that has it, however that ends: there is no
+stale lock to judge, neither after a crash nor after a reboot. Over NFS the server does the same between machines.
+"""
+
+import contextlib
+import errno
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from t2i.errors import UserError
+from t2i.files import describe_os_error, make_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
+
+_TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+_UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_WINDOWS_BYTES = 1024  # an exclusive lock takes all of these, a shared one any of them
+
+
+@contextlib.contextmanager
+def lock(folder: Path | str, what: str, shared: bool = False) -> Iterator[None]:
+    """Keep other processes (and other calls in this one) from `folder` while the block runs.
+
+    The lock file, `.<name>.lock`, lies beside the folder, so that the folder may be made, replaced or removed under
+    the lock; it goes when the block ends. A killed process leaves it there, unlocked: it is in nobody's way.
+    what: who works there, for the message. shared: others that ask for a shared lock may work there too.
+    Raises UserError, one line, where somebody else has it. On a file system that cannot lock, there is no lock.
+    """
+    place = Path(os.path.abspath(folder))
+    make_folder(place.parent)
+    path = place.with_name(f".{place.name}.lock")
+    try:
+        handle = _acquire(path, shared)
+    except OSError as error:
+        raise describe_os_error(error, folder) from error
+    if handle is None:
+        raise UserError(f"{folder}: another {what} is at work there{_holder(path)}; wait for its end, or stop it")
+    try:
+        with contextlib.suppress(OSError):  # only for the message above
+            os.truncate(handle, 0)
+            os.write(handle, f"{os.getpid()} {platform.node()}\n".encode())
+        yield
+    finally:
+        # The last of those that share it removes the file: its name must not come free for a new lock before that.
+        with contextlib.suppress(OSError):
+            if fcntl and _try(handle, shared=False):
+                os.unlink(path)
+        os.close(handle)
+        if not fcntl:
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # Windows: refused while another process has the file open
+
+
+def _acquire(path: Path, shared: bool) -> int | None:
+    """An open file that holds the lock; None where somebody else has it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not _try(handle, shared):
+                os.close(handle)
+                return None
+            # Removed between the opening and the locking: a lock on a file without a name keeps nobody out.
+            with contextlib.suppress(FileNotFoundError):
+                if not fcntl or os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return handle
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _try(handle: int, shared: bool) -> bool:
+    """Lock an open file without waiting; False where somebody else has it."""
+    try:
+        if fcntl:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        else:
+            os.lseek(handle, os.getpid() % _WINDOWS_BYTES if shared else 0, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1 if shared else _WINDOWS_BYTES)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        if error.errno not in _UNABLE:
+            raise
+    return True
+
+
+def _holder(path: Path) -> str:
+    """ " (process 4711 on host)" where the lock file says so."""
+    with contextlib.suppress(OSError, ValueError):
+        process, host = path.read_text(encoding="utf-8", errors="replace").split()
+        return f" (process {int(process)} on {host})"
+    return ""

@@ -1,0 +1,156 @@
+"""Several processes, one run: each rank works on its rows of every batch, and gradients are summed.
+
+All that is random, and the order of the data, belong to the global batch (randomness.py), so that two ranks draw what
+one would have drawn. Gradients are summed by hand, in one flat tensor a phase, as StyleGAN's code does: our objective
+calls parts of a network, which DistributedDataParallel's hooks on `forward` would not see, and one sum after the last
+micro-batch is all the traffic there has to be.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from t2i.errors import UsageError
+from t2i.files import atomic_write
+
+PATIENCE = timedelta(minutes=30)  # rank 0 may draw a large grid on a slow disk while the others wait
+
+
+class Ranks:
+    """The processes of a run. One alone needs no set-up; every method then does nothing.
+
+    rank: this process's number; 0 writes. size: how many there are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, control: Any = None):
+        self.rank, self.size, self._control = rank, size, control
+
+    @classmethod
+    def join(cls, device: torch.device) -> "Ranks":
+        """Meet the others that torchrun started; alone where it started none. Raises UsageError, one line."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if not dist.is_initialized():
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=PATIENCE)
+        # What the host has to know goes over gloo: reading it does not wait for the GPU.
+        control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size(), control)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def rows(self, batch: int) -> slice:
+        """This rank's rows of a global batch. Raises UsageError where it cannot be divided."""
+        if batch % self.size:
+            raise UsageError(
+                f"a batch of {batch} cannot be divided among {self.size} processes; choose another --batch"
+            )
+        share = batch // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def sum_gradients(self, module: nn.Module) -> None:
+        """Replace each gradient by its sum over the ranks. Ranks have gradients on the same parameters."""
+        if self.size == 1:
+            return
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        # copy_ keeps the gradient's own memory layout, which the fused optimisers expect.
+        for gradient, part in zip(gradients, parts):
+            gradient.copy_(part.view(gradient.shape))
+
+    def any(self, flag: bool) -> bool:
+        """Does any rank say so? All ranks get the same answer."""
+        if self.size == 1:
+            return flag
+        votes = torch.tensor(int(flag))
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._control)
+        return bool(votes)
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value (plain data), on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, group=self._control)
+        return box[0]
+
+    def add_up(self, sums: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, float]:
+        """Weighted means over all ranks, from each rank's sums and weights of the same names."""
+        names = sorted(sums)
+        values = torch.tensor([[float(sums[name]), weights[name]] for name in names], dtype=torch.float64)
+        if self.size > 1 and names:
+            dist.all_reduce(values, group=self._control)
+        return {name: total / weight for name, (total, weight) in zip(names, values.tolist())}
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            dist.barrier(group=self._control)
+
+    def leave(self) -> None:
+        """Say goodbye at the end of a run."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+ALONE = Ranks()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The GPU of this process among those of its machine; another device as it is."""
+    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
+    """Become torchrun on this machine, running t2i with `arguments` in so many processes."""
+    torchrun = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", "3", "-m", "t2i"]
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))
+    )  # else it says that it is 1
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *torchrun, *arguments])
+
+
+class RestartNote:
+    """Which run a torchrun job began: one that torchrun starts again after a failure goes on with it.
+
+    root: the folder that run folders are made in. Where torchrun started nothing, it remembers nothing.
+    """
+
+    def __init__(self, root: Path):
+        job = os.environ.get("TORCHELASTIC_RUN_ID", "")
+        name = "".join(c if c.isalnum() else "-" for c in job)
+        self.path = root / f".torchrun-{name}" if job else None
+
+    def begun(self) -> Path | None:
+        """The run that an earlier start of this job made; None at the first start."""
+        if self.path is None or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+            return None
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return Path(self.path.read_text(encoding="utf-8"))
+        return None
+
+    def write(self, run: Path) -> None:
+        if self.path is not None:
+            with atomic_write(self.path, "w") as stream:
+                stream.write(str(run))
+
+    def remove(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

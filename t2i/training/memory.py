@@ -1,0 +1,71 @@
+"""Memory: how much is in use, and what to do where it ran out."""
+
+from pathlib import Path
+
+import torch
+
+from t2i.errors import UserError
+from t2i.models import get_architecture
+from t2i.training.distributed import Ranks
+from t2i.training.growth import Span
+from t2i.training.loading import BatchLoader
+from t2i.training.randomness import StepRandom
+from t2i.training.state import TrainingState
+
+
+def memory_gib(device: torch.device) -> float:
+    """Memory in use: the device's peak on CUDA, else this process's, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * 4096 / 2**30
+    except (OSError, ValueError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS, which has no /proc
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, of Python, or of torch's CPU allocator, which has no exception of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def out_of_memory(
+    state: TrainingState, loader: BatchLoader, span: Span, images_seen: int, random: StepRandom, ranks: Ranks
+) -> UserError:
+    """The line for the user: the largest micro-batch that fits, found by trying, and the --accumulate that makes it.
+
+    The batch is never changed silently. Nothing is learned from the tries: no optimiser steps.
+    """
+    local = span.batch // ranks.size
+    line = f"out of memory with a micro-batch of {local // state.config.accumulate} at {span.resolution} px"
+    if ranks.size > 1:  # the others wait in a step that this rank does not take
+        return UserError(f"{line}; the last checkpoint is good: give a larger --accumulate or a smaller --batch")
+    group = get_architecture(state.config.arch).group
+    for pieces in range(state.config.accumulate + 1, local + 1):
+        if local % pieces or local // pieces % group:
+            continue
+        try:
+            batch = loader.load(images_seen, span.batch)[: local // pieces]
+            for phase in state.phases:
+                numbers = random.take(slice(0, local // pieces))
+                state.objective.accumulate_gradients(phase, batch, 1 / pieces, 0, numbers)
+                phase.optimizer.zero_grad(set_to_none=True)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            release(state)
+        else:
+            release(state)
+            fits = f"{local // pieces} fits: go on with t2i train --resume --accumulate {pieces}"
+            return UserError(f"{line}; {fits}, which keeps the batch of {span.batch}")
+    return UserError(f"{line}, and no smaller one fits; prepare at a lower --resolution, or train narrower networks")
+
+
+def release(state: TrainingState) -> None:
+    """Give back what a step that failed still held."""
+    for phase in state.phases:
+        phase.optimizer.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,135 @@
+"""The settings of a run: of a new one from command line, config file and preset; of a resumed one from its folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from t2i.config import COMMAND_LINE, TrainConfig, option, read_toml, resolve
+from t2i.data.prepared import PreparedDataset
+from t2i.errors import UsageError, UserError
+from t2i.losses.contrastive import GROUP
+from t2i.models import get_architecture
+from t2i.text.transformer import SETTINGS, SMALL
+from t2i.training.run import Run
+
+
+def contrast_weight(config: TrainConfig) -> float:
+    """Weight of the contrastive term: a trained encoder needs it."""
+    if config.contrastive is not None:
+        return config.contrastive
+    return 1.0 if config.text_encoder == "transformer" else 0.0
+
+
+def new_settings(
+    dataset: PreparedDataset, flags: dict[str, Any], config: Path | None, device: str
+) -> tuple[TrainConfig, dict[str, str]]:
+    """The settings of a new run, and where each came from; see config.resolve.
+
+    flags: {setting: value} of the command line. config: a run.toml. device: its type, which picks the preset "auto".
+    Raises UsageError or UserError, one line.
+    """
+    file = read_toml(config) if config else {}
+    named = {**file, **flags}
+    try:
+        architecture = get_architecture(str(named.get("arch", TrainConfig.arch)))
+    except ValueError as error:
+        raise UsageError(f"--arch: {error}") from error
+    preset = str(named.get("preset", "auto"))
+    if preset == "auto":
+        preset = "paper" if device == "cuda" else "small"
+    if preset not in architecture.presets:
+        raise UsageError(f"--preset {preset}: {architecture.name} has {', '.join(architecture.presets)}")
+    rows = architecture.presets[preset]
+    row = dict(rows[min(rows, key=lambda resolution: abs(resolution - dataset.resolution))])
+    model = {name: row.pop(name) for name in list(row) if name in architecture.model_options}
+    _check_table("model", file.get("model", {}), architecture.model_options, architecture.name, config)
+    _check_table("encoder", file.get("encoder", {}), SETTINGS, "the transformer text encoder", config)
+    settings = {**architecture.defaults, **row, "preset": preset, "model": model}
+    if named.get("text_encoder") == "transformer":
+        settings["encoder"] = SMALL if preset == "small" else {}
+    elif file.get("encoder"):
+        raise UsageError(f"{config}: [encoder] is for --text-encoder transformer")
+    if chosen := [name for name in ("loss", "penalty") if named.get(name, settings.get(name)) != settings.get(name)]:
+        # Weight and laziness were the preset's for its own choice; a Wasserstein critic brings its penalty.
+        settings.pop("penalty_weight", None)
+        settings.pop("penalty_every", None)
+        if "loss" in chosen and named["loss"] == "wgan-gp":
+            settings["penalty"] = "wgan-gp"
+        elif settings["penalty"] == "wgan-gp":
+            settings["penalty"] = "r1"
+    resolved, origin = resolve(
+        (f"preset {preset}", settings),
+        (str(config), {name: value for name, value in file.items() if name != "preset"}),
+        (COMMAND_LINE, {name: value for name, value in flags.items() if name != "preset"}),
+    )
+    check_together(resolved)
+    return resolved, origin
+
+
+def check_together(settings: TrainConfig, ranks: int = 1) -> None:
+    """Raises UsageError where a setting makes no sense with the architecture, or with so many ranks."""
+    architecture = get_architecture(settings.arch)
+    if settings.growing and not architecture.grows:
+        raise UsageError(f"--growing: {architecture.name} has one size; it does not grow")
+    group, why = architecture.group, f"{architecture.name} compares pictures"
+    if contrast_weight(settings) and group < GROUP:
+        group, why = GROUP, "the contrastive term compares captions"
+    pieces = settings.accumulate * ranks
+    batches = [stage.batch or settings.batch for stage in settings.stages] if settings.growing else [settings.batch]
+    for batch in batches:
+        if batch % pieces:
+            raise UsageError(
+                f"a batch of {batch} cannot be divided among {ranks} processes and --accumulate {settings.accumulate}; "
+                "choose another --batch"
+            )
+        if pieces > 1 and batch // pieces % group:
+            raise UsageError(
+                f"a batch of {batch} falls into {pieces} pieces of {batch // pieces} (--accumulate, processes); {why} "
+                f"in groups of {group}, so a piece must be a multiple of that"
+            )
+
+
+def _check_table(name: str, table: Any, known: dict[str, Any], owner: str, config: Path | None) -> None:
+    """Does a table of a config file hold settings of its owner? known: name -> default. Raises UsageError, one line."""
+    if not isinstance(table, dict):
+        raise UsageError(f"{config}: [{name}] must be a table")
+    for key, value in table.items():
+        if key not in known:
+            raise UsageError(f"{config}: {owner} has no {name} setting {key!r}; it has {', '.join(known)}")
+        kind = type(known[key])
+        if known[key] is not None and type(value) is not kind and (kind, type(value)) != (float, int):
+            like = f"{kind.__name__}, such as {known[key]!r}"
+            raise UsageError(f"{config}: [{name}] {key} must be of type {like}, not {value!r:.60}")
+
+
+def resumed_settings(
+    run: Run, data: Path | None, flags: dict[str, Any], config: Path | None
+) -> tuple[TrainConfig, PreparedDataset]:
+    """The settings and the data set of a run to go on with. Only how long it trains may change.
+
+    Raises UsageError or UserError, one line that names the difference.
+    """
+    settings, facts = run.read_config()
+    if config is not None:
+        raise UsageError("--config cannot change a run that is resumed; its settings are in its config.json")
+    may_change = ("kimg", "minutes", "accumulate", "checkpoint_minutes", "on_nan")  # none of them changes a step
+    changed = [name for name, value in flags.items() if name not in may_change and getattr(settings, name) != value]
+    if changed:
+        raise UsageError(
+            f"--{changed[0].replace('_', '-')} {flags[changed[0]]} differs from the run's "
+            f"{getattr(settings, changed[0])}; a resumed run keeps its settings, but for "
+            f"{', '.join(option(name) for name in may_change)}"
+        )
+    settings = dataclasses.replace(
+        settings,
+        **{name: flags[name] for name in may_change if name in flags and name != "minutes"},
+        minutes=flags.get("minutes"),  # those of the run were of its first part
+        grow_kimg=settings.grow_kimg or settings.kimg,  # a longer run does not grow again
+    ).check()
+    dataset = PreparedDataset(data or Path(str(facts.get("path"))))
+    if dataset.fingerprint != facts.get("fingerprint"):
+        raise UserError(
+            f"{dataset.path} is not the data set that {run.folder} was trained on (its fingerprint differs); "
+            "name that one, or start a new run"
+        )
+    return settings, dataset

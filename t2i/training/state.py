@@ -1,0 +1,185 @@
+"""What a run trains: networks, averages, optimisers, the objective; all of its state in one place.
+
+`TrainingState.parts` is what a checkpoint holds. All else of a run follows from its settings and the images seen.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2i.config import TrainConfig
+from t2i.errors import UserError
+from t2i.losses.adversarial import LOSSES
+from t2i.losses.contrastive import ContrastiveHead
+from t2i.losses.penalties import PENALTIES
+from t2i.models import get_architecture
+from t2i.models.growing import Growth, set_growth
+from t2i.training.checkpoint import load_checkpoint
+from t2i.training.distributed import Ranks
+from t2i.training.ema import EMA
+from t2i.training.growth import Schedule, Span
+from t2i.training.objective import Batch, GANObjective, Phase
+from t2i.training.randomness import StepRandom, derive_seed
+from t2i.training.setup import contrast_weight
+from t2i.training.text import PreparedText, TrainedText
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NotFinite(UserError):
+    """A gradient is NaN or infinite."""
+
+
+class TrainingState:
+    """Built anew from a config; `load` fills it from a checkpoint."""
+
+    def __init__(self, config: TrainConfig, resolution: int, text: PreparedText | TrainedText, device: torch.device):
+        self.config, self.text = config, text
+        self.options = network_options(config, resolution)
+        self.generator, self.discriminator = get_architecture(config.arch).build(
+            resolution, config.conditioning, text.statistics, self.options, derive_seed(config.seed, "weights")
+        )
+        contrast = make_contrast(config, self.discriminator, resolution)
+        for network in (self.generator, self.discriminator):
+            network.to(device, memory_format=torch.channels_last)
+        self.ema = EMA(self.generator, config.ema_kimg * 1000)
+        extras = {**text.modules(), **({"contrast": contrast} if contrast else {})}
+        for module in extras.values():
+            module.to(device)
+        judges = nn.ModuleList([m for m in (self.discriminator, text.encoder, contrast) if m is not None])
+        self.phases = [
+            Phase("D", judges, make_adam(judges, config.lr_d, config, device)),
+            Phase("G", self.generator, make_adam(self.generator, config.lr_g, config, device)),
+        ]
+        self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, contrast)
+        enabled = config.precision == "fp16"
+        self.scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=enabled) for phase in self.phases}
+        self.parts = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "ema": self.ema.model,
+            "optimizer_d": self.phases[0].optimizer,
+            "optimizer_g": self.phases[1].optimizer,
+            **extras,
+        }
+
+    def load(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Fill from a verified checkpoint. Raises UserError, one line, where it does not fit."""
+        load_checkpoint(folder, self.parts)
+        for name, scaler in self.scalers.items():
+            scaler.load_state_dict(state["scalers"][name])
+
+    def enter(self, span: Span, growth: Growth, begins: bool) -> None:
+        """Put networks, optimisers and penalty where the schedule says. begins: a stage starts with this step."""
+        for network in (self.generator, self.discriminator):
+            set_growth(network, growth)
+        for phase, lr in zip(self.phases, (span.lr_d, span.lr_g)):
+            if begins:
+                phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
+            phase.optimizer.param_groups[0]["lr"] = lr
+        self.objective.penalty_weight = penalty_weight(self.config, span)
+
+    def accumulate(
+        self, phase: Phase, batch: Batch, pieces: int, step: int, random: StepRandom, ranks: Ranks, total: int
+    ) -> None:
+        """Gradients of one phase over this rank's rows of a batch of `total`, in `pieces`, summed over the ranks."""
+        for other in self.phases:
+            other.module.requires_grad_(other is phase)
+        phase.optimizer.zero_grad(set_to_none=True)
+        mine, micro = ranks.rows(total), len(batch) // pieces
+        scale = self.scalers[phase.name].scale
+        for start in range(0, len(batch), micro):
+            numbers = random.take(slice(mine.start + start, mine.start + start + micro))
+            rows = slice(start, start + micro)
+            self.objective.accumulate_gradients(phase, batch[rows], micro / total, step, numbers, scale)
+        ranks.sum_gradients(phase.module)
+
+    def update(self, phase: Phase, images_seen: int) -> None:
+        """The optimiser's step. Raises NotFinite before a step that would write NaN."""
+        scaler = self.scalers[phase.name]
+        scaler.unscale_(phase.optimizer)
+        check_gradients(phase, self.objective, images_seen, tolerate=scaler.is_enabled())
+        scaler.step(phase.optimizer)
+        scaler.update()
+
+    def average(self, images_seen: int, batch: int) -> None:
+        """Move the averages after a step; images_seen counts it in."""
+        self.ema.update(self.generator, images_seen, batch)
+        self.text.average(images_seen, batch)
+
+
+def make_adam(network: nn.Module, lr: float, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
+    """Adam with the run's betas, in one fused kernel where the device has one."""
+    fused = device.type in ("cuda", "cpu")
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
+
+
+def make_contrast(config: TrainConfig, discriminator: nn.Module, resolution: int) -> ContrastiveHead | None:
+    """The head of the contrastive term, where the config asks for one."""
+    if not contrast_weight(config):
+        return None
+    with torch.no_grad():
+        probe = next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution)
+        channels = discriminator.features(probe).shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "contrast"))
+        return ContrastiveHead(channels, discriminator.pooler.out_width)
+
+
+def make_objective(
+    config: TrainConfig,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    text_encoder: nn.Module | None = None,
+    contrast: ContrastiveHead | None = None,
+) -> GANObjective:
+    """The objective that a config asks for; the weight of its penalty is set with each stage."""
+    return GANObjective(
+        generator,
+        discriminator,
+        loss=LOSSES[config.loss],
+        penalty=PENALTIES[config.penalty],
+        penalty_every=config.penalty_every,
+        augments=config.augment,
+        autocast_dtype=AUTOCAST[config.precision],
+        text_encoder=text_encoder,
+        contrast=contrast,
+        contrast_weight=contrast_weight(config),
+    )
+
+
+def penalty_weight(config: TrainConfig, span: Span) -> float:
+    """The weight of the config's penalty in a stage of training."""
+    penalty = PENALTIES[config.penalty]
+    if penalty is None or config.penalty_weight is not None:
+        return config.penalty_weight or 0.0
+    return penalty.default_weight(span.resolution, span.batch)
+
+
+def network_options(config: TrainConfig, resolution: int) -> dict[str, Any]:
+    """What the networks of a run are built with: the architecture's settings, and where growing will show them."""
+    architecture = get_architecture(config.arch)
+    options = {**architecture.model_options, **config.model}
+    if architecture.grows:
+        options["shown_at"] = Schedule(config, resolution).sides
+    return options
+
+
+def check_gradients(phase: Phase, objective: GANObjective, images_seen: int, tolerate: bool = False) -> None:
+    """Stop before a step that would write NaN or infinity into the weights. Raises NotFinite, naming the numbers.
+
+    tolerate: the loss is scaled (fp16): the scaler skips such a step and lowers the scale.
+    """
+    gradients = [p.grad for p in phase.module.parameters() if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if torch.isfinite(norm):
+        objective.statistics.add(f"gradient_{phase.name.lower()}", norm)
+    elif not tolerate:
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in objective.statistics.read().items())
+        raise NotFinite(
+            f"the gradient of phase {phase.name} is {float(norm)} after {images_seen:,} images ({losses}); the last "
+            "checkpoint is good: lower --lr-g and --lr-d, or train with --precision fp32"
+        )
