@@ -37,7 +37,7 @@ class TrainingState:
     """Built anew from a config; `load` fills it from a checkpoint."""
 
     def __init__(self, config: TrainConfig, resolution: int, text: PreparedText | TrainedText, device: torch.device):
-        self.config, self.text = config, text
+        self.config, self.text, self.resolution = config, text, resolution
         self.options = network_options(config, resolution)
         self.generator, self.discriminator = get_architecture(config.arch).build(
             resolution, config.conditioning, text.statistics, self.options, derive_seed(config.seed, "weights")
@@ -80,7 +80,7 @@ class TrainingState:
             if begins:
                 phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
             phase.optimizer.param_groups[0]["lr"] = lr
-        self.objective.penalty_weight = penalty_weight(self.config, span)
+        self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
 
     def accumulate(
         self, phase: Phase, batch: Batch, pieces: int, step: int, random: StepRandom, ranks: Ranks, total: int
@@ -151,12 +151,17 @@ def make_objective(
     )
 
 
-def penalty_weight(config: TrainConfig, span: Span) -> float:
-    """The weight of the config's penalty in a stage of training."""
+def penalty_weight(config: TrainConfig, span: Span, resolution: int) -> float:
+    """The weight of the config's penalty in a stage of training. resolution: of the whole run.
+
+    R1's goes with the number of pixels, as its heuristic does: the config's is that of the last stage.
+    """
     penalty = PENALTIES[config.penalty]
-    if penalty is None or config.penalty_weight is not None:
-        return config.penalty_weight or 0.0
-    return penalty.default_weight(span.resolution, span.batch)
+    if penalty is None:
+        return 0.0
+    if config.penalty_weight is None:
+        return penalty.default_weight(span.resolution, span.batch)
+    return config.penalty_weight * ((span.resolution / resolution) ** 2 if penalty.name == "r1" else 1.0)
 
 
 def network_options(config: TrainConfig, resolution: int) -> dict[str, Any]:
