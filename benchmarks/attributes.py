@@ -10,24 +10,9 @@ pictures drawn from the scenes themselves, the floor off the model's pictures wi
 import argparse
 import json
 
-import numpy as np
-
 from t2i import TextToImagePipeline
-from t2i.data.shapes import Scene, draw, evaluation_scenes
-from t2i.data.shapes_captions import canonical_caption
-from t2i.evaluation.attributes import score
-
-SINGLE = ("colour", "shape", "size", "background", "pair", "all")
-DOUBLE = ("colours", "objects", "relation", "background", "all")
-
-
-def pictures(pipe: TextToImagePipeline, scenes: list[Scene]) -> np.ndarray:
-    """One picture a scene, each with a seed of its own: uint8 [N, R, R, 3]."""
-    import torch
-
-    noise = torch.stack([pipe.noise(seed) for seed in range(len(scenes))])
-    condition = pipe.pool(pipe.encode([canonical_caption(scene) for scene in scenes]))
-    return torch.cat(list(pipe.draw(noise, condition))).numpy()
+from t2i.evaluation.attributes import accuracy
+from t2i.evaluation.painter import Painter
 
 
 def main() -> None:
@@ -38,19 +23,10 @@ def main() -> None:
     arguments = parser.parse_args()
     for path in arguments.models:
         pipe = TextToImagePipeline.from_pretrained(path)
-        results = {}
-        for objects, names in ((1, SINGLE), (2, DOUBLE)):
-            for seen in (True, False):
-                scenes = evaluation_scenes(arguments.scenes, seen, objects)
-                drawn = pictures(pipe, scenes)
-                shuffled = [scenes[i] for i in np.random.default_rng(0).permutation(len(scenes))]
-                group = "single" if objects == 1 else "double"
-                for ruler, found in (
-                    ("model", score(drawn, scenes)),
-                    ("ceiling", score([draw(scene, pipe.resolution) for scene in scenes], scenes)),
-                    ("floor", score(drawn, shuffled)),
-                ):
-                    results[f"{group} {'seen' if seen else 'unseen'} {ruler}"] = {n: found[group][n] for n in names}
+        found = accuracy(Painter.of_pipeline(pipe).prompts, pipe.resolution, arguments.scenes)
+        results = {
+            f"{group} {pairs} {ruler}": row for (group, pairs), rows in found.items() for ruler, row in rows.items()
+        }
         images_seen = pipe.description.training["images_seen"]
         if arguments.json:
             print(json.dumps({"model": path, "images_seen": images_seen, "scenes": arguments.scenes, **results}))

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -34,8 +35,10 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
     path = Path(path)
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.fchmod(handle, 0o666 & ~_umask())
+        name = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+        # Not by mkstemp: it makes files for their owner alone, and to ask for the umask is to change it for a moment.
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        temporary = name
         with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as stream:
             yield stream
             stream.flush()
@@ -71,6 +74,46 @@ def read_json(path: Path | str, what: str = "file") -> dict[str, Any]:
     return value
 
 
+_SEAL = re.compile(rb'\{\n  "sha256": "([0-9a-f]{64})"')
+
+
+def write_sealed_json(path: Path | str, value: dict[str, Any]) -> None:
+    """Write a JSON object whose first entry, "sha256", is the hash of the file (with zeros in that place).
+
+    Raises UserError, one line.
+    """
+    text = json.dumps({"sha256": "0" * 64, **value}, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    digest = hashlib.sha256(text).hexdigest().encode()
+    with atomic_write(path) as stream:
+        stream.write(text.replace(b"0" * 64, digest, 1))
+
+
+def read_sealed_json(path: Path | str, what: str = "file") -> dict[str, Any]:
+    """What write_sealed_json wrote, without "sha256". Raises UserError, one line, where a single bit differs."""
+    value = read_json(path, what)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    seal = _SEAL.match(data)
+    if not seal:
+        raise UserError(f"{path}: damaged, or of another version of t2i (it does not begin with its hash)")
+    if hashlib.sha256(data.replace(seal[1], b"0" * 64, 1)).hexdigest().encode() != seal[1]:
+        raise UserError(f"{path}: damaged (its content does not have the hash that it says)")
+    del value["sha256"]
+    return value
+
+
+def sweep(folder: Path | str, pattern: str = ".*.tmp") -> None:
+    """Remove the temporary files and folders in `folder` that a killed process left."""
+    for path in Path(folder).glob(pattern):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def make_folder(path: Path | str) -> Path:
     """mkdir -p. Raises UserError, one line."""
     path = Path(path)
@@ -101,10 +144,10 @@ def first_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def brief(name: str, limit: int = 100) -> str:
+    """A text that may come from anywhere (a file's name) as it may be shown: no control characters, not too long."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[: limit + 1])
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def check_writable(folder: Path | str) -> None:

@@ -30,12 +30,13 @@ TINY = "snapshot_kimg = 0.016\nlog_kimg = 0.008\nbatch = 8\n[model]\nnf = 4\n"
 # The options are a promise: research knobs go into --config, not into new flags.
 OPTIONS = {
     "prepare": "--annotations --captions --coco --fraction --imagefolder --images --json --limit --max-skipped --out "
-    "--overwrite --resolution --shapes --shards --split --strict --text-encoder --val-fraction --workers",
+    "--overwrite --resolution --shapes --shard --shards --split --strict --text-encoder --val-fraction --workers",
     "train": "--accumulate --amp --arch --batch --conditioning --config --device --dry-run --kimg --loss --lr-d --lr-g "
     "--minutes --out --penalty --precision --preset --resume --seed",
     "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --truncation -o",
     "sample-grid": "--cols --device --interpolate --model --out --prompts --rows --seeds --truncation "
     "--truncation-sweep -o",
+    "evaluate": "--clip --device --inception-weights --json --metrics --out --samples --seed --train-data --truncation",
     "info": "--json",
     "demo": "--minutes --out --pictures",
 }  # fmt: skip

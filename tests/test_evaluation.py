@@ -94,10 +94,9 @@ def test_noise_is_worse_than_blur_is_worse_than_reals(evaluator, train):
         "noise": np.random.default_rng(0).integers(0, 256, reals.shape, np.uint8),
     }
     found = {
-        name: {s.name: s.value for s in evaluator._distances["lite2"].scores(network(x))}
-        for name, x in pictures.items()
+        name: {s.name: s.value for s in evaluator.distances["lite2"].scores(network(x))} for name, x in pictures.items()
     }
-    found["reals"] = {s.name: s.ceiling for s in evaluator._distances["lite2"].scores(network(pictures["blur"]))}
+    found["reals"] = {s.name: s.ceiling for s in evaluator.distances["lite2"].scores(network(pictures["blur"]))}
     for name in ("FD-lite2", "KD-lite2"):
         assert found["reals"][name] < found["blur"][name] < found["noise"][name], name
     for name in ("precision", "recall", "coverage"):
@@ -168,13 +167,25 @@ def test_the_matcher_trains_on_the_training_split_alone(evaluator, train, data, 
     monkeypatch.setattr(matcher, "cached", lambda path, name, key, make: (seen.append((name, key)), make())[1])
     monkeypatch.setattr(PreparedDataset, "images", None)  # it sees features only: these of the training pictures
     features = data_features(evaluator.networks["lite2"], train, len(train), silent)
+    degraded = data_features(evaluator.networks["lite2"], train, len(train), silent, degraded=True)
     tokens = PreparedDataset.tokens
     asked = []
     monkeypatch.setattr(PreparedDataset, "tokens", lambda self, ids: (asked.append(self.path), tokens(self, ids))[1])
-    made = matcher.train_matcher(train, np.arange(len(train)), features, evaluator.networks["lite2"])
+    made = matcher.train_matcher(train, np.arange(len(train)), features, degraded, evaluator.networks["lite2"])
     assert set(asked) == {train.path} != {data.path}
     assert seen[0][0] == "matcher" and seen[0][1]["fingerprint"] == train.fingerprint == made.facts["fingerprint"]
     assert set(made.arrays) == set(evaluator.matcher.arrays)
+
+
+def test_a_picture_is_degraded_the_same_way_every_time(train):
+    images, numbers = train.images(np.arange(20)), np.arange(20)
+    once = matcher.degrade(images, numbers)
+    assert once.dtype == np.uint8 and (once != images).any(axis=(1, 2, 3)).all()
+    assert (matcher.degrade(images[5:], numbers[5:]) == once[5:]).all()
+    assert (matcher.degrade(images[:1], numbers[1:2]) != once[:1]).any()
+    # It stays the picture that it was: nearer to itself than to the others.
+    distances = ((once[:, None].astype(float) - images[None]) ** 2).mean(axis=(2, 3, 4))
+    assert (distances.argmin(axis=1) == numbers).mean() > 0.9
 
 
 def test_the_evaluated_split_is_never_the_matcher_s(data, train, tmp_path):
@@ -189,17 +200,21 @@ def test_the_evaluated_split_is_never_the_matcher_s(data, train, tmp_path):
         Evaluator(data, PreparedDataset(larger), Options(metrics=("r-precision",)))
 
 
-def test_too_few_training_pictures_make_no_matcher(data, train, evaluator):
-    with pytest.raises(UserError, match="150 pictures are too few to train a matcher on; it needs 200"):
-        matcher.train_matcher(train, np.arange(150), np.zeros((150, 1280)), evaluator.networks["lite2"])
+def test_too_few_training_pictures_make_no_matcher(data, train, monkeypatch):
+    monkeypatch.setattr(matcher, "LEAST", 300)
+    with pytest.raises(UserError, match="294 pictures are too few to train a matcher on; it needs 300"):
+        Evaluator(data, train, Options(metrics=("r-precision",)))
+    monkeypatch.setattr(protocol, "METRICS", {"kd": "lite2", "r-precision": "lite2"})
+    quiet = Evaluator(data, train, Options(samples=100))
+    assert quiet.metrics == ["kd"] and "r-precision left out: " in quiet.notes[0] and "294 pictures" in quiet.notes[0]
 
 
 def test_captions_of_another_encoder_are_read_by_minilm_once(shapes_data, tmp_path, monkeypatch):
     copy = PreparedDataset(shutil.copytree(shapes_data.path, tmp_path / "copy"))
-    vectors = matcher.sentences(copy)
-    assert vectors.shape == (copy.caption_count, 384) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    vectors = matcher.sentences(copy, np.arange(3, 20))
+    assert vectors.shape == (17, 384) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
     monkeypatch.setattr(matcher, "load_encoder", None)
-    assert (matcher.sentences(copy) == vectors).all()
+    assert (matcher.sentences(copy, np.arange(3, 20)) == vectors).all()
 
 
 # ---- the cache -------------------------------------------------------------------------------------------------
@@ -414,12 +429,16 @@ def test_nothing_to_pick_says_what_to_do(tmp_path, house, monkeypatch, capfd):
     assert "no validation split of shapes at 32 px beside t2i-data/shapes-train-32: make one" in capfd.readouterr().err
 
 
-def test_a_model_of_another_resolution_and_a_small_set_are_refused(here, minilm_data, capfd):
-    assert run(["evaluate", "runs/00000-dfgan-shapes-train-32", str(minilm_data), "--metrics", "r-precision"]) == 1
-    err = capfd.readouterr().err
-    assert "must not see the evaluated one (" in err and "16 px" in err
-    assert run(["evaluate", "runs/00000-dfgan-shapes-train-32", str(minilm_data), "--metrics", "kd"]) == 1
-    assert "48 samples against 48 pictures" in capfd.readouterr().err
+def test_data_of_another_resolution_are_refused(here, minilm_data, capfd):
+    assert run(["evaluate", "runs/00000-dfgan-shapes-train-32", str(minilm_data)]) == 1
+    assert f"the model draws 32 px, {minilm_data} holds 16 px: prepare the data with" in capfd.readouterr().err
+    other = ["evaluate", "runs/00000-dfgan-shapes-train-32", "t2i-data/shapes-val-32", "--train-data", str(minilm_data)]
+    assert run([*other, "--metrics", "prdc", "--samples", "100"]) == 0
+    captured = capfd.readouterr()
+    assert "is not the data set that this model was trained on" in captured.err
+    assert f"note: {minilm_data} is not used: it holds 16 px" in captured.out
+    assert run([*other, "--metrics", "r-precision"]) == 1
+    assert f"must not see the evaluated one ({minilm_data} is not used: it holds 16 px" in capfd.readouterr().err
 
 
 def test_the_extra_that_is_not_installed_is_named(here, capfd, monkeypatch):

@@ -1,23 +1,16 @@
-"""A prepared data set is whole or absent, and the same bytes however often it was killed on the way."""
+"""A prepared data set is whole or absent, and its bytes come from the source and the options alone."""
 
 import contextlib
 import io
 import json
-import os
-import random
-import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import HashEncoder
 from PIL import Image
 
-from t2i.data import captions, prepared
-from t2i.data import prepare as module
+from t2i.data import captions, picture_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.records import Record, Skip
@@ -25,14 +18,14 @@ from t2i.data.shapes import ShapesSource
 from t2i.data.sources import FolderPairSource
 from t2i.errors import UserError
 
-SHARD_ENTRIES = module.shard_entries
+SHARD_ENTRIES = picture_shards.shard_entries
 SHARD, CHUNK = 8, 16  # instead of 4,096 and 8,192: borders everywhere
 SMALL = PrepareOptions(resolution=16, workers=1, max_skipped=0.2)
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(module, "shard_entries", lambda resolution: SHARD)
+    monkeypatch.setattr(picture_shards, "shard_entries", lambda resolution: SHARD)
     monkeypatch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
 
 
@@ -97,125 +90,18 @@ def refused():
     assert "\n" not in said[0]
 
 
-# ---------------------------------------------------------------- killed
-
-# Runs prepare with small shards in a process of its own. It counts every call that changes the disk's names or
-# syncs a file, and dies (kill -9) before number `at`.
-DRIVER = f"""
-import os, signal, sys
-from conftest import HashEncoder
-from t2i.data import prepare as module, prepared
-from t2i.data.sources import FolderPairSource
-source, out, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
-module.shard_entries = lambda resolution: {SHARD}
-prepared.CAPTIONS_PER_CHUNK = {CHUNK}
-calls = 0
-def counting(call):
-    def wrapper(*arguments, **options):
-        global calls
-        calls += 1
-        if calls == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments, **options)
-    return wrapper
-for name in ("replace", "rename", "unlink", "fsync"):
-    setattr(os, name, counting(getattr(os, name)))
-options = module.PrepareOptions(resolution=16, workers=1, max_skipped=0.2)
-module.prepare(FolderPairSource(source, source), out, HashEncoder(), options)
-print(calls)
-"""
-
-
-def drive(folder, out, at):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", DRIVER, str(folder), str(out), str(at)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def alive(group):
-    """Processes of a process group that are not merely waiting to be buried."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state != "Z":
-                found.append(stat.parent.name)
-    return found
+# ---------------------------------------------------------------- stopped and run again (killed: tests/faults/)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(folder, tmp_path_factory):
-    """The files of a run that nobody killed, and how many disk calls it made."""
+    """The files of a run in one go."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    process = drive(folder, out, at=-1)
-    said, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
-    return files(out), int(said)
-
-
-def test_killed_again_and_again_the_bytes_are_the_same(folder, uninterrupted, tmp_path):
-    """One data set, its run killed at seeded points until one gets through."""
-    expected, calls = uninterrupted
-    chance = random.Random(0)
-    out = tmp_path / "out"
-    codes = []
-    while 0 not in codes and len(codes) < 6:
-        codes.append(drive(folder, out, chance.randrange(5, calls // 3)).wait(100))
-        assert out.exists() == (codes[-1] == 0)
-    assert codes.count(-signal.SIGKILL) >= 3 and set(codes) <= {0, -signal.SIGKILL}
-    if not out.exists():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picture_shards, "shard_entries", lambda resolution: SHARD)
+        patch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
         prepare(pairs(folder), out, HashEncoder(), SMALL)
-    assert files(out) == expected
-    assert not (tmp_path / "out.partial").exists()
-
-
-@pytest.mark.slow
-def test_killed_at_every_single_call_the_bytes_are_the_same(folder, uninterrupted, tmp_path):
-    expected, calls = uninterrupted
-    for at in range(1, calls + 1):
-        out = tmp_path / f"out{at}"
-        assert drive(folder, out, at).wait(100) == -signal.SIGKILL
-        if at < calls:  # the last call syncs the parent folder, after the rename
-            assert not out.exists()
-            prepare(pairs(folder), out, HashEncoder(), SMALL)
-        assert files(out) == expected
-
-
-def test_killed_at_the_end_nothing_is_done_again(folder, uninterrupted, tmp_path):
-    """From the first removal of a work file to the rename: the data set is whole, only its name is missing."""
-    expected, calls = uninterrupted
-    removed = calls - 2  # the last calls: the removals, a sync, the rename, a sync
-    for number, at in enumerate((removed, removed - 3, removed - 15)):
-        out = tmp_path / f"out{number}"
-        assert drive(folder, out, at).wait(100) == -signal.SIGKILL
-        assert not out.exists()
-        seen = []
-        summary = prepare(pairs(folder), out, HashEncoder(), SMALL, lambda *progress, seen=seen: seen.append(progress))
-        assert seen == [] and summary.resumed_at == summary.pictures == 33
-        assert summary.skipped == {"empty file": 1, "not a picture": 2}
-        assert summary.first_skipped == {"empty file": "03.png", "not a picture": "20.png"}
-        assert files(out) == expected
-
-
-def test_work_done_before_the_kill_is_kept(folder, uninterrupted, tmp_path):
-    expected, calls = uninterrupted
-    out, partial = tmp_path / "out", tmp_path / "out.partial"
-    assert drive(folder, out, calls // 3).wait(100) == -signal.SIGKILL
-    kept = {path: path.stat().st_mtime_ns for path in partial.glob("images-*.npy")}
-    whole = len(list(partial.glob("shard-*.json")))
-    assert 0 < whole < 5
-    summary = prepare(pairs(folder), out, HashEncoder(), SMALL)
-    assert summary.resumed_at == sum(json.loads(line)["pictures"] for line in shard_facts(out)[:whole])
-    assert summary.pictures == 33 and summary.skipped.total() == 3
-    untouched = [path for path, time_ns in kept.items() if (out / path.name).stat().st_mtime_ns == time_ns]
-    assert len(untouched) >= whole
-    assert files(out) == expected
-
-
-def shard_facts(out):
-    return [json.dumps(shard) for shard in json.loads((out / "dataset.json").read_text())["shards"]]
+    return files(out)
 
 
 def test_encoded_chunks_are_kept_and_another_encoder_starts_over(tmp_path):
@@ -248,64 +134,6 @@ def test_encoded_chunks_are_kept_and_another_encoder_starts_over(tmp_path):
     assert third.texts == summary.captions
 
 
-def test_no_process_outlives_a_killed_prepare(folder, uninterrupted, tmp_path):
-    process = drive(folder, tmp_path / "out", at=uninterrupted[1] // 3)
-    group = process.pid
-    assert process.wait(100) == -signal.SIGKILL
-    end = time.monotonic() + 20
-    while (left := alive(group)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert left == []
-
-
-# The command line, slowed down between the shards so that a signal finds it at work.
-COMMAND = f"""
-import sys, time
-from conftest import HashEncoder
-from t2i.data import prepare as module, prepared
-import t2i.text.encoders
-t2i.text.encoders.load_encoder = lambda name, *rest: HashEncoder()
-module.shard_entries = lambda resolution: {SHARD}
-prepared.CAPTIONS_PER_CHUNK = {CHUNK}
-write = module._write_shard
-def slow(*arguments):
-    shard = write(*arguments)
-    if arguments[2] == 1:
-        print("two shards", flush=True)
-        time.sleep(float(sys.argv[1]))
-    return shard
-module._write_shard = slow
-from t2i.cli import main
-main(sys.argv[2:])
-"""
-
-
-def command(out, pause):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    arguments = ["prepare", "--shapes", "40", "--val-fraction", "0", "--resolution", "16", "--workers", "1"]
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(pause), *arguments, "--out", str(out)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def test_ctrl_c_ends_with_one_line_and_130_and_the_same_command_goes_on(tmp_path):
-    out = tmp_path / "out"
-    process = command(out, pause=60)
-    assert "two shards\n" in iter(process.stdout.readline, "")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    errors = process.communicate(timeout=100)[1]
-    assert process.returncode == 130 and errors.startswith("t2i: ") and errors.count("\n") == 1, errors
-    assert not out.exists()
-
-    process = command(out, pause=0)
-    report, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
-    assert "16 from an earlier run" in report
-    prepare(ShapesSource(40), tmp_path / "whole", HashEncoder(), SMALL)
-    assert files(out) == files(tmp_path / "whole")
-
-
 def test_another_plan_starts_over(tmp_path):
     stop = iter(range(100))
 
@@ -327,7 +155,7 @@ def test_another_plan_starts_over(tmp_path):
 def test_workers_do_not_change_the_bytes(folder, uninterrupted, tmp_path):
     options = PrepareOptions(resolution=16, workers=2, max_skipped=0.2)
     prepare(pairs(folder), tmp_path / "out", HashEncoder(), options)
-    assert files(tmp_path / "out") == uninterrupted[0]
+    assert files(tmp_path / "out") == uninterrupted
 
 
 # ---------------------------------------------------------------- refused
@@ -358,14 +186,14 @@ def test_strict_stops_at_the_first_bad_picture(folder, tmp_path):
 
 
 def test_what_was_left_out_is_listed(uninterrupted):
-    lines = [json.loads(line) for line in uninterrupted[0]["skipped.jsonl"].splitlines()]
+    lines = [json.loads(line) for line in uninterrupted["skipped.jsonl"].splitlines()]
     assert [(line["file"], line["reason"]) for line in lines] == [
         ("03.png", "empty file"),
         ("20.png", "not a picture"),
         ("21.png", "not a picture"),
     ]
     assert "b'text'" in lines[1]["detail"]
-    facts = json.loads(uninterrupted[0]["dataset.json"])
+    facts = json.loads(uninterrupted["dataset.json"])
     assert facts["skipped"] == {"empty file": 1, "not a picture": 2} and facts["pictures"] == 33
 
 
@@ -394,7 +222,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("shard", [SHARD, 4096])
 def test_a_full_disk_is_said_with_path_and_free_space(small_disk, monkeypatch, shard):
-    monkeypatch.setattr(module, "shard_entries", lambda resolution: shard)
+    monkeypatch.setattr(picture_shards, "shard_entries", lambda resolution: shard)
     out = small_disk / "out"
     with refused() as said:
         prepare(ShapesSource(240), out, HashEncoder(), PrepareOptions(resolution=64, workers=1))
@@ -436,7 +264,7 @@ def test_a_fraction_is_exact_and_does_not_depend_on_the_order(tmp_path):
 
 
 def selected(entries, **options):
-    chosen, total = module._select(Listed(entries), PrepareOptions(**options))
+    chosen, total = picture_shards.select(Listed(entries), PrepareOptions(**options))
     found = [entry.key for entry in chosen]
     assert len(found) == total
     return found
@@ -497,7 +325,7 @@ def test_any_text_survives(tmp_path):
 def many_chunks(tmp_path_factory):
     """40 pictures whose captions fill several chunks and a part of one."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(module, "shard_entries", lambda resolution: SHARD)
+    patch.setattr(picture_shards, "shard_entries", lambda resolution: SHARD)
     patch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
     patch.setattr(captions, "SLICE", 5)
     out = tmp_path_factory.mktemp("chunks") / "out"
@@ -557,14 +385,14 @@ def test_the_pictures_are_the_sources_in_its_order(many_chunks):
 
 
 def test_the_folder_holds_what_the_format_says_and_no_path(uninterrupted, folder):
-    names = set(uninterrupted[0])
+    names = set(uninterrupted)
     singles = {
         "dataset.json", "picture-captions.npy", "picture-offsets.npy", "captions.jsonl", "caption-offsets.npy",
         "token-offsets.npy", "text-statistics.npy", "skipped.jsonl", "preview.png",
     }  # fmt: skip
     shards = {f"{kind}-{i:05d}.{end}" for i in range(5) for kind, end in (("images", "npy"), ("records", "jsonl"))}
     assert names == singles | shards | {name for name in names if name.startswith("tokens-")}
-    assert not any(str(folder.parent).encode() in data for data in uninterrupted[0].values())
+    assert not any(str(folder.parent).encode() in data for data in uninterrupted.values())
 
 
 def test_the_fingerprint_is_that_of_pictures_captions_and_encoder(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import HashEncoder
 
-from t2i.data import prepare as module
+from t2i.data import picture_shards
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import CAPTIONS_PER_CHUNK, PreparedDataset, find_datasets
 from t2i.data.shapes import ShapesSource
@@ -20,7 +20,7 @@ from t2i.errors import UserError
 def whole(tmp_path_factory):
     """20 pictures at 16 px in three shards. Read only."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(module, "shard_entries", lambda resolution: 8)
+    patch.setattr(picture_shards, "shard_entries", lambda resolution: 8)
     out = tmp_path_factory.mktemp("whole") / "data"
     prepare(ShapesSource(20), out, HashEncoder(), PrepareOptions(resolution=16, workers=1))
     patch.undo()

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import typer
 
-from t2i.cli import demo, generate, info, prepare, sample_grid, train
+from t2i.cli import console, demo, evaluate, generate, info, prepare, sample_grid, train
 from t2i.cli.console import Stopped
 from t2i.errors import UserError
-from t2i.files import describe_os_error
+from t2i.files import brief, describe_os_error
 from t2i.version import __version__
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("sample-grid")(sample_grid.sample_grid)
+app.command("evaluate")(evaluate.evaluate)
 app.command("info")(info.info)
 app.command("demo")(demo.demo)
 
@@ -59,7 +60,7 @@ def run(arguments: list[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         with _stoppable(), _quiet_libraries():
-            code: Any = command.main(args=arguments, prog_name="t2i", standalone_mode=False)
+            code: Any = command.main(args=console.take_arguments(arguments), prog_name="t2i", standalone_mode=False)
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except _ClickError as error:
@@ -125,5 +126,5 @@ def _abandon_stdout() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"t2i: {' '.join(message.split())}", file=sys.stderr)
+    print(f"t2i: {brief(' '.join(message.split()), 4000)}", file=sys.stderr)
     return code

@@ -47,8 +47,9 @@ def look(path: Path) -> tuple[str, dict[str, Any]]:
 def _dataset(path: Path) -> dict[str, Any]:
     from t2i.data.prepared import PreparedDataset
 
-    info = PreparedDataset(path).info
-    text = info["text"]
+    dataset = PreparedDataset(path)
+    dataset.check()
+    info, text = dataset.info, dataset.info["text"]
     return {
         "name": info["name"], "split": info["split"], "resolution": info["resolution"],
         "pictures": info["pictures"], "captions": info["captions"], "caption uses": info["caption_uses"],
@@ -57,18 +58,37 @@ def _dataset(path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _unfinished(path: Path) -> dict[str, Any]:
+    plan = read_json(path / "plan.json")
+    shards = [read_json(shard) for shard in path.glob("shard-*.json")]
+    shares = {share.stem.removeprefix("share-"): read_json(share)["done"] for share in path.glob("share-*.json")}
+    return {
+        "name": plan["name"], "split": plan["split"], "resolution": plan["resolution"], "source": plan["source"],
+        "pictures so far": sum(shard["pictures"] for shard in shards),
+        **{f"part {name}": "done" if done else "not done" for name, done in sorted(shares.items())},
+        "go on": "the command that began it, with the same options",
+    }  # fmt: skip
+
+
 def _run(path: Path) -> dict[str, Any]:
-    from t2i.training.checkpoint import list_checkpoints
+    from t2i.training.checkpoint import list_checkpoints, verify
     from t2i.training.metrics import read_metrics
     from t2i.training.run import Run
 
     run = Run(path)
     settings, data = run.read_config()
-    checkpoints = [checkpoint.name for checkpoint in list_checkpoints(run.checkpoints)]
+    checkpoints, damaged = [], []
+    for checkpoint in list_checkpoints(run.checkpoints):
+        checkpoints.append(checkpoint.name)
+        try:
+            verify(checkpoint)
+        except UserError as error:
+            damaged.append(str(error))
     metrics = read_metrics(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else []
     return {
         "architecture": settings.arch, "data": data.get("path"), "resolution": data.get("resolution"),
         "goal": f"{settings.kimg:g} kimg", "checkpoints": ", ".join(checkpoints) or "none",
+        **({"damaged": "\n".join(damaged)} if damaged else {}),
         "has a model": (run.model / "model_index.json").is_file(), **(metrics[-1] if metrics else {}),
     }  # fmt: skip
 
@@ -98,6 +118,7 @@ def _model(path: Path) -> dict[str, Any]:
 
 
 KINDS = {
+    "plan.json": ("unfinished data set", _unfinished),
     "dataset.json": ("prepared data set", _dataset),
     "state.json": ("checkpoint", _checkpoint),
     "model_index.json": ("model", _model),

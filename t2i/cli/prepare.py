@@ -1,5 +1,6 @@
 """t2i prepare: captioned pictures in, a prepared data set out."""
 
+import re
 import signal
 import threading
 from contextlib import contextmanager
@@ -10,11 +11,12 @@ from typer import Option
 
 from t2i.cli import console
 from t2i.errors import UsageError, UserError
+from t2i.files import brief
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from t2i.data.prepare import PrepareOptions, Progress, Summary
+    from t2i.data.prepare import PrepareOptions, Summary
     from t2i.data.records import Source
 
 DATA_ROOT = Path("t2i-data")
@@ -56,6 +58,10 @@ def prepare(
         Path | None, Option(help="Where to write (t2i-data/<source>-<split>-<px>).", show_default=False)
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a data set that is there.")] = False,
+    shard: Annotated[
+        str | None,
+        Option(help="Of N machines this is number I: 2/4; a last call without it joins them.", show_default=False),
+    ] = None,
     strict: Annotated[bool, Option("--strict", help="Stop at the first picture that cannot be used.")] = False,
     max_skipped: Annotated[float, Option(help="Refuse where more than this share cannot be used.")] = 0.05,
     json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
@@ -63,11 +69,13 @@ def prepare(
     """Check, crop and resize captioned pictures and encode their captions, once.
 
     Name one source: --coco, --images with --captions (or --annotations), --imagefolder, --shards or --shapes.
-    What cannot be used is counted and listed in skipped.jsonl. Killed and run again, it goes on where it was.
+    What cannot be used is counted and listed in skipped.jsonl. Killed and run again, it goes on where it was. Several
+    machines share the work with --shard 1/4, --shard 2/4, ... and the same --out.
     """
     from t2i.data.prepare import PrepareOptions
 
     _check(resolution, fraction, limit, val_fraction, workers, max_skipped)
+    part_of = _parse_shard(shard)
     share = (0.1 if shapes else 0.0) if val_fraction is None else val_fraction
     sources = _sources(coco, images, captions, annotations, imagefolder, shards, shapes, split, share)
     suffix = (f"-f{fraction:g}" if fraction < 1 else "") + (f"-limit{limit}" if limit is not None else "")
@@ -75,7 +83,7 @@ def prepare(
     for source, part in sources:
         options = PrepareOptions(
             resolution=resolution, fraction=fraction, limit=limit, val_fraction=share, part=part,
-            workers=workers, strict=strict, max_skipped=max_skipped,
+            workers=workers, strict=strict, max_skipped=max_skipped, shard=part_of,
         )  # fmt: skip
         label = source.split if part == "all" else part
         if out is None:
@@ -85,25 +93,20 @@ def prepare(
         reports.append(_prepare_one(source, target, text_encoder, options, overwrite, quiet=json))
     if json:
         console.print_json(reports if len(reports) > 1 else reports[0])
-    else:
+    elif part_of is None:
         console.say(f"train on it: t2i train {reports[0]['path']}")
 
 
 def _prepare_one(
     source: "Source", target: Path, text_encoder: str, options: "PrepareOptions", overwrite: bool, quiet: bool
 ) -> dict[str, object]:
-    import shutil
-
     from t2i.data.prepare import prepare as run
 
-    staged = target
-    if target.exists():
+    if target.exists():  # said before the source is walked, and here with the names of the options
         if not overwrite:
             raise UserError(f"{target} is there already; train on it, replace it with --overwrite, or choose --out")
         if not (target / "dataset.json").is_file():
             raise UserError(f"{target} is no prepared data set: not replaced; choose another --out")
-        staged = target.with_name(f"{target.name}.new")  # the old one stays until the new one is whole
-        shutil.rmtree(staged, ignore_errors=True)
 
     def load() -> object:
         from t2i.text.encoders import load_encoder
@@ -111,69 +114,78 @@ def _prepare_one(
         return load_encoder(text_encoder)
 
     try:
-        with console.stages(quiet) as show, _stops_between_pictures(show) as progress:
-            summary = run(source, staged, load, options, progress)  # type: ignore[arg-type]
+        with console.stages(quiet) as progress, _stoppable():
+            summary = run(source, target, load, options, progress, overwrite)  # type: ignore[arg-type]
     except console.Stopped as stop:
         raise console.Stopped(stop.number, "the same command goes on where it was") from None
-    if staged != target:
-        shutil.rmtree(target)
-        staged.rename(target)
-        summary.out = target
     if not quiet:
         _report(summary, options)
-    return {
-        "path": str(target), "pictures": summary.pictures, "captions": summary.captions,
-        "caption_uses": summary.caption_uses, "truncated": summary.truncated,
-        "skipped": dict(summary.skipped), "notes": summary.notes,
-    }  # fmt: skip
+    report: dict[str, object] = {"path": str(target), "pictures": summary.pictures}
+    if options.shard is None:
+        report |= {
+            "captions": summary.captions, "caption_uses": summary.caption_uses, "truncated": summary.truncated,
+        }  # fmt: skip
+    else:
+        report |= {"shard": _shown(options.shard), "missing": _missing(summary, options.shard)}
+    return {**report, "skipped": dict(summary.skipped), "notes": summary.notes}
 
 
 @contextmanager
-def _stops_between_pictures(progress: "Progress") -> "Iterator[Progress]":
-    """A progress callback before whose first picture SIGINT and SIGTERM wait.
+def _stoppable() -> "Iterator[None]":
+    """The first SIGINT or SIGTERM ends the block at once, and orderly; a second one ends the process."""
 
-    Until then the decoding processes start; one that its parent leaves on the way would end in a traceback.
-    """
-    first: tuple[str, int] | None = None
-    starting, caught = False, []
-
-    def tick(stage: str, done: int, total: int | None) -> None:
-        nonlocal first, starting
-        first = first or (stage, done)
-        starting = (stage, done) == first
-        if caught and not starting:
-            raise console.Stopped(caught[0])
-        progress(stage, done, total)
-
-    def catch(number: int, frame: object) -> None:
+    def stop(number: int, frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
         caught.append(number)
-        if not starting:
-            raise console.Stopped(number)
+        console.err.show_cursor()  # a bar hides it, and the second signal leaves no time
+        raise console.Stopped(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield progress
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may ask for signals
+        yield
         return
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, stop)
     try:
-        yield tick
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not caught:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _report(summary: "Summary", options: "PrepareOptions") -> None:
     rows = {
         "pictures": f"{summary.pictures:,} at {options.resolution} px"
         + (f" ({summary.resumed_at:,} from an earlier run)" if summary.resumed_at else ""),
-        "captions": f"{summary.caption_uses:,}, {summary.captions:,} different",
     }
+    if options.shard is None:
+        rows["captions"] = f"{summary.caption_uses:,}, {summary.captions:,} different"
     if summary.truncated:
         rows["captions cut"] = f"{summary.truncated:,}, longer than the text encoder reads"
     for reason, count in summary.skipped.most_common():
-        rows[f"skipped: {reason}"] = f"{count:,}, {summary.first_skipped[reason]} for one"
+        rows[f"skipped: {reason}"] = f"{count:,}, {brief(summary.first_skipped[reason])} for one"
     if summary.notes:
         rows["note"] = "\n".join(summary.notes)
-    console.table(f"prepared {summary.out}", rows)
+    if options.shard is None:
+        console.table(f"prepared {summary.out}", rows)
+        return
+    if missing := _missing(summary, options.shard):
+        rows["not done yet"] = ", ".join(f"--shard {part}" for part in missing)
+    else:
+        rows["next"] = "all parts are done: the same command without --shard joins them"
+    console.table(f"prepared part {_shown(options.shard)} of {summary.out}", rows)
+
+
+def _shown(shard: tuple[int, int]) -> str:
+    return f"{shard[0]}/{shard[1]}"
+
+
+def _missing(summary: "Summary", shard: tuple[int, int]) -> list[str]:
+    return [_shown((number, shard[1])) for number in summary.missing]
 
 
 def _sources(
@@ -223,6 +235,16 @@ def _sources(
         assert shards is not None
         source = sources.ShardSource(shards, split)
     return [(source, "train"), (source, "val")] if val_share else [(source, "all")]
+
+
+def _parse_shard(text: str | None) -> tuple[int, int] | None:
+    """ "2/4" -> (2, 4). Raises UsageError, one line."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text.strip())
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--shard {text!r:.40}: write 2/4 for the second of four machines")
+    return int(match[1]), int(match[2])
 
 
 def _check(

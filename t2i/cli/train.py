@@ -237,6 +237,7 @@ def _train(
     settings: TrainConfig, dataset: "PreparedDataset", run: "Run", device: "torch.device", ranks: "Ranks", resume: bool
 ) -> None:
     from t2i.locks import lock
+    from t2i.training.distributed import lost_contact
     from t2i.training.loop import train as run_training
 
     def say(line: str) -> None:
@@ -250,10 +251,15 @@ def _train(
             run.log(" ".join(["t2i", *console.arguments()]))
             console.say(f"run: {run.folder}")
         with _signals() as caught, _progress(run) if ranks.first else nullcontext(lambda status: None) as show:
-            outcome = run_training(
-                settings, dataset, run, device,
-                resume=resume, ranks=ranks, stop=lambda: bool(caught), on_status=show, say=say,
-            )  # fmt: skip
+            try:
+                outcome = run_training(
+                    settings, dataset, run, device,
+                    resume=resume, ranks=ranks, stop=lambda: bool(caught), on_status=show, say=say,
+                )  # fmt: skip
+            except RuntimeError as error:
+                if ranks.size == 1 or not (line := lost_contact(error)):
+                    raise
+                raise line from error
         say(f"{outcome.images_seen:,} images seen, {outcome.seconds / 60:.1f} minutes; model: {run.model}")
         ranks.leave()
         if outcome.reason == "signal":

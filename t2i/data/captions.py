@@ -56,8 +56,8 @@ def index_captions(partial: Path, shards: int) -> tuple[int, int]:
 def encode_captions(partial: Path, encoder: Encoder, count: int, progress: Callable[[int], None]) -> dict[str, Any]:
     """Token embeddings of the `count` different captions, chunk by chunk, and their statistics.
 
-    Finished chunks of an earlier run are kept. progress: takes the number of captions done. Returns the "text" part
-    of dataset.json.
+    Finished chunks of an earlier run are kept where they are of the same texts. progress: takes the number of
+    captions done. Returns the "text" part of dataset.json.
     """
     described = encoder.describe()
     marker = partial / "text.json"
@@ -71,15 +71,21 @@ def encode_captions(partial: Path, encoder: Encoder, count: int, progress: Calla
         before_chunk = chunk * prepared.CAPTIONS_PER_CHUNK
         progress(before_chunk)
         done = partial / f"chunk-{chunk:05d}.json"
-        if not (done.is_file() and (partial / f"tokens-{chunk:05d}.npy").is_file()):
+        digest = hashlib.sha256(b"".join(map(json_line, texts))).hexdigest()
+        tokens = partial / f"tokens-{chunk:05d}.npy"
+        if not (done.is_file() and tokens.is_file() and read_json(done).get("texts_sha256") == digest):
             before = encoder.truncated
             rows: list[int] = []
             parts = _encoded(encoder, texts, rows, lambda done, before=before_chunk: progress(before + done))
-            save_parts(partial / f"tokens-{chunk:05d}.npy", parts)
-            write_json(done, {"lengths": rows, "truncated": encoder.truncated - before})
+            done.unlink(missing_ok=True)  # it speaks of other tokens, should this be killed after the next line
+            save_parts(tokens, parts)
+            write_json(done, {"texts_sha256": digest, "lengths": rows, "truncated": encoder.truncated - before})
         facts = read_json(done)
         lengths.append(np.array(facts["lengths"], np.int64))
         truncated += facts["truncated"]
+    for old in partial.glob("tokens-*.npy"):
+        if int(old.stem.removeprefix("tokens-")) >= len(lengths):  # the source has fewer captions now
+            old.unlink()
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     save_array(partial / "token-offsets.npy", offsets.astype(np.int64))
     save_array(partial / "text-statistics.npy", _text_statistics(partial, lengths, encoder.width))

@@ -1,15 +1,21 @@
-"""Decoding pictures in worker processes, in order, with memory that stays flat."""
+"""Decoding pictures in worker processes, in order, with memory that stays flat.
+
+Not by concurrent.futures: its workers share their pipes and locks, and one that is killed in the middle of an answer,
+or while another one starts, leaves the rest waiting for ever. Here each worker has a pipe and a thread of its own.
+"""
 
 import collections
+import contextlib
 import itertools
 import multiprocessing
 import os
+import queue
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -20,24 +26,99 @@ from t2i.errors import UserError
 TASK = 16  # pictures a worker decodes per task
 
 
-def decoders(workers: int) -> AbstractContextManager[ProcessPoolExecutor]:
-    """A pool of decoding processes; 0 workers: one a core."""
-    workers = workers or os.cpu_count() or 1
-    # A server that has imported only NumPy and Pillow forks the workers: they start fast and inherit no threads.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["t2i.data.images"])
-    return ProcessPoolExecutor(workers, context, initializer=_start_worker)
+class Decoders:
+    """Processes that decode, started as tasks come in; 0 workers: one a core. A context manager.
+
+    After an exception in the block no process is left, at once, whatever it was doing.
+    """
+
+    def __init__(self, workers: int):
+        self.workers = workers or os.cpu_count() or 1
+        # A server that has imported only NumPy and Pillow forks the workers: they start fast and inherit no threads.
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        self._context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self._context.set_forkserver_preload(["t2i.data.images", "t2i.data.decoding"])
+        self._processes: list[Any] = []
+        self._threads: list[threading.Thread] = []
+        self._tasks: queue.SimpleQueue[tuple[Future, list[Any], int] | None] = queue.SimpleQueue()
+
+    def __enter__(self) -> "Decoders":
+        return self
+
+    def submit(self, pictures: list[Any], resolution: int) -> Future:
+        """The pictures decoded: an array or a PictureError for each. Tasks are begun in the order they come in."""
+        future: Future = Future()
+        self._tasks.put((future, pictures, resolution))
+        if len(self._processes) < self.workers:
+            with signals_wait():  # a process that is left half started ends in a traceback
+                self._start()
+        return future
+
+    def _start(self) -> None:
+        if self._context.get_start_method() == "forkserver":
+            _start_server()
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()  # with the worker's death its end is closed for good: that is how it is noticed
+        self._processes.append(process)
+        self._threads.append(threading.Thread(target=_serve, args=(ours, self._tasks), daemon=True))
+        self._threads[-1].start()
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is not None:
+            for process in self._processes:
+                process.kill()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for each in (*self._threads, *self._processes):
+            each.join()
 
 
-def _start_worker() -> None:
+def _serve(connection: Connection, tasks: "queue.SimpleQueue[tuple[Future, list[Any], int] | None]") -> None:
+    """A thread for each worker: hands it one task after the other."""
+    with connection:
+        while task := tasks.get():
+            future, *work = task
+            try:
+                connection.send(work)
+                answer = connection.recv()
+            except (EOFError, OSError) as error:
+                future.set_exception(error)
+                return
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+
+def _work(connection: Connection) -> None:
+    """A worker's life: tasks in, pictures out, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pictures, resolution = connection.recv()
+            answer: Any
+            try:
+                answer = [_load(picture, resolution) for picture in pictures]
+            except UserError as error:
+                answer = error
+            except Exception as error:  # no user can cause it, and not every exception can be sent
+                answer = RuntimeError(f"{type(error).__name__} in a decoding process: {error}")
+            connection.send(answer)
+
+
+def _load(picture: Any, resolution: int) -> np.ndarray | PictureError:
+    try:
+        return picture.load(resolution)
+    except PictureError as error:
+        return error
 
 
 def _end_with_parent() -> None:
-    """A worker waits for tasks from a pipe that its siblings hold open too: a killed parent would leave it for ever."""
+    """In the middle of a task, too: it may be long."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -45,40 +126,66 @@ def _end_with_parent() -> None:
 
 
 def decode(
-    pool: ProcessPoolExecutor, entries: Iterable[Record | Skip], resolution: int, workers: int
+    pool: Decoders, entries: Iterable[Record | Skip], resolution: int
 ) -> Iterator[tuple[Record | Skip, np.ndarray | None]]:
     """Entries with their pictures, in order; a bounded number of tasks is under way, so memory stays flat."""
     pending: collections.deque[tuple[list[Record | Skip], Future]] = collections.deque()
-    tasks = iter(lambda: list(itertools.islice(iterator, TASK)), [])
     iterator = iter(entries)
-    ahead = 4 * (workers or os.cpu_count() or 1)
-    try:
-        while True:
-            while len(pending) < ahead and (task := next(tasks, None)):
-                pictures = [entry.picture for entry in task if isinstance(entry, Record)]
-                pending.append((task, pool.submit(_load, pictures, resolution)))
-            if not pending:
-                return
-            task, future = pending.popleft()
-            loaded = iter(future.result())
-            for entry in task:
-                if isinstance(entry, Skip):
-                    yield entry, None
-                elif isinstance(result := next(loaded), PictureError):
-                    yield Skip(entry.key, result.reason, result.detail), None
-                else:
-                    yield entry, result
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a decoding process died (out of memory, or killed); run it again to go on, with fewer --workers"
-        ) from error
-
-
-def _load(pictures: list[Any], resolution: int) -> list[np.ndarray | PictureError]:
-    out: list[np.ndarray | PictureError] = []
-    for picture in pictures:
+    tasks = iter(lambda: list(itertools.islice(iterator, TASK)), [])
+    while True:
+        while len(pending) < 4 * pool.workers and (task := next(tasks, None)):
+            pictures = [entry.picture for entry in task if isinstance(entry, Record)]
+            pending.append((task, pool.submit(pictures, resolution)))
+        if not pending:
+            return
+        task, future = pending.popleft()
         try:
-            out.append(picture.load(resolution))
-        except PictureError as error:
-            out.append(error)
-    return out
+            loaded = iter(future.result())
+        except (EOFError, OSError) as error:
+            time.sleep(0.5)  # SIGTERM to the whole group: let the one to this process come first
+            raise UserError(
+                "a decoding process died (out of memory, or killed); run it again to go on, with fewer --workers"
+            ) from error
+        for entry in task:
+            if isinstance(entry, Skip):
+                yield entry, None
+            elif isinstance(result := next(loaded), PictureError):
+                yield Skip(entry.key, result.reason, result.detail), None
+            else:
+                yield entry, result
+
+
+# ---- signals --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM wait for the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is ever interrupted
+        yield
+        return
+    caught: list[int] = []
+    before = {n: signal.signal(n, lambda n, _: caught.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in dict.fromkeys(caught):
+            signal.raise_signal(number)
+
+
+def _start_server() -> None:
+    """Start the server that forks the workers, if it does not run yet.
+
+    It and they are deaf to Ctrl-C from their first moment: blocked here for the while, the signal is blocked in them
+    for good, and not lost to this process.
+    """
+    from multiprocessing import forkserver, resource_tracker
+
+    resource_tracker.ensure_running()  # before, as it unblocks the signal at its end
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

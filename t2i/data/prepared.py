@@ -97,10 +97,21 @@ class PreparedDataset:
 
     def caption(self, caption_id: int) -> str:
         """The text of a caption."""
-        start, stop = self._caption_offsets[caption_id : caption_id + 2]
-        with open(self.path / "captions.jsonl", "rb") as stream:
-            stream.seek(start)
-            return json.loads(stream.read(stop - start))
+        start, stop = (int(offset) for offset in self._caption_offsets[caption_id : caption_id + 2])
+        path = self.path / "captions.jsonl"
+        try:
+            with open(path, "rb") as stream:
+                stream.seek(start)
+                return _parse(stream.read(stop - start), str)
+        except OSError as error:
+            raise describe_os_error(error, path) from error
+        except ValueError as error:
+            raise UserError(f"{path} or caption-offsets.npy is damaged; prepare the data set again") from error
+
+    def captions(self) -> Iterator[str]:
+        """The text of every different caption, by id."""
+        with open(self.path / "captions.jsonl", encoding="utf-8") as stream:
+            yield from map(json.loads, stream)
 
     def tokens(self, caption_ids: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Token embeddings, a float16 [L, T] view for each caption."""
@@ -119,8 +130,49 @@ class PreparedDataset:
     def records(self) -> Iterator[dict[str, Any]]:
         """What is known of each picture, in order: key, captions, attributes."""
         for shard in range(len(self._images)):
-            with open(self.path / f"records-{shard:05d}.jsonl", encoding="utf-8") as stream:
-                yield from map(json.loads, stream)
+            path = self.path / f"records-{shard:05d}.jsonl"
+            try:
+                with open(path, "rb") as stream:
+                    for line in stream:
+                        yield _parse(line, dict)
+            except OSError as error:
+                raise describe_os_error(error, path) from error
+            except ValueError as error:
+                raise UserError(f"{path} is damaged; prepare the data set again") from error
+
+    def check(self) -> None:
+        """Look at every file's size and shape and at all indices (not at pixels and embeddings).
+
+        Reads about 20 bytes a caption. Raises UserError, one line, naming the file that is damaged.
+        """
+        captions = self.caption_count
+        ends = {
+            "picture-offsets.npy": (self._picture_offsets, len(self._picture_captions)),
+            "caption-offsets.npy": (self._caption_offsets, self._size("captions.jsonl")),
+            "token-offsets.npy": (self._token_offsets, None),
+        }
+        for name, (offsets, end) in ends.items():
+            rising = len(offsets) > 1 and offsets[0] == 0 and (np.diff(offsets) > 0).all()
+            if not rising or (end is not None and offsets[-1] != end):
+                why = "its offsets do not rise" if not rising else f"it ends at {offsets[-1]}, not at {end}"
+                raise UserError(f"{self.path / name} is damaged, or the file it points into ({why}); prepare it again")
+        used = self._picture_captions
+        if used.min() < 0 or used.max() >= captions:
+            raise UserError(f"{self.path}/picture-captions.npy is damaged (it names no caption); prepare it again")
+        for chunk in range(-(-captions // CAPTIONS_PER_CHUNK)):
+            self._token_chunk(chunk)
+        if not np.isfinite(self.text_statistics()).all():
+            raise UserError(f"{self.path}/text-statistics.npy is damaged (it holds no numbers); prepare it again")
+        for shard, images in enumerate(self._images):
+            if bool(len(images)) != bool(self._size(f"records-{shard:05d}.jsonl")):
+                raise UserError(f"{self.path}/records-{shard:05d}.jsonl is damaged (its size); prepare it again")
+        self._size("skipped.jsonl")
+
+    def _size(self, name: str) -> int:
+        try:
+            return (self.path / name).stat().st_size
+        except OSError as error:
+            raise describe_os_error(error, self.path / name) from error
 
     @functools.cache  # noqa: B019  (one data set lives as long as the run)
     def _token_chunk(self, chunk: int) -> np.ndarray:
@@ -144,9 +196,24 @@ class PreparedDataset:
         return array
 
 
+def _parse(data: bytes, kind: type) -> Any:
+    """JSON of that kind. Raises ValueError."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"this is no {kind.__name__}")
+    return value
+
+
 def find_datasets(root: Path | str = "t2i-data") -> list[Path]:
     """The prepared data sets below `root`, newest last."""
     return sorted(
-        (p.parent for p in Path(root).glob("*/dataset.json") if not p.parent.name.endswith(".partial")),
+        (
+            path.parent
+            for path in Path(root).glob("*/dataset.json")
+            if not path.parent.name.endswith(".partial") and not path.parent.name.startswith(".")
+        ),
         key=lambda p: ((p / "dataset.json").stat().st_mtime_ns, p.name),
     )

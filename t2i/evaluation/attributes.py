@@ -6,14 +6,15 @@ shape the template (drawn by `draw` itself) that it correlates with best. The re
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from t2i.data.shapes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Item, Scene, draw
+from t2i.data.shapes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Item, Scene, draw, evaluation_scenes
+from t2i.data.shapes_captions import canonical_caption
 
 READ_AT = 64  # larger pictures are averaged down to this many pixels a side: no attribute needs more
 PAGE_SPREAD = 60.0  # RGB distance from the page's colour up to which a border pixel belongs to the page
@@ -243,6 +244,39 @@ def _read_object(pixels: np.ndarray, page: np.ndarray, piece: np.ndarray, colour
 
 
 # --- scores -------------------------------------------------------------------------------------------------
+
+# What is asked of a picture, by the number of its objects.
+ASKED = {
+    "single": ("colour", "shape", "size", "background", "pair", "all"),
+    "double": ("colours", "objects", "relation", "background", "all"),
+}
+
+
+def accuracy(
+    draw_prompts: Callable[[Sequence[str], Sequence[int]], np.ndarray], resolution: int, count: int
+) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
+    """How a model obeys prompts that name everything, with a ruler at either end.
+
+    draw_prompts: prompts and seeds -> uint8 [N, R, R, 3]. count: scenes of each kind. Returns, for each of ("single",
+    "seen"), ("single", "unseen"), ("double", "seen") and ("double", "unseen") pairs of colour and shape, the shares
+    named in ASKED of the model's pictures ("model"), of pictures drawn from the scenes themselves ("ceiling") and of
+    the model's with the scenes shuffled ("floor").
+    """
+    results = {}
+    for objects, group in ((1, "single"), (2, "double")):
+        for seen in (True, False):
+            scenes = evaluation_scenes(count, seen, objects)
+            drawn = draw_prompts([canonical_caption(scene) for scene in scenes], range(count))
+            shuffled = [scenes[i] for i in np.random.default_rng(0).permutation(count)]
+            rulers = {
+                "model": score(drawn, scenes),
+                "ceiling": score([draw(scene, resolution) for scene in scenes], scenes),
+                "floor": score(drawn, shuffled),
+            }
+            results[group, "seen" if seen else "unseen"] = {
+                ruler: {name: found[group][name] for name in ASKED[group]} for ruler, found in rulers.items()
+            }
+    return results
 
 
 def score(images: Sequence[np.ndarray] | np.ndarray, scenes: Sequence[Scene]) -> dict[str, dict[str, float]]:

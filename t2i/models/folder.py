@@ -46,10 +46,10 @@ def save_model(folder: Path | str, generator: nn.Module, description: ModelDescr
     """
     folder = Path(folder)
     weights = folder / "generator" / "model.safetensors"
-    staged = weights.with_name(".model.safetensors.new.tmp")
+    staged = weights.with_name("model.safetensors.new")
     make_folder(weights.parent)
     for name in ("README.md", "model_index.json", "generator/config.json", "generator/model.safetensors"):
-        sweep((folder / name).parent, f".{Path(name).name}.*.tmp")  # of a save that was killed
+        sweep((folder / name).parent, f".{Path(name).name}.*.tmp")  # of a save that was killed, as `staged` may be
     try:
         save_tensors(staged, generator.state_dict())
         _describe(folder, description, sha256(staged), sha256(weights) if weights.is_file() else None)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from t2i.errors import UsageError
+from t2i.errors import UsageError, UserError
 from t2i.files import atomic_write
 
 PATIENCE = timedelta(minutes=30)  # rank 0 may draw a large grid on a slow disk while the others wait
@@ -40,7 +40,9 @@ class Ranks:
             return cls()
         if not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
+            store = _agent_store()
+            place = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])} if store else {}
+            dist.init_process_group(backend, store=store, timeout=PATIENCE, **place)
         # What the host has to know goes over gloo: reading it does not wait for the GPU.
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size(), control)
@@ -106,6 +108,27 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _agent_store() -> dist.Store | None:
+    """Where the processes of this start of a torchrun job meet; None where torch finds the place itself.
+
+    The agent's store outlives a restart, and what dead processes wrote there with it: without a prefix of its own, a
+    new start connects to them (torch 2.15).
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=PATIENCE)
+    return dist.PrefixStore(f"t2i/start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def lost_contact(error: RuntimeError) -> UserError | None:
+    """The line for the user where another process of the run is gone; None for any other error."""
+    known = isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Gloo", "NCCL"))
+    if not known:
+        return None
+    return UserError("another process of the run is gone; the last checkpoint is good: go on with t2i train --resume")
 
 
 def local_device(device: torch.device) -> torch.device:

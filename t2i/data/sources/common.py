@@ -9,7 +9,7 @@ from pathlib import Path
 from t2i.data.images import EXTENSIONS, inside
 from t2i.data.records import PictureError
 from t2i.errors import UserError
-from t2i.files import describe_os_error
+from t2i.files import brief, describe_os_error
 
 MAX_CAPTION_BYTES = 2**20  # of one picture's caption file; a larger one is no caption file
 CAPTION_KEYS = ("text", "caption", "captions", "prompt", "description")
@@ -107,7 +107,7 @@ def list_files(root: Path) -> list[str]:
 
 def counted(names: list[str], what: str) -> str:
     """ "7 pictures without a caption file: a.png, b.png, c.png, d.png, e.png, ..." """
-    first = ", ".join(printable(name) for name in names[:5])
+    first = ", ".join(brief(name) for name in names[:5])
     return f"{len(names)} {what}: {first}{', ...' if len(names) > 5 else ''}"
 
 

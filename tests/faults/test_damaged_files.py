@@ -1,0 +1,425 @@
+"""Checkpoints, models and data sets that are damaged, cut off, or were being written when the power went."""
+
+import json
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2i.cli import run
+from t2i.data.prepared import PreparedDataset
+from t2i.errors import UserError
+from t2i.models import get_architecture
+from t2i.models.folder import ModelDescription, load_model, save_model
+from t2i.text.pooler import TextStatistics
+from t2i.training.checkpoint import newest_checkpoint, save_checkpoint, verify
+
+ENCODER = {"name": "hash", "sha256": "0" * 64, "width": 24, "max_tokens": 16}
+
+
+def truncations_and_flips(files, truncations, flips, seed):
+    """(what, file, damaged bytes): seeded damage to one of the files, each file as likely as its size says, and the
+    small ones a little likelier."""
+    chance = random.Random(seed)
+    contents = {file: data for file in files if (data := file.read_bytes())}
+    weights = [len(data) + 2000 for data in contents.values()]
+    for number in range(truncations + flips):
+        file = chance.choices(list(contents), weights)[0]
+        data = bytearray(contents[file])
+        at = chance.randrange(len(data))
+        if number < truncations:
+            yield f"{file.name} cut at {at}", file, bytes(data[:at])
+        else:
+            bit = chance.randrange(8)
+            data[at] ^= 1 << bit
+            yield f"{file.name} bit {at}.{bit}", file, bytes(data)
+
+
+def one_line(error):
+    text = str(error)
+    assert "\n" not in text and len(text) < 600, text
+    return text
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------
+
+
+def parts(seed=0):
+    """A small network and its optimiser with state, as a run has them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 8))
+        optimizer = torch.optim.Adam(network.parameters())
+        for parameter in network.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    return {"generator": network, "optimizer_g": optimizer}
+
+
+def state(images):
+    settings = {"arch": "dfgan", "lr_g": 1e-4, "augment": ["colour"], "name": "Bäume"}
+    return {
+        "images_seen": images,
+        "seconds": 12.25,
+        "settings": settings,
+        "scalers": {"D": {}, "G": {"scale": 65536.0}},
+    }
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    for images in (16, 32):
+        save_checkpoint(tmp_path / "checkpoints", state(images), parts(images))
+    return tmp_path / "checkpoints"
+
+
+def check_checkpoints(checkpoints, truncations, flips):
+    older, newer = checkpoints / "000000016", checkpoints / "000000032"
+    assert verify(newer)["images_seen"] == 32
+    for what, file, data in truncations_and_flips(sorted(newer.iterdir()), truncations, flips, seed=truncations):
+        whole = file.read_bytes()
+        file.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            verify(newer)
+        assert str(file) in one_line(caught.value), what
+        folder, found, complaints = newest_checkpoint(checkpoints)
+        assert (folder, found["images_seen"], complaints) == (older, 16, [str(caught.value)]), what
+        file.write_bytes(whole)
+    assert verify(newer)["images_seen"] == 32
+
+
+def test_damaged_checkpoints_are_refused_and_the_older_one_is_taken(checkpoints):
+    check_checkpoints(checkpoints, 20, 60)
+
+
+@pytest.mark.slow
+def test_100_cuts_and_1_000_flipped_bits_in_a_checkpoint_are_all_refused(checkpoints):
+    check_checkpoints(checkpoints, 100, 1000)
+
+
+def test_the_whole_state_counts(checkpoints):
+    """Every second byte of state.json: the number of images and the settings are in it."""
+    file = checkpoints / "000000032" / "state.json"
+    whole = file.read_bytes()
+    for at in range(0, len(whole), 2):
+        data = bytearray(whole)
+        data[at] ^= 1 << at % 8
+        file.write_bytes(data)
+        with pytest.raises(UserError):
+            verify(file.parent)
+    file.write_bytes(whole)
+    assert verify(file.parent)["settings"]["name"] == "Bäume"
+
+
+def test_a_file_that_is_gone_or_no_file_is_named(checkpoints):
+    newer = checkpoints / "000000032"
+    for name in ("generator.safetensors", "optimizer_g.safetensors", "state.json"):
+        shutil.copytree(newer, checkpoints / "000000048")
+        (checkpoints / "000000048" / name).unlink()
+        assert newest_checkpoint(checkpoints)[0] == newer
+        (checkpoints / "000000048" / name).mkdir()
+        folder, _, complaints = newest_checkpoint(checkpoints)
+        assert folder == newer and name in one_line(complaints[0])
+        shutil.rmtree(checkpoints / "000000048")
+
+
+def test_resuming_says_which_checkpoint_it_passed_over(tiny_run, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_run, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "000000048"
+    data = bytearray((newest / "ema.safetensors").read_bytes())
+    data[-1] ^= 4
+    (newest / "ema.safetensors").write_bytes(data)
+
+    assert run(["info", "run/checkpoints/000000048"]) == 1
+    assert "ema.safetensors: damaged (its hash is not the one in state.json)" in capfd.readouterr().err
+    assert run(["info", "run"]) == 0
+    assert "ema.safetensors: damaged" in capfd.readouterr().out
+
+    assert run(["train", "--resume", "run", "--device", "cpu"]) == 0
+    said = capfd.readouterr().out
+    assert "passed over a damaged checkpoint: run/checkpoints/000000048/ema.safetensors: damaged" in said
+    assert "resumed at 32 images" in said
+    assert verify(newest)["images_seen"] == 48  # replaced by a good one
+    for name in sorted(path.name for path in newest.glob("*.safetensors")):
+        assert (newest / name).read_bytes() == (tiny_run / "checkpoints" / newest.name / name).read_bytes()
+
+
+def test_what_a_killed_save_left_is_swept_by_the_next_save_and_by_resuming(checkpoints):
+    def leave():
+        (checkpoints / ".000000040.tmp").mkdir()
+        (checkpoints / ".000000040.tmp" / ".generator.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
+        (checkpoints / ".000000032.old.tmp").mkdir()
+        (checkpoints / ".state.json.0a1b2c3d.tmp").write_bytes(b"{")
+
+    leave()
+    newest_checkpoint(checkpoints)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["000000016", "000000032"]
+    leave()
+    save_checkpoint(checkpoints, state(48), parts(48))
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["000000032", "000000048"]
+
+
+# ---- killed in the middle of a save ----------------------------------------------------------------------------
+
+
+def killed_at(number, work):
+    """Run `work` in a child process that dies (kill -9) before call `number` that changes the disk; True if it did."""
+    process = os.fork()
+    if process == 0:
+        calls = 0
+
+        def counting(call):
+            def wrapper(*arguments, **options):
+                nonlocal calls
+                calls += 1
+                if calls == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*arguments, **options)
+
+            return wrapper
+
+        try:
+            for name in ("replace", "rename", "unlink", "rmdir", "fsync"):
+                setattr(os, name, counting(getattr(os, name)))
+            work()
+        finally:
+            os._exit(0)
+    status = os.waitpid(process, 0)[1]
+    assert status in (0, signal.SIGKILL)
+    return status != 0
+
+
+def test_killed_at_every_call_of_a_checkpoint_save_a_whole_one_is_found(checkpoints):
+    number = 0
+    while True:
+        number += 1
+        root = checkpoints.parent / f"copy{number}"
+        shutil.copytree(checkpoints, root)
+        died = killed_at(number, lambda root=root: save_checkpoint(root, state(48), parts(48)))
+        _, found, complaints = newest_checkpoint(root)
+        assert found["images_seen"] in (32, 48) and complaints == []
+        save_checkpoint(root, state(48), parts(48))
+        assert {"000000048"} <= {path.name for path in root.iterdir()} <= {"000000032", "000000048"}
+        if not died:
+            break
+        shutil.rmtree(root)
+    assert number > 10
+    print(f"{number - 1} kill points")
+
+
+def test_killed_at_every_call_of_saving_again_at_the_same_image_loses_one_interval_at_most(checkpoints):
+    number = 0
+    while True:
+        number += 1
+        root = checkpoints.parent / f"copy{number}"
+        shutil.copytree(checkpoints, root)
+        (root / "000000032" / "generator.safetensors").write_bytes(b"damaged")
+        died = killed_at(number, lambda root=root: save_checkpoint(root, state(32), parts(32)))
+        assert newest_checkpoint(root)[1]["images_seen"] in (16, 32)
+        if not died:
+            break
+        shutil.rmtree(root)
+    assert newest_checkpoint(root)[1]["images_seen"] == 32
+
+
+# ---- models ----------------------------------------------------------------------------------------------------
+
+
+def generator(seed=0):
+    architecture = get_architecture("dfgan")
+    options = {**architecture.model_options, "nf": 4}
+    description = ModelDescription(
+        "dfgan", 16, "attention", options, ENCODER, {"prompts": ["a tree"], "images_seen": 5}
+    )
+    network, _ = architecture.build(16, "attention", TextStatistics.identity(24), options, seed)
+    return network, description
+
+
+def weights(folder):
+    return {name: value.clone() for name, value in load_model(folder)[0].state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.fixture
+def model(tmp_path):
+    save_model(tmp_path / "model", *generator())
+    return tmp_path / "model"
+
+
+def check_models(model, truncations, flips):
+    """The weights: refused by their hash, every time. The JSON beside them: refused in one line, or of no effect."""
+    expected, (_, description, digest) = weights(model), load_model(model)
+    file = model / "generator" / "model.safetensors"
+    for what, _, data in truncations_and_flips([file], truncations, flips, seed=truncations):
+        whole = file.read_bytes()
+        file.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            load_model(model)
+        said = one_line(caught.value)
+        assert said.startswith(f"{file}: damaged (its hash is not the one in model_index.json)"), what
+        file.write_bytes(whole)
+    described = [model / "model_index.json", model / "generator" / "config.json"]
+    for what, file, data in truncations_and_flips(described, truncations, flips, seed=flips):
+        whole = file.read_bytes()
+        file.write_bytes(data)
+        try:
+            loaded = load_model(model)
+        except UserError as error:
+            one_line(error)
+        else:
+            assert same(expected, loaded[0].state_dict()) and loaded[2] == digest, what
+        file.write_bytes(whole)
+    assert load_model(model)[1:] == (description, digest)
+
+
+def test_damaged_models_are_refused(model):
+    check_models(model, 20, 60)
+
+
+@pytest.mark.slow
+def test_100_cuts_and_1_000_flipped_bits_in_a_model_are_all_refused(model):
+    check_models(model, 100, 1000)
+
+
+def test_a_model_without_a_hash_still_loads(model):
+    index = json.loads((model / "model_index.json").read_text())
+    del index["weights_sha256"]
+    (model / "model_index.json").write_text(json.dumps(index))
+    assert same(generator()[0].state_dict(), weights(model))
+
+
+def test_killed_at_every_call_of_a_model_save_the_folder_holds_a_model(model):
+    """A run replaces its model at every snapshot: the old one or the new one is there, whole, all the time."""
+    old, new = weights(model), generator(1)
+    number = 0
+    while True:
+        number += 1
+        folder = model.parent / f"copy{number}"
+        shutil.copytree(model, folder)
+        died = killed_at(number, lambda folder=folder: save_model(folder, *new))
+        found = weights(folder)
+        assert same(old, found) or same(new[0].state_dict(), found)
+        died_again = killed_at(number // 2 + 1, lambda folder=folder: save_model(folder, *generator(2)))
+        assert any(same(each, weights(folder)) for each in (old, new[0].state_dict(), generator(2)[0].state_dict()))
+        assert died_again or not died
+        save_model(folder, *new)
+        names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        assert names == {"README.md", "model_index.json", "generator/config.json", "generator/model.safetensors"}
+        assert same(new[0].state_dict(), weights(folder))
+        shutil.rmtree(folder)
+        if not died:
+            break
+    assert number > 10
+    print(f"{number - 1} kill points")
+
+
+def test_a_model_that_is_replaced_while_it_is_loaded_is_no_damaged_one(model, monkeypatch):
+    from t2i.models import folder as module
+
+    original, replaced = module.sha256, []
+
+    def replacing(path):  # between the reading of the description and that of the weights
+        if not replaced:
+            replaced.append(True)
+            save_model(model, *generator(1))
+        return original(path)
+
+    monkeypatch.setattr(module, "sha256", replacing)
+    assert same(generator(1)[0].state_dict(), weights(model))
+
+
+# ---- file modes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_file_modes_follow_the_umask(tmp_path, umask):
+    """Of the safetensors too: the library itself makes files for their owner alone."""
+    before = os.umask(umask)
+    try:
+        save_checkpoint(tmp_path / "checkpoints", state(16), parts())
+        save_model(tmp_path / "model", *generator())
+        assert run(["prepare", "--shapes", "4", "--val-fraction", "0", "--resolution", "16", "--workers", "1",
+                    "--out", str(tmp_path / "data")]) == 0  # fmt: skip
+    finally:
+        os.umask(before)
+    paths = list(tmp_path.rglob("*"))
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {0o666 & ~umask}
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {0o777 & ~umask}
+
+
+# ---- data sets -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(shapes_data, tmp_path):
+    return Path(shutil.copytree(shapes_data.path, tmp_path / "data"))
+
+
+def test_info_names_the_file_of_a_data_set_that_is_cut_off_or_gone(data, capfd):
+    names = sorted(path.name for path in data.iterdir() if path.name != "preview.png")
+    assert len(names) == 11
+    for name in names:
+        whole = (data / name).read_bytes()
+        for content in (None, b"", whole[: len(whole) // 2]):
+            if content is None:
+                (data / name).unlink()
+            else:
+                (data / name).write_bytes(content)
+            code = run(["info", str(data)])
+            said, errors = capfd.readouterr()
+            undamaged = (name == "skipped.jsonl" and content is not None) or (name.startswith("records") and content)
+            if not undamaged:
+                assert (code, said, errors.count("\n")) == (1, "", 1), (name, content)
+                # captions.jsonl is judged by its offsets; without dataset.json nothing says what the folder is
+                assert {"captions.jsonl": "caption", "dataset.json": "dataset.json"}.get(name, name) in errors
+            (data / name).write_bytes(whole)
+    assert run(["info", str(data)]) == 0
+
+
+def check_data(data, truncations, flips):
+    """Refused in one line, or read without an error of another kind."""
+    refused = 0
+    for what, file, content in truncations_and_flips(sorted(data.glob("*")), truncations, flips, seed=flips):
+        whole = file.read_bytes()
+        file.write_bytes(content)
+        try:
+            dataset = PreparedDataset(data)
+            dataset.check()
+            dataset.images(range(len(dataset)))
+            for index in range(len(dataset)):
+                dataset.tokens(dataset.caption_ids(index))
+            for caption in range(dataset.caption_count):
+                assert isinstance(dataset.caption(caption), str)
+            assert all(record["key"] for record in dataset.records() if "key" in record)
+        except UserError as error:
+            assert str(data) in one_line(error), what
+            refused += 1
+        file.write_bytes(whole)
+    return refused
+
+
+def test_damaged_data_sets_are_refused_or_can_be_read(data):
+    assert check_data(data, 20, 60) > 15
+
+
+@pytest.mark.slow
+def test_100_cuts_and_1_000_flipped_bits_in_a_data_set(data):
+    print(f"{check_data(data, 100, 1000)} of 1100 refused")
+
+
+@pytest.mark.parametrize("command", ["info", "generate"])
+def test_commands_say_in_one_line_what_is_damaged(model, command, capfd):
+    file = model / "generator" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    arguments = {"info": ["info", model], "generate": ["generate", "a tree", "--model", model]}[command]
+    assert run([str(argument) for argument in arguments]) == 1
+    said, errors = capfd.readouterr()
+    assert said == "" and errors.startswith(f"t2i: {file}: damaged") and errors.count("\n") == 1
