@@ -31,11 +31,12 @@ TINY = "snapshot_kimg = 0.016\nlog_kimg = 0.008\nbatch = 8\n[model]\nnf = 4\n"
 OPTIONS = {
     "prepare": "--annotations --captions --coco --fraction --imagefolder --images --json --limit --max-skipped --out "
     "--overwrite --resolution --shapes --shard --shards --split --strict --text-encoder --val-fraction --workers",
-    "train": "--accumulate --amp --arch --batch --conditioning --config --device --dry-run --kimg --loss --lr-d --lr-g "
-    "--minutes --out --penalty --precision --preset --resume --seed",
+    "train": "--accumulate --amp --arch --batch --checkpoint-minutes --conditioning --config --device --dry-run --gpus "
+    "--growing --kimg --loss --lr-d --lr-g --minutes --on-nan --out --penalty --penalty-every --precision "
+    "--preset --resume --seed --text-encoder",
     "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --truncation -o",
-    "sample-grid": "--cols --device --interpolate --model --out --prompts --rows --seeds --truncation "
-    "--truncation-sweep -o",
+    "sample-grid": "--cols --device --interpolate --model --out --prompts --rows --seeds --style-mixing "
+    "--truncation --truncation-sweep -o",
     "evaluate": "--clip --device --inception-weights --json --metrics --out --samples --seed --train-data --truncation",
     "info": "--json",
     "demo": "--minutes --out --pictures",
@@ -229,7 +230,60 @@ def test_runs_are_numbered_and_log_plain_lines_without_a_terminal(here, t2i, min
         said = t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")
         assert f"run: runs/0000{number}-dfgan-shapes-train-16\n" in said
         assert "\x1b" not in said and "\r" not in said
-        assert re.search(r"^0\.0 kimg  \d+ img/s  [\d.]+ GiB  loss G \S+ D \S+  logits real ", said, re.MULTILINE)
+        assert re.search(
+            r"^0\.0 kimg  16 px  \d+ img/s  [\d.]+ GiB  loss G \S+ D \S+  logits real ", said, re.MULTILINE
+        )
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--growing"], "dfgan has one size"),
+    (["--loss", "wgan-gp", "--penalty", "none"], "needs a penalty"),
+    (["--arch", "stylegan", "--accumulate", "16"], "groups of 4"),
+    (["--text-encoder", "transformer", "--accumulate", "8"], "groups of 8"),
+    (["--gpus", "0"], "--gpus must be at least 1"),
+    (["--fade"], "no such option"),
+])  # fmt: skip
+def test_settings_of_training_that_make_no_sense_together_are_one_line(here, minilm_data, capfd, flags, words):
+    assert run(["train", str(minilm_data), *flags, "--device", "cpu"]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and words in err.lower()
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize("flags, expected", [
+    (["--arch", "stylegan"], ["loss logistic", "16 px from"]),
+    (["--arch", "stylegan", "--no-growing"], ["growing False", "stages -"]),
+    (["--arch", "stylegan", "--preset", "original"], ["loss wgan-gp", "penalty wgan-gp"]),
+    (["--loss", "wgan-gp"], ["penalty wgan-gp", "penalty_every 1", "penalty_weight -"]),
+    (["--penalty", "ma-gp"], ["penalty_every 1"]),
+    (["--text-encoder", "transformer"], ["width 128, layers 2"]),
+])  # fmt: skip
+def test_dry_run_shows_what_a_choice_brings_with_it(here, t2i, minilm_data, flags, expected):
+    said = t2i("train", minilm_data, *flags, "--dry-run")
+    for words in expected:
+        assert words in " ".join(said.split()), said
+
+
+def test_resume_alone_goes_on_with_the_newest_run(here, t2i, minilm_data):
+    (here / "tiny.toml").write_text(TINY)
+    assert run(["train", "--resume"]) == 1  # nothing yet
+    for _ in range(2):
+        t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")
+    said = t2i("train", "--resume", "--kimg", "0.016")
+    assert "resumed at 8 images from runs/00001-" in said and "16 images seen" in said
+
+
+def test_a_second_training_in_the_same_run_is_refused(here, t2i, minilm_data, capfd):
+    from t2i.locks import lock
+
+    (here / "tiny.toml").write_text(TINY)
+    t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")
+    capfd.readouterr()
+    with lock("runs/00000-dfgan-shapes-train-16", "training"):
+        assert run(["train", "--resume", "--kimg", "0.016"]) == 1
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "another training is at work there" in err
+    t2i("train", "--resume", "--kimg", "0.016")
 
 
 def check_stopped_and_resume(folder: Path, err: str, name: str, capfd) -> None:

@@ -35,10 +35,12 @@ def test_affine_starts_as_the_identity():
     assert torch.equal(Affine(6, 5)(x, torch.randn(2, 5)), x)
 
 
-def test_discriminator_block_starts_as_its_shortcut():
+def test_discriminator_block_starts_as_its_shortcut_and_with_gamma_1_in_full():
     x = torch.randn(2, 6, 8, 8)
-    block = DiscriminatorBlock(6, 6)
-    torch.testing.assert_close(block(x), torch.nn.functional.avg_pool2d(x, 2))
+    shortcut = torch.nn.functional.avg_pool2d(x, 2)
+    torch.testing.assert_close(DiscriminatorBlock(6, 6, gamma=0.0)(x), shortcut)
+    branch = DiscriminatorBlock(6, 6, gamma=1.0)(x) - shortcut
+    assert 0.3 < branch.std() / x.std() < 3
 
 
 def test_tanh_output_stays_inside_and_linear_does_not():

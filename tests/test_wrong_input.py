@@ -155,7 +155,7 @@ def test_a_data_set_that_is_replaced_stays_until_the_new_one_is_whole(refused, h
     assert run(["prepare", *source, "--overwrite", "--max-skipped", "1"]) == 0
     assert json.loads((here / "data" / "dataset.json").read_text())["pictures"] == 3
     assert sorted(p.name for p in here.iterdir()) == ["captions", "data", "images"]
-    (here / "mine").mkdir()
+    texts(here / "mine")
     refused(1, "not replaced", "prepare", *source[:-1], "mine", "--overwrite")
 
 

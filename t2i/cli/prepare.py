@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from t2i.cli import console
-from t2i.errors import UsageError, UserError
+from t2i.errors import UsageError
 from t2i.files import brief
 
 if TYPE_CHECKING:
@@ -101,12 +101,6 @@ def _prepare_one(
     source: "Source", target: Path, text_encoder: str, options: "PrepareOptions", overwrite: bool, quiet: bool
 ) -> dict[str, object]:
     from t2i.data.prepare import prepare as run
-
-    if target.exists():  # said before the source is walked, and here with the names of the options
-        if not overwrite:
-            raise UserError(f"{target} is there already; train on it, replace it with --overwrite, or choose --out")
-        if not (target / "dataset.json").is_file():
-            raise UserError(f"{target} is no prepared data set: not replaced; choose another --out")
 
     def load() -> object:
         from t2i.text.encoders import load_encoder

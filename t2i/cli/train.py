@@ -143,6 +143,7 @@ def _begin(
         note.remove()
         return
     dataset = PreparedDataset(data or _newest_dataset())
+    dataset.check()
     settings, origin = new_settings(dataset, flags, config, device.type)
     check_together(settings, ranks.size)
     _show(settings, origin, dataset, device, ranks.size)

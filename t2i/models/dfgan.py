@@ -91,7 +91,7 @@ class DFGANGenerator(nn.Module):
         nf: int = 32,
         z_dim: int = 100,
         output: str = "linear",
-        **_discriminator_only: object,
+        gamma: float = 0.0,  # the discriminator's
     ):
         super().__init__()
         if output not in ("linear", "tanh"):
