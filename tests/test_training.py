@@ -15,8 +15,10 @@ from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
 from t2i.training.loading import BatchLoader, to_device
 from t2i.training.loop import train
+from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run, find_runs
+from t2i.training.state import NotFinite, TrainingState
 from t2i.training.text import PreparedText
 
 CPU = torch.device("cpu")
@@ -123,6 +125,58 @@ def test_nan_stops_before_the_step_and_leaves_the_checkpoint_alone(shapes_data, 
     checkpoint, _, complaints = newest_checkpoint(Run(folder).checkpoints)
     assert not complaints
     assert all(torch.isfinite(v).all() for v in load_tensors(checkpoint / "generator.safetensors").values())
+
+
+def test_after_nan_a_run_goes_back_draws_other_numbers_and_ends(shapes_data, tmp_path, monkeypatch):
+    update, failed, said = TrainingState.update, [], []
+
+    def fail_once(state, phase, images_seen):
+        if images_seen == 24 and not failed:
+            failed.append(images_seen)
+            raise NotFinite("the gradient of phase D is nan")
+        update(state, phase, images_seen)
+
+    whole, _ = start(config(), shapes_data, tmp_path / "whole")
+    monkeypatch.setattr(TrainingState, "update", fail_once)
+    run, outcome = start(config(on_nan="rollback"), shapes_data, tmp_path / "back", say=said.append)
+    assert outcome.reason == "done"
+    assert [line.split(" images")[0] for line in said] == [
+        "the gradient of phase D is nan; going back",
+        "resumed at 16",
+    ]
+    seen = [json.loads(line)["images_seen"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert seen == [8, 16, 24, 32, 40, 48]
+    assert not torch.equal(final_tensors(run)["generator.safetensors"]["to_rgb.weight"],
+                           final_tensors(whole)["generator.safetensors"]["to_rgb.weight"])  # fmt: skip
+
+
+def test_nan_that_comes_again_and_again_stops_a_run_after_three_rollbacks(shapes_data, tmp_path):
+    said = []
+    with pytest.raises(UserError, match="gradient of phase"):
+        start(config(lr_d=1e20, kimg=1, on_nan="rollback"), shapes_data, tmp_path, say=said.append)
+    assert sum("going back" in line for line in said) == 3
+
+
+@pytest.mark.parametrize("fits, words", [
+    (2, r"out of memory with a micro-batch of 8 at 16 px; 2 fits: .* --accumulate 4, which keeps the batch of 8"),
+    (0, r"out of memory with a micro-batch of 8 at 16 px, and no smaller one fits"),
+])  # fmt: skip
+def test_out_of_memory_says_what_fits(fits, words, shapes_data, tmp_path, monkeypatch):
+    gradients = GANObjective.accumulate_gradients
+
+    def starve(objective, phase, batch, *rest):
+        if len(batch) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        gradients(objective, phase, batch, *rest)
+
+    monkeypatch.setattr(GANObjective, "accumulate_gradients", starve)
+    with pytest.raises(UserError, match=words) as caught:
+        start(config(), shapes_data, tmp_path)
+    assert "\n" not in str(caught.value)
+    if fits:  # what it says works, and the run ends where it would have
+        run = Run(find_runs(tmp_path)[0])
+        settings = dataclasses.replace(config(), accumulate=4)
+        assert train(settings, shapes_data, run, CPU, resume=True).reason == "done"
 
 
 # ---- what a step is made of ----

@@ -176,8 +176,8 @@ def train(
             if config.on_nan != "rollback" or rollbacks == ROLLBACKS:
                 raise
             say(f"{error}; going back")
-            images_seen, seconds_before, rollbacks = go_back(state, run, ranks, say)
-            rollbacks += 1
+            images_seen, seconds_before, _ = go_back(state, run, ranks, say)
+            rollbacks += 1  # of this process: the checkpoint may be older than the last rollback
             seed = seed_after(config.seed, rollbacks)  # the same numbers would end in the same place
             loader.close()
             loader = BatchLoader(dataset, text, seed, device, ranks)
