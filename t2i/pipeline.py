@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from t2i.device import pick_device
 from t2i.errors import UsageError, UserError
 from t2i.models.folder import ModelDescription, load_model, save_model
+from t2i.models.growing import Growth, enlarge
 from t2i.precision import to_pixels
 from t2i.text.encoders import FrozenEncoder, load_encoder
 from t2i.text.pooler import TextBatch
@@ -83,6 +84,11 @@ class TextToImagePipeline:
     @property
     def resolution(self) -> int:
         return self.description.resolution
+
+    @property
+    def grown(self) -> Growth:
+        """Where its generator stood in growing when it was saved; below `resolution` its pictures are enlarged."""
+        return getattr(self.generator, "growth", Growth(self.resolution))
 
     @property
     def known_prompts(self) -> list[str]:
@@ -171,7 +177,7 @@ class TextToImagePipeline:
         for rows in self._groups(len(noise)):
             part = condition[rows.to(self.device)]
             images = self.generator.synthesis(noise[rows].to(self.device), part, truncation_psi)
-            yield to_pixels(images[: len(noise) - int(rows[0])])
+            yield to_pixels(enlarge(images[: len(noise) - int(rows[0])], self.resolution))
 
     @torch.inference_mode()
     def mix_styles(
@@ -191,7 +197,7 @@ class TextToImagePipeline:
             )
             count = min(COARSE_LAYERS, first.shape[1] // 2)
             images = self.generator.render(torch.cat([first[:, :count], second[:, count:]], dim=1))
-            yield to_pixels(images[: len(coarse[0]) - int(rows[0])])
+            yield to_pixels(enlarge(images[: len(coarse[0]) - int(rows[0])], self.resolution))
 
     def _groups(self, count: int) -> Iterator[Tensor]:
         """Row numbers in groups of one size; the last group is filled up with the last row."""

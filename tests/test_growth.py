@@ -179,3 +179,32 @@ def test_a_model_saved_while_it_grows_draws_at_its_size(name, tmp_path):
     z, captions = torch.randn(2, generator.z_dim), text()
     assert loaded(z, captions).shape == (2, 3, 16, 16)
     assert torch.equal(loaded(z, captions), generator(z, captions))
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_run_stopped_while_it_grows_says_so_and_draws_at_full_size(name, minilm_data, tmp_path, monkeypatch, capfd):
+    """At 8 px a picture of a "16 px" model was 8 px wide, without a word."""
+    from PIL import Image
+
+    from t2i.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    sizes = "\n".join(f"{key} = {value}" for key, value in get_architecture(name).smallest.items())
+    (tmp_path / "run.toml").write_text(f"grow_kimg = 1.0\nbatch = 8\n[model]\n{sizes}\n")
+    arguments = [
+        "train",
+        str(minilm_data),
+        "--arch",
+        name,
+        "--config",
+        "run.toml",
+        "--kimg",
+        "0.016",
+        "--device",
+        "cpu",
+    ]
+    assert run(arguments) == 0
+    assert "it has grown to 8 px only (stages: 8 px from 0 kimg, 16 px from" in capfd.readouterr().out
+    assert run(["generate", "a table", "-o", "out.png"]) == 0
+    assert "it draws 8 px, enlarged to 16" in capfd.readouterr().err
+    assert Image.open("out.png").size == (16, 16)

@@ -167,7 +167,11 @@ def load_pipeline(model: Path | None, device: str, quiet: bool = False) -> "Text
         model = newest_model()
         if not quiet:
             say(f"model: {model} (the newest run; choose another with --model)")
-    return TextToImagePipeline.from_pretrained(model, device)
+    pipe = TextToImagePipeline.from_pretrained(model, device)
+    if pipe.grown.resolution < pipe.resolution:
+        size, full = pipe.grown.resolution, pipe.resolution
+        warn(f"this model was saved while it grew: it draws {size} px, enlarged to {full}; t2i train --resume goes on")
+    return pipe
 
 
 def encode(pipe: "TextToImagePipeline", prompts: list[str]) -> "TextBatch":

@@ -4,7 +4,7 @@ import os
 import signal
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from typer import Argument, Exit, Option
 
@@ -108,9 +108,18 @@ def train(
         if out != RUNS:
             raise UsageError("--out is for a new run; --resume goes on in the run's own folder")
         run = newest_resumable(RUNS) if str(resume) == console.NEWEST else Run(resume)
-        _go_on(run, data, flags, config, where, ranks, dry_run)
+        _go_on(run, _Request(data, flags, config, dry_run), where, ranks)
     else:
-        _begin(out, data, flags, config, where, ranks, dry_run)
+        _begin(out, _Request(data, flags, config, dry_run), where, ranks)
+
+
+class _Request(NamedTuple):
+    """What the command line asks for, whether the run is new or not."""
+
+    data: Path | None
+    flags: dict[str, Any]
+    config: Path | None
+    dry_run: bool
 
 
 def _check_gpus(gpus: int, device: str) -> None:
@@ -120,15 +129,7 @@ def _check_gpus(gpus: int, device: str) -> None:
         raise UsageError(f"--gpus {gpus}: this machine has {torch.cuda.device_count()}")
 
 
-def _begin(
-    out: Path,
-    data: Path | None,
-    flags: dict[str, Any],
-    config: Path | None,
-    device: "torch.device",
-    ranks: "Ranks",
-    dry_run: bool,
-) -> None:
+def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks") -> None:
     """A new run; or, where torchrun starts a job again that had begun one, that run."""
     from t2i.data.prepared import PreparedDataset
     from t2i.training.checkpoint import list_checkpoints
@@ -138,16 +139,17 @@ def _begin(
 
     note = RestartNote(out)
     if (begun := ranks.share(note.begun())) and list_checkpoints(begun / "checkpoints"):
-        limits = {name: flags[name] for name in ("kimg", "minutes") if name in flags}
-        _go_on(Run(begun), None, limits, None, device, ranks, dry_run=False)
-        note.remove()
+        limits = {name: request.flags[name] for name in ("kimg", "minutes") if name in request.flags}
+        _go_on(Run(begun), _Request(None, limits, None, dry_run=False), device, ranks)
+        if ranks.first:
+            note.remove()
         return
-    dataset = PreparedDataset(data or _newest_dataset())
+    dataset = PreparedDataset(request.data or _newest_dataset())
     dataset.check()
-    settings, origin = new_settings(dataset, flags, config, device.type)
+    settings, origin = new_settings(dataset, request.flags, request.config, device.type)
     check_together(settings, ranks.size)
     _show(settings, origin, dataset, device, ranks.size)
-    if dry_run:
+    if request.dry_run:
         return
     facts = {
         "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
@@ -161,21 +163,13 @@ def _begin(
         note.remove()
 
 
-def _go_on(
-    run: "Run",
-    data: Path | None,
-    flags: dict[str, Any],
-    config: Path | None,
-    device: "torch.device",
-    ranks: "Ranks",
-    dry_run: bool,
-) -> None:
+def _go_on(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks") -> None:
     """An existing run."""
     from t2i.training.setup import check_together, resumed_settings
 
-    settings, dataset = resumed_settings(run, data, flags, config)
+    settings, dataset = resumed_settings(run, request.data, request.flags, request.config)
     check_together(settings, ranks.size)
-    if dry_run:
+    if request.dry_run:
         _show(settings, dict.fromkeys(FIELDS, "default"), dataset, device, ranks.size)
         return
     _train(settings, dataset, run, device, ranks, resume=True)
@@ -239,6 +233,7 @@ def _train(
 ) -> None:
     from t2i.locks import lock
     from t2i.training.distributed import lost_contact
+    from t2i.training.growth import Schedule
     from t2i.training.loop import train as run_training
 
     def say(line: str) -> None:
@@ -262,6 +257,9 @@ def _train(
                     raise
                 raise line from error
         say(f"{outcome.images_seen:,} images seen, {outcome.seconds / 60:.1f} minutes; model: {run.model}")
+        schedule = Schedule(settings, dataset.resolution)
+        if (reached := schedule.latest(outcome.images_seen).resolution) < dataset.resolution:
+            say(f"it has grown to {reached} px only (stages: {schedule.describe()})")
         ranks.leave()
         if outcome.reason == "signal":
             number = caught[0] if caught else signal.SIGTERM  # another rank's signal: torchrun's end of the job

@@ -37,3 +37,10 @@ def set_growth(network: nn.Module, growth: Growth) -> None:
     """Put a network that grows at `growth`; one that does not is left alone."""
     if hasattr(network, "growth"):
         network.growth = growth
+
+
+def enlarge(images: Tensor, resolution: int) -> Tensor:
+    """Pictures [B, 3, r, r] of a network that has not grown up, at [B, 3, resolution, resolution], pixels repeated."""
+    while images.shape[-1] < resolution:
+        images = upsample(images)
+    return images
