@@ -84,6 +84,12 @@ class TrainConfig:
     log_kimg: float = _setting(1.0, "Write a line of metrics every so many thousand pictures.")
     snapshot_kimg: float = _setting(10.0, "Write a checkpoint, a model and a sample grid every so many thousand.")
     checkpoint_minutes: float | None = _setting(None, "Also write a checkpoint every so many minutes.")
+    eval_every: int | None = _setting(
+        None, "Score the averaged model on held-out pictures every so many pictures; keep the best in best/."
+    )
+    eval_samples: int = _setting(2000, "Pictures drawn for such a score.")
+    eval_data: str | None = _setting(None, "Held-out data; left out, the validation split beside the training data.")
+    best_by: Literal["kd", "fd", "r-precision"] = _setting("kd", "The score that chooses the best model.")
     on_nan: Literal["stop", "rollback"] = _setting(
         "stop", "Where a gradient is NaN: stop, or go back to the last checkpoint, three times at the most."
     )
@@ -100,9 +106,11 @@ class TrainConfig:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UsageError(f"{called(name)} must be above 0, not {getattr(self, name)}")
-        for name in ("minutes", "grow_kimg", "checkpoint_minutes"):
+        for name in ("minutes", "grow_kimg", "checkpoint_minutes", "eval_every"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise UsageError(f"{called(name)} must be above 0, not {value}")
+        if not 2 <= self.eval_samples <= 1_000_000:
+            raise UsageError(f"{called('eval_samples')} lies between 2 and 1,000,000, not at {self.eval_samples}")
         if self.batch < 2:
             why = "a wrong caption comes from another picture"
             raise UsageError(f"{called('batch')} must be at least 2, not {self.batch}: {why}")

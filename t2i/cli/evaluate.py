@@ -161,16 +161,14 @@ def _training_data(pipe: "TextToImagePipeline", run: Path | None, given: Path | 
 
 def _evaluated(given: Path | None, train: "PreparedDataset | None", model: Path) -> "PreparedDataset":
     """The data set to score on: the one given, else the newest validation split beside the training data."""
-    from t2i.data.prepared import PreparedDataset, find_datasets
+    from t2i.data.prepared import PreparedDataset, find_validation
 
     if given is not None:
         return PreparedDataset(given)
     if train is None:
         raise UserError(f"which data? the training data of {model} was not found: t2i evaluate {model} DATA")
-    for path in reversed(find_datasets(train.path.parent)):
-        found = PreparedDataset(path)
-        if (found.name, found.split, found.resolution) == (train.name, "val", train.resolution):
-            return found
+    if (found := find_validation(train)) is not None:
+        return found
     raise UserError(
         f"no validation split of {train.name} at {train.resolution} px beside {train.path}: make one with t2i prepare "
         f"--split val or --val-fraction, or name a data set: t2i evaluate {model} DATA"

@@ -67,6 +67,8 @@ def train(
         int | None, Option(help="Processes on this machine, a GPU each (or a share of the cores).", show_default=False)
     ] = None,
     checkpoint_minutes: Annotated[float | None, _setting("checkpoint_minutes")] = None,
+    eval_every: Annotated[int | None, _setting("eval_every")] = None,
+    best_by: Annotated[str | None, _setting("best_by", "kd|fd|r-precision")] = None,
     on_nan: Annotated[str | None, _setting("on_nan", "stop|rollback")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     out: Annotated[Path, Option(help="Folder that the run folder is made in.")] = RUNS,
@@ -82,7 +84,8 @@ def train(
         "text_encoder": text_encoder, "loss": loss, "penalty": penalty,
         "penalty_every": penalty_every, "growing": growing, "batch": batch,
         "accumulate": accumulate, "kimg": kimg, "minutes": minutes, "lr_g": lr_g, "lr_d": lr_d,
-        "precision": precision, "seed": seed, "checkpoint_minutes": checkpoint_minutes, "on_nan": on_nan,
+        "precision": precision, "seed": seed, "checkpoint_minutes": checkpoint_minutes, "eval_every": eval_every,
+        "best_by": best_by, "on_nan": on_nan,
     }  # fmt: skip
     flags = {name: value for name, value in given.items() if value is not None}
     if amp:
@@ -322,12 +325,15 @@ def _progress(run: "Run") -> "Iterator[Any]":
 
 def describe(status: "Status") -> str:
     """One line of progress."""
+    from t2i.training.scoring import SCORES
+
     metrics = status.metrics
     return (
         f"{status.images_seen / 1000:.1f} kimg  {_size(metrics)}  {metrics['images_per_second']:.0f} img/s  "
         f"{metrics['memory_gib']:.1f} GiB  loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  "
         f"logits real {metrics['logits_real']:.2f} mismatch {metrics['logits_mismatch']:.2f} "
         f"fake {metrics['logits_fake']:.2f}"
+        + "".join(f"  {name} {metrics[column]:.4f}" for name, column in SCORES.values() if column in metrics)
     )
 
 

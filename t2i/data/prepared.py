@@ -217,3 +217,12 @@ def find_datasets(root: Path | str = "t2i-data") -> list[Path]:
         ),
         key=lambda p: ((p / "dataset.json").stat().st_mtime_ns, p.name),
     )
+
+
+def find_validation(train: PreparedDataset) -> PreparedDataset | None:
+    """The newest validation split of the same source and size beside a training split."""
+    for path in reversed(find_datasets(train.path.parent)):
+        found = PreparedDataset(path)
+        if (found.name, found.split, found.resolution) == (train.name, "val", train.resolution):
+            return found
+    return None

@@ -28,13 +28,15 @@ from t2i.training.plots import draw_losses
 from t2i.training.previews import Preview
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.run import Run
+from t2i.training.scoring import COLUMNS as SCORES
+from t2i.training.scoring import Scoring
 from t2i.training.state import NotFinite, TrainingState
 from t2i.training.text import PreparedText, TrainedText, make_text
 
 COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib", "loss_g", "loss_d", "penalty", "contrast",
     "logits_real", "logits_mismatch", "logits_fake", "saturated", "diversity", "gradient_g", "gradient_d",
-    "resolution", "alpha",
+    "resolution", "alpha", *SCORES,
 )  # fmt: skip
 ROLLBACKS = 3
 
@@ -94,16 +96,22 @@ def train(
         metrics_log.rewind(images_seen)
         if not (run.samples / "reals.png").is_file():
             preview.save_reals(run.samples / "reals.png")
+    scoring = Scoring(config, dataset, text, run, device, say) if config.eval_every and ranks.first else None
+
+    def averaged() -> tuple[torch.nn.Module, ModelDescription]:
+        """The model that draws, where the last step left it, and what there is to say of it."""
+        grown = schedule.latest(images_seen)
+        set_growth(state.ema.model, grown)
+        about = describe_model(config, state.options, dataset, images_seen, preview.prompts, grown, text)
+        return state.ema.model, about
 
     def snapshot() -> None:
         if not ranks.first:
             return
-        grown = schedule.latest(images_seen)
-        set_growth(state.ema.model, grown)
-        preview.save(state.ema.model, run.samples / f"{images_seen:09d}.png", f"{images_seen:,} images seen")
-        description = describe_model(config, state.options, dataset, images_seen, preview.prompts, grown, text)
+        model, about = averaged()
+        preview.save(model, run.samples / f"{images_seen:09d}.png", f"{images_seen:,} images seen")
         text.save(run.model)
-        save_model(run.model, state.ema.model, description)
+        save_model(run.model, model, about)
         facts = {
             "images_seen": images_seen,
             "seconds": seconds_before + time.monotonic() - started,
@@ -113,6 +121,10 @@ def train(
         }
         save_checkpoint(run.checkpoints, facts, state.parts)
         draw_losses(run.folder / "metrics.jsonl", run.folder / "losses.png")
+
+    def passed(every: float, last: int) -> bool:
+        """Has a multiple of `every` gone by since `last`?"""
+        return images_seen // every > last // every
 
     goal = int(config.kimg * 1000)
     log_every, snapshot_every = config.log_kimg * 1000, config.snapshot_kimg * 1000
@@ -132,8 +144,9 @@ def train(
         elif ranks.any(stop()):
             reason = "signal"
 
-        # ---- Status: every log_kimg and at the end ----
-        if images_seen // log_every > logged_images // log_every or (reason and images_seen > logged_images):
+        # ---- Status: every log_kimg, with scores every eval_every, and at the end ----
+        score = config.eval_every and (passed(config.eval_every, logged_images) or reason in ("done", "minutes"))
+        if images_seen > logged_images and (reason or score or passed(log_every, logged_images)):
             now = time.monotonic()
             metrics = state.objective.statistics.read(ranks)
             metrics["images_seen"] = images_seen
@@ -141,16 +154,18 @@ def train(
             metrics["images_per_second"] = (images_seen - logged_images) / (now - logged_at)
             metrics["memory_gib"] = memory_gib(device)
             metrics["resolution"], metrics["alpha"] = schedule.latest(images_seen)
+            if scoring and score and metrics["resolution"] == dataset.resolution:
+                metrics |= scoring.look_and_keep(*averaged())
             if ranks.first:
                 metrics_log.append(metrics)
             on_status(Status(images_seen, goal, now - started, config.minutes, metrics))
             for warning in watch.look(metrics):
                 say(warning)
-            logged_images, logged_at = images_seen, now
+            logged_images, logged_at = images_seen, time.monotonic()
 
         # ---- Snapshot: checkpoint, model, sample grid; every snapshot_kimg or checkpoint_minutes, and at the end ----
         late = config.checkpoint_minutes and time.monotonic() - saved_when >= config.checkpoint_minutes * 60
-        if images_seen > saved_at and (images_seen // snapshot_every > saved_at // snapshot_every or reason or late):
+        if images_seen > saved_at and (passed(snapshot_every, saved_at) or reason or late):
             snapshot()
             saved_at, saved_when = images_seen, time.monotonic()
         if reason:

@@ -25,16 +25,21 @@ LOGITS = (
     ("logits_mismatch", "real, wrong caption", "#E69F00", 1.8),
     ("logits_fake", "generated", "#7B4FA3", 1.8),
 )
+# Of --eval-every; the second has an axis of its own.
+SCORES = (
+    ("kd_lite2", "KD-lite2 (lower is better)", "#0072B2"),
+    ("r_precision", "R-precision (higher is better)", "#009E73"),
+)
 GREY = "#666666"
 
 
 def draw_losses(metrics_jsonl: Path | str, out_png: Path | str) -> bool:
-    """Draw a run's losses (above) and mean logits (below) over images seen; False where there is nothing.
+    """Draw a run's losses, mean logits and scores (where it has any) over images seen; False where there is nothing.
 
     metrics_jsonl: one JSON object a line with "images_seen" and any of "loss_g", "loss_d", "penalty",
-    "logits_real", "logits_mismatch", "logits_fake", "resolution"; what is missing, null or not finite leaves
-    a gap, and a torn line is passed over. Faint: as logged; strong: a moving average. Raises UserError, one
-    line, where a file cannot be read or written.
+    "logits_real", "logits_mismatch", "logits_fake", "kd_lite2", "r_precision", "resolution"; what is missing,
+    null or not finite leaves a gap, and a torn line is passed over. Faint: as logged; strong: a
+    moving average. Raises UserError, one line, where a file cannot be read or written.
     """
     # Imported late: only a process that draws pays for it. The object API leaves pyplot's state alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,28 +52,28 @@ def draw_losses(metrics_jsonl: Path | str, out_png: Path | str) -> bool:
         return False
     thousands = _column(lines, "images_seen") / 1000
 
-    figure = Figure(figsize=(9, 6.4), dpi=120, facecolor="white", layout="constrained")
+    scores = {key: _column(lines, key) for key, *_ in SCORES}
+    scored = any(np.isfinite(values).any() for values in scores.values())
+    figure = Figure(figsize=(9, 8.6 if scored else 6.4), dpi=120, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    rows = figure.subplots(3 if scored else 2, 1, sharex=True)
+    upper, lower = rows[:2]
     for axes, table, name in ((upper, LOSSES, "loss"), (lower, LOGITS, "mean logit")):
         smooth = _draw_curves(axes, thousands, curves, table)
         if axes is lower:
             _shade_gap(axes, thousands, smooth)
         _set_limits(axes, {key: curves[key] for key, *_ in table if key in smooth})
-        axes.set_ylabel(name, color=GREY)
-        axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#BBBBBB")
-        axes.tick_params(colors=GREY)
+        _style(axes, name)
         if smooth:
             # Above the axes, where no curve can run through it.
             place = {"loc": "lower left", "bbox_to_anchor": (0, 1.06), "borderaxespad": 0}
             axes.legend(**place, ncols=4, frameon=False, fontsize=9)
         else:
             axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=GREY)
-    _mark_resolutions((upper, lower), thousands, _column(lines, "resolution"))
-    lower.set_xlabel("thousands of images seen", color=GREY)
+    if scored:
+        _draw_scores(rows[2], thousands, scores)
+    _mark_resolutions(rows, thousands, _column(lines, "resolution"))
+    rows[-1].set_xlabel("thousands of images seen", color=GREY)
     upper.set_xlim(*_span(thousands[0], thousands[-1], 0.02))
 
     figure.draw_without_rendering()  # the layout settles only when the tick labels are known
@@ -97,6 +102,30 @@ def _draw_curves(
         axes.plot(x, values, color=colour, alpha=0.22, linewidth=0.8, zorder=2)
         axes.plot(x, smooth[key], color=colour, linewidth=width, marker=marker, markersize=4, label=label, zorder=3)
     return smooth
+
+
+def _style(axes: "Axes", name: str) -> None:
+    """Grey axes, a light grid; name: of the y axis."""
+    axes.set_ylabel(name, color=GREY)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#BBBBBB")
+    axes.tick_params(colors=GREY)
+
+
+def _draw_scores(axes: "Axes", x: np.ndarray, scores: dict[str, np.ndarray]) -> None:
+    """The scores as they were measured, each point marked, each on its own axis from 0."""
+    right = axes.twinx()
+    for side, (key, label, colour) in zip((axes, right), SCORES):
+        known = np.isfinite(scores[key])
+        _style(side, label)
+        side.yaxis.label.set_color(colour)
+        side.plot(x[known], scores[key][known], color=colour, linewidth=1.8, marker="o", markersize=4)
+        side.set_ylim(0, max(1.08 * scores[key][known].max(initial=0.0), 1e-3))
+    right.grid(visible=False)
+    right.spines["right"].set_visible(True)
+    right.spines["right"].set_color("#BBBBBB")
 
 
 def _shade_gap(axes: "Axes", x: np.ndarray, smooth: dict[str, np.ndarray]) -> None:

@@ -7,6 +7,7 @@ runs/00003-dfgan-noto-train-32/
     samples/        reals.png once; fixed prompts and noise at every snapshot
     checkpoints/    to resume from
     model/          to draw with: the averaged generator
+    best/           with --eval-every: the model that had the best score
 """
 
 import contextlib
@@ -68,6 +69,10 @@ class Run:
     @property
     def model(self) -> Path:
         return self.folder / "model"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best"
 
     def read_config(self) -> tuple[TrainConfig, dict[str, Any]]:
         """The settings of the run, and the facts on its data. Raises UserError, one line."""

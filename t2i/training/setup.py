@@ -112,7 +112,15 @@ def resumed_settings(
     settings, facts = run.read_config()
     if config is not None:
         raise UsageError("--config cannot change a run that is resumed; its settings are in its config.json")
-    may_change = ("kimg", "minutes", "accumulate", "checkpoint_minutes", "on_nan")  # none of them changes a step
+    may_change = (
+        "kimg",
+        "minutes",
+        "accumulate",
+        "checkpoint_minutes",
+        "eval_every",
+        "best_by",
+        "on_nan",
+    )  # none of them changes a step
     changed = [name for name, value in flags.items() if name not in may_change and getattr(settings, name) != value]
     if changed:
         raise UsageError(

@@ -78,6 +78,10 @@ class TrainedText:
         """Captions, by their ids in the data set, as token ids [B, L]."""
         return pad_ids([self.rows[caption] for caption in caption_ids])
 
+    def encode(self, captions: Sequence[str]) -> TextBatch:
+        """Captions of any data set as token ids [B, L]."""
+        return pad_ids(self.tokenizer.encode(captions))
+
     @torch.no_grad()
     def for_drawing(self, text: TextBatch) -> TextBatch:
         """Ids [B, L] -> the averaged encoder's embeddings [B, L, T]."""

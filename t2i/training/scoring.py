@@ -1,0 +1,101 @@
+"""Scores while a run trains: the averaged generator on held-out pictures, and the best model so far."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from t2i.config import TrainConfig
+from t2i.data.prepared import PreparedDataset, find_validation
+from t2i.errors import UsageError, UserError
+from t2i.evaluation.painter import Painter
+from t2i.evaluation.protocol import Evaluator, Options
+from t2i.files import read_json
+from t2i.models.folder import ModelDescription, save_model
+from t2i.text.pooler import TextBatch
+from t2i.training.run import Run
+from t2i.training.text import PreparedText, TrainedText
+
+# The setting's names -> the score's in a report, its column in metrics.jsonl.
+SCORES = {
+    "kd": ("KD-lite2", "kd_lite2"),
+    "fd": ("FD-lite2", "fd_lite2"),
+    "r-precision": ("R-precision", "r_precision"),
+}
+COLUMNS = tuple(column for _, column in SCORES.values())
+DISTANCES = ("kd", "fd")  # lower is better
+
+
+class Scoring:
+    """Made once a run; what no model changes is computed here. Raises UserError, one line, where nothing can be scored.
+
+    dataset: the training split, for the matcher. A score that cannot be had, and is not the one that models are chosen
+    by, is left out and `say` is told why.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: PreparedDataset,
+        text: PreparedText | TrainedText,
+        run: Run,
+        device: torch.device,
+        say: Callable[[str], None],
+    ):
+        self.best_by, self.run, self.text, self.device = config.best_by, run, text, device
+        data = PreparedDataset(config.eval_data) if config.eval_data else find_validation(dataset)
+        if data is None:
+            raise UserError(
+                f"--eval-every needs a validation split of {dataset.name} at {dataset.resolution} px beside "
+                f"{dataset.path}: t2i prepare --split val or --val-fraction makes one; --eval-data names another"
+            )
+        data.check()
+        if config.text_encoder == "prepared" and data.text["sha256"] != dataset.text["sha256"]:
+            raise UsageError(f"{data.path} was prepared with another text encoder than {dataset.path}")
+        self.evaluator = self._evaluator(data, dataset, config, say)
+        say(
+            f"scores every {config.eval_every:,} images: {self.evaluator.samples:,} samples against "
+            f"{len(data):,} pictures of {data.path}; best by {SCORES[self.best_by][0]}"
+        )
+
+    def look_and_keep(self, generator: nn.Module, description: ModelDescription) -> dict[str, float]:
+        """Score a generator in eval mode, {column: value}, and keep it where it is the best so far."""
+        sha256 = "" if isinstance(self.text, TrainedText) else self.evaluator.data.text["sha256"]
+        painter = Painter.of_generator(generator, self.evaluator.data.resolution, sha256, self._encode, self.device)
+        values = self.evaluator.score(painter).values()
+        name, _ = SCORES[self.best_by]
+        value, before = values[name], self._best()
+        if before is None or (value < before if self.best_by in DISTANCES else value > before):
+            description.training.update({"best_by": name, "score": value})
+            self.text.save(self.run.best)
+            save_model(self.run.best, generator, description)
+        return {column: values[name] for name, column in SCORES.values() if name in values}
+
+    def _evaluator(
+        self, data: PreparedDataset, train: PreparedDataset, config: TrainConfig, say: Callable[[str], None]
+    ) -> Evaluator:
+        options = {"samples": config.eval_samples, "device": str(self.device)}
+        try:
+            return Evaluator(data, train, Options(tuple(SCORES), **options))
+        except UserError as error:
+            # Too few captions for R-precision must not cost the distances, nor too few pictures R-precision.
+            kind = self.best_by in DISTANCES
+            evaluator = Evaluator(data, train, Options(tuple(n for n in SCORES if (n in DISTANCES) == kind), **options))
+            others = ", ".join(SCORES[name][0] for name in SCORES if (name in DISTANCES) != kind)
+            say(f"{others} left out: {error}")
+            return evaluator
+
+    def _best(self) -> float | None:
+        """The score of the best model so far; None where there is none by that score."""
+        name, _ = SCORES[self.best_by]
+        index = self.run.best / "model_index.json"
+        if not index.is_file():
+            return None
+        training = read_json(index, "model description").get("training")
+        value = training.get("score") if isinstance(training, dict) and training.get("best_by") == name else None
+        return float(value) if isinstance(value, int | float) else None
+
+    def _encode(self, prompts: Sequence[str]) -> TextBatch:
+        """Captions of another split, for an encoder that trains."""
+        assert isinstance(self.text, TrainedText)
+        return self.text.for_drawing(self.text.encode(prompts).to(self.device, torch.long))

@@ -1,0 +1,147 @@
+"""Scores while a run trains: they are there, they cost the training nothing, and the best model is the best."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from test_training import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
+
+from t2i import TextToImagePipeline
+from t2i.data.prepare import PrepareOptions, prepare
+from t2i.data.prepared import PreparedDataset
+from t2i.data.shapes import ShapesSource
+from t2i.errors import UsageError, UserError
+from t2i.evaluation import protocol
+from t2i.evaluation.painter import Painter
+from t2i.models import list_architectures
+from t2i.models.folder import load_model
+from t2i.training import scoring
+from t2i.training.loop import train
+from t2i.training.scoring import COLUMNS
+
+SCORED = {"eval_every": 16, "eval_samples": 100}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """EfficientNet-Lite2 at 64 px instead of 260."""
+    from t2i.evaluation.features import load_lite2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "load_lite2", lambda device: replace(load_lite2(device), resolution=64))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, hash_encoder) -> PreparedDataset:
+    """A training split with a validation split beside it."""
+    root = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 200), ("val", 120)):
+        out = root / f"shapes-{split}-16"
+        prepare(ShapesSource(count, split), out, hash_encoder, PrepareOptions(resolution=16, workers=1))
+    return PreparedDataset(root / "shapes-train-16")
+
+
+def lines(run):
+    return [json.loads(line) for line in open(run.folder / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize("arch", list_architectures())
+@pytest.mark.parametrize("text", [{}, {"text_encoder": "transformer", "encoder": SMALL_ENCODER}], ids=["", "trained"])
+def test_scores_are_logged_once_grown_up_and_change_no_bit_of_the_run(arch, text, data, tmp_path):
+    said = []
+    scored, _ = start(config(arch, **text, **SCORED), data, tmp_path / "scored", say=said.append)
+    plain, _ = start(config(arch, **text), data, tmp_path / "plain")
+    assert_same_bits(final_tensors(scored), final_tensors(plain))
+
+    with_scores = [line for line in lines(scored) if "kd_lite2" in line]
+    assert all(line["resolution"] == 16 for line in with_scores)
+    expected = [
+        line["images_seen"] for line in lines(scored) if line["images_seen"] % 16 == 0 and line["resolution"] == 16
+    ]
+    assert [line["images_seen"] for line in with_scores] == expected != []
+    assert all(set(COLUMNS) <= set(line) for line in with_scores)
+    assert "kd_lite2" in (scored.folder / "metrics.csv").read_text().splitlines()[0]
+    assert any("100 samples against 120 pictures" in line and "best by KD-lite2" in line for line in said)
+
+    # best/ holds the model of the lowest score, and draws.
+    best = min(with_scores, key=lambda line: line["kd_lite2"])
+    _, description, _ = load_model(scored.best)
+    assert description.training["best_by"] == "KD-lite2"
+    assert (description.training["score"], description.training["images_seen"]) == (
+        pytest.approx(best["kd_lite2"]),
+        best["images_seen"],
+    )
+
+
+def test_the_score_in_training_is_that_of_the_model_it_saves(data, tmp_path, hash_encoder, monkeypatch):
+    """What `t2i evaluate` says of the last model: the same pictures, the same number."""
+    settings = config(**SCORED)
+    run, _ = start(settings, data, tmp_path)
+    monkeypatch.setattr("t2i.pipeline.load_encoder", lambda *a, **k: hash_encoder)
+    painter = Painter.of_pipeline(TextToImagePipeline.from_pretrained(run.model, "cpu"))
+    validation = PreparedDataset(data.path.parent / "shapes-val-16")
+    values = protocol.score(painter, validation, data, metrics=("kd", "r-precision"), samples=100)
+    last = lines(run)[-1]
+    assert values["KD-lite2"] == pytest.approx(last["kd_lite2"], rel=1e-5)
+    assert values["R-precision"] == last["r_precision"]
+
+
+def test_a_resumed_run_keeps_the_best_and_scores_as_if_it_had_never_stopped(data, tmp_path):
+    settings = config(**SCORED)
+    whole, _ = start(settings, data, tmp_path / "whole")
+    asked = iter([False, False, False, True])
+    run, outcome = start(settings, data, tmp_path / "parts", stop=lambda: next(asked))
+    assert outcome.images_seen == 24
+    before = [line["kd_lite2"] for line in lines(run) if "kd_lite2" in line]
+    assert len(before) == 1  # at 16; a signal waits for no score
+    train(settings, data, run, CPU, resume=True)
+    pick = [{key: line.get(key) for key in ("images_seen", *COLUMNS)} for line in lines(whole)]
+    assert [{key: line.get(key) for key in ("images_seen", *COLUMNS)} for line in lines(run)] == pick
+    assert load_model(run.best)[2] == load_model(whole.best)[2]
+
+
+@pytest.mark.parametrize(
+    ("best_by", "values", "kept"),
+    [("kd", [0.3, 0.1, 0.2], 32), ("fd", [3.0, 2.0, 1.0], 48), ("r-precision", [0.1, 0.3, 0.2], 32)],
+)
+def test_best_is_chosen_by_the_score_that_was_named(best_by, values, kept, data, tmp_path, monkeypatch):
+    name, column = scoring.SCORES[best_by]
+    given = iter(values)
+
+    class Given:
+        def __init__(self, *_):
+            self.samples = 100
+            self.data = data
+
+        def score(self, painter):
+            return protocol.Report([protocol.Score(name, next(given), "", "", "", 100)], {})
+
+    monkeypatch.setattr(scoring, "Evaluator", Given)
+    run, _ = start(config(best_by=best_by, **SCORED), data, tmp_path)
+    assert [line[column] for line in lines(run) if column in line] == values
+    assert load_model(run.best)[1].training["images_seen"] == kept
+
+
+def test_what_cannot_be_scored_is_said_before_the_first_step(data, shapes_data, tmp_path, hash_encoder, monkeypatch):
+    with pytest.raises(UserError, match=r"needs a validation split of shapes at 16 px .*--val-fraction"):
+        start(config(**SCORED), shapes_data, tmp_path / "a")
+    few = tmp_path / "few"
+    prepare(ShapesSource(50, "val"), few, hash_encoder, PrepareOptions(resolution=16, workers=1))
+    with pytest.raises(UserError, match="too few for a distance between sets"):
+        start(config(**SCORED, eval_data=str(few)), data, tmp_path / "b")
+    monkeypatch.setattr(type(hash_encoder), "sha256", "1" * 64)
+    other = tmp_path / "other"
+    prepare(ShapesSource(120, "val"), other, hash_encoder, PrepareOptions(resolution=16, workers=1))
+    with pytest.raises(UsageError, match="another text encoder"):
+        start(config(**SCORED, eval_data=str(other)), data, tmp_path / "c")
+
+
+def test_too_few_pictures_for_a_matcher_leave_the_distances(data, tmp_path, hash_encoder):
+    small = tmp_path / "data" / "shapes-train-16"
+    prepare(ShapesSource(100), small, hash_encoder, PrepareOptions(resolution=16, workers=1))
+    said = []
+    validation = str(data.path.parent / "shapes-val-16")
+    run, _ = start(config(**SCORED, eval_data=validation), PreparedDataset(small), tmp_path / "run", say=said.append)
+    assert any(line.startswith("R-precision left out: ") for line in said)
+    assert "kd_lite2" in lines(run)[-1] and "r_precision" not in lines(run)[-1]
