@@ -10,7 +10,7 @@ from t2i import TextToImagePipeline
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
-from t2i.errors import UsageError, UserError
+from t2i.errors import UserError
 from t2i.evaluation import protocol
 from t2i.evaluation.painter import Painter
 from t2i.models import list_architectures
@@ -133,8 +133,17 @@ def test_what_cannot_be_scored_is_said_before_the_first_step(data, shapes_data, 
     monkeypatch.setattr(type(hash_encoder), "sha256", "1" * 64)
     other = tmp_path / "other"
     prepare(ShapesSource(120, "val"), other, hash_encoder, PrepareOptions(resolution=16, workers=1))
-    with pytest.raises(UsageError, match="another text encoder"):
+    with pytest.raises(UserError, match="another text encoder"):
         start(config(**SCORED, eval_data=str(other)), data, tmp_path / "c")
+
+
+def test_without_a_validation_split_no_run_folder_is_made(minilm_data, tmp_path, capfd):
+    from t2i.cli import run
+
+    assert run(["train", str(minilm_data), "--eval-every", "16", "--out", str(tmp_path / "runs")]) == 1
+    error = capfd.readouterr().err
+    assert "--eval-every needs a validation split" in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_too_few_pictures_for_a_matcher_leave_the_distances(data, tmp_path, hash_encoder):

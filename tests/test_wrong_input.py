@@ -417,6 +417,9 @@ def test_a_model_that_is_something_else(refused, here, minilm_data, tiny_run, ki
         (["--conditioning", "magic"], "--conditioning: input should be"),
         (["--amp", "--precision", "fp32"], "--amp means --precision bf16"),
         (["--device", "abacus"], "--device abacus"),
+        (["--eval-every", "0"], "--eval-every must be above 0"),
+        (["--eval-every", "8", "--best-by", "fid"], "--best-by: input should be"),
+        (["--best-by", "fd"], "--best-by needs --eval-every"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -135,9 +135,11 @@ def _check_gpus(gpus: int, device: str) -> None:
 def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks") -> None:
     """A new run; or, where torchrun starts a job again that had begun one, that run."""
     from t2i.data.prepared import PreparedDataset
+    from t2i.evaluation.features import load_lite2
     from t2i.training.checkpoint import list_checkpoints
     from t2i.training.distributed import RestartNote
     from t2i.training.run import Run
+    from t2i.training.scoring import held_out
     from t2i.training.setup import check_together, new_settings
 
     note = RestartNote(out)
@@ -154,6 +156,9 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     _show(settings, origin, dataset, device, ranks.size)
     if request.dry_run:
         return
+    if settings.eval_every:  # what it lacks shows before a run folder is made
+        held_out(settings, dataset)
+        load_lite2()
     facts = {
         "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
         "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),

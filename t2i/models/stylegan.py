@@ -294,37 +294,41 @@ _BATCH = {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8}
 _LR = {128: 1.5e-3, 256: 2e-3}
 
 
-def _stages(resolution: int, batch: int | None = None) -> list[dict]:
-    """From 8 px on: most of the run at the last resolution, half as much at the one before, the rest before."""
+def _stages(resolution: int, published: bool) -> list[dict]:
+    """From 8 px on: most of the run at the last resolution, a quarter at the one before, the rest before.
+
+    published: with the batches and learning rates of the paper, else with the run's own.
+    """
     sides = resolutions_to(resolution)[1:]
     shares = {side: 0.15 / max(1, len(sides) - 2) for side in sides}
     shares |= {sides[-2]: 0.25, sides[-1]: 0.6}
-    return [
-        {"resolution": side, "share": shares[side], "batch": batch or _BATCH[side], "lr": _LR.get(side, 1e-3)}
-        for side in sides
-    ]
+    own = {side: {"batch": _BATCH[side], "lr": _LR.get(side, 1e-3)} if published else {} for side in sides}
+    return [{"resolution": side, "share": shares[side], **own[side]} for side in sides]
 
 
-# `paper`: Karras et al. `original`: the student project that t2i re-does. `small`: what a CPU can train in an hour.
-#    preset      px   z_dim w_dim fmap_base fmap_max batch  lr_g  lr_d  kimg    stages
+# `paper`: Karras et al. `original`: the student project that t2i re-does. `small`: what a CPU can train in an hour
+# (docs/training.md has what its settings were chosen by).
+#    preset      px   z_dim w_dim mapping_layers fmap_base fmap_max batch lr_g  lr_d  kimg    stages
 _TABLE = (
-    ("paper",    32,  512,  512,  8192,     512,     64,    1e-3, 1e-3, 4_000,  _stages(32)),
-    ("paper",    64,  512,  512,  8192,     512,     32,    1e-3, 1e-3, 8_000,  _stages(64)),
-    ("paper",    128, 512,  512,  8192,     512,     16,    1e-3, 1e-3, 12_000, _stages(128)),
-    ("paper",    256, 512,  512,  8192,     512,     8,     1e-3, 1e-3, 16_000, _stages(256)),
-    ("original", 32,  256,  256,  4096,     256,     64,    1e-3, 1e-3, 1_000,  _stages(32)),
-    ("original", 64,  256,  256,  4096,     256,     32,    1e-3, 1e-3, 2_000,  _stages(64)),
-    ("original", 128, 256,  256,  4096,     256,     16,    1e-3, 1e-3, 4_000,  _stages(128)),
-    ("original", 256, 256,  256,  4096,     256,     8,     1e-3, 1e-3, 8_000,  _stages(256)),
-    ("small",    32,  128,  256,  512,      96,      32,    1e-3, 1e-3, 200,    _stages(32, 32)),
-    ("small",    64,  128,  256,  512,      96,      32,    1e-3, 1e-3, 300,    _stages(64, 32)),
-    ("small",    128, 128,  256,  512,      96,      32,    1e-3, 1e-3, 400,    _stages(128, 32)),
-    ("small",    256, 128,  256,  512,      96,      16,    1e-3, 1e-3, 600,    _stages(256, 16)),
+    ("paper",    32,  512,  512,  8,             8192,     512,     64,   1e-3, 1e-3, 4_000,  _stages(32, True)),
+    ("paper",    64,  512,  512,  8,             8192,     512,     32,   1e-3, 1e-3, 8_000,  _stages(64, True)),
+    ("paper",    128, 512,  512,  8,             8192,     512,     16,   1e-3, 1e-3, 12_000, _stages(128, True)),
+    ("paper",    256, 512,  512,  8,             8192,     512,     8,    1e-3, 1e-3, 16_000, _stages(256, True)),
+    ("original", 32,  256,  256,  8,             4096,     256,     64,   1e-3, 1e-3, 1_000,  _stages(32, True)),
+    ("original", 64,  256,  256,  8,             4096,     256,     32,   1e-3, 1e-3, 2_000,  _stages(64, True)),
+    ("original", 128, 256,  256,  8,             4096,     256,     16,   1e-3, 1e-3, 4_000,  _stages(128, True)),
+    ("original", 256, 256,  256,  8,             4096,     256,     8,    1e-3, 1e-3, 8_000,  _stages(256, True)),
+    ("small",    32,  128,  256,  2,             512,      96,      32,   4e-3, 2e-3, 200,    _stages(32, False)),
+    ("small",    64,  128,  256,  2,             512,      96,      32,   4e-3, 2e-3, 300,    _stages(64, False)),
+    ("small",    128, 128,  256,  2,             512,      96,      32,   4e-3, 2e-3, 400,    _stages(128, False)),
+    ("small",    256, 128,  256,  2,             512,      96,      16,   4e-3, 2e-3, 600,    _stages(256, False)),
 )  # fmt: skip
-_COLUMNS = ("z_dim", "w_dim", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "kimg", "stages")
+_COLUMNS = ("z_dim", "w_dim", "mapping_layers", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "kimg", "stages")
 _PRESETS = preset_rows(_COLUMNS, _TABLE)
 for _row in _PRESETS["original"].values():
     _row.update(loss="wgan-gp", penalty="wgan-gp", penalty_every=1)
+for _resolution, _row in _PRESETS["small"].items():
+    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, penalty_every=8)
 
 
 STYLEGAN = register(

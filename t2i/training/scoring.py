@@ -7,7 +7,7 @@ from torch import nn
 
 from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset, find_validation
-from t2i.errors import UsageError, UserError
+from t2i.errors import UserError
 from t2i.evaluation.painter import Painter
 from t2i.evaluation.protocol import Evaluator, Options
 from t2i.files import read_json
@@ -24,6 +24,22 @@ SCORES = {
 }
 COLUMNS = tuple(column for _, column in SCORES.values())
 DISTANCES = ("kd", "fd")  # lower is better
+
+
+def held_out(config: TrainConfig, dataset: PreparedDataset) -> PreparedDataset:
+    """The data that a run on `dataset` is scored on. Raises UserError, one line, where there are none that fit."""
+    data = PreparedDataset(config.eval_data) if config.eval_data else find_validation(dataset)
+    if data is None:
+        raise UserError(
+            f"--eval-every needs a validation split of {dataset.name} at {dataset.resolution} px beside "
+            f"{dataset.path}: t2i prepare --split val or --val-fraction makes one, eval_data in a run.toml names one"
+        )
+    data.check()
+    if data.resolution != dataset.resolution:
+        raise UserError(f"{data.path} holds {data.resolution} px, {dataset.path} {dataset.resolution} px")
+    if config.text_encoder == "prepared" and data.text["sha256"] != dataset.text["sha256"]:
+        raise UserError(f"{data.path} was prepared with another text encoder than {dataset.path}")
+    return data
 
 
 class Scoring:
@@ -43,15 +59,7 @@ class Scoring:
         say: Callable[[str], None],
     ):
         self.best_by, self.run, self.text, self.device = config.best_by, run, text, device
-        data = PreparedDataset(config.eval_data) if config.eval_data else find_validation(dataset)
-        if data is None:
-            raise UserError(
-                f"--eval-every needs a validation split of {dataset.name} at {dataset.resolution} px beside "
-                f"{dataset.path}: t2i prepare --split val or --val-fraction makes one; --eval-data names another"
-            )
-        data.check()
-        if config.text_encoder == "prepared" and data.text["sha256"] != dataset.text["sha256"]:
-            raise UsageError(f"{data.path} was prepared with another text encoder than {dataset.path}")
+        data = held_out(config, dataset)
         self.evaluator = self._evaluator(data, dataset, config, say)
         say(
             f"scores every {config.eval_every:,} images: {self.evaluator.samples:,} samples against "

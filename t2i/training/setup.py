@@ -62,6 +62,8 @@ def new_settings(
         (str(config), {name: value for name, value in file.items() if name != "preset"}),
         (COMMAND_LINE, {name: value for name, value in flags.items() if name != "preset"}),
     )
+    if "best_by" in named and resolved.eval_every is None:
+        raise UsageError("--best-by needs --eval-every: only a run that is scored has a best model")
     check_together(resolved)
     return resolved, origin
 
