@@ -14,6 +14,7 @@ import torch
 
 from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
+from t2i.files import sweep
 from t2i.models import get_architecture
 from t2i.models.folder import ModelDescription, save_model
 from t2i.models.growing import Growth, real_at, set_growth
@@ -92,6 +93,8 @@ def train(
     preview = Preview(dataset, text, state.generator.z_dim, config.seed, device)
     watch = CollapseWatch()
     if ranks.first:
+        for folder in (run.folder, run.samples):
+            sweep(folder)  # what a killed run was writing
         metrics_log = MetricsLog(run.folder, COLUMNS, tensorboard=config.tensorboard)
         metrics_log.rewind(images_seen)
         if not (run.samples / "reals.png").is_file():

@@ -116,6 +116,8 @@ def check(arch, trained_text, points, data, tmp_path):
         resumed = in_a_child(lambda: train(config, data, run, CPU, resume=begun, say=quiet))  # noqa: B023
         assert resumed == 0, point
         assert same_bits(state_of(run), expected), point
+        strays = [path for path in run.folder.rglob("*") if path.name.endswith((".tmp", ".new"))]
+        assert not strays, (point, strays)
 
 
 def quiet(line):
