@@ -6,8 +6,18 @@ import pytest
 import torch
 
 from t2i.models import get_architecture
-from t2i.models.layers import Blur, EqualConv2d, EqualLinear, downsample, minibatch_std, pixel_norm, upsample
-from t2i.models.stylegan import MIXING, StyleLayer, resolutions_to, width
+from t2i.models.layers import (
+    Blur,
+    EqualConv2d,
+    EqualLinear,
+    downsample,
+    minibatch_std,
+    pixel_norm,
+    resolutions_to,
+    upsample,
+    width,
+)
+from t2i.models.stylegan import MIXING, StyleLayer
 from t2i.text.pooler import TextBatch, TextStatistics
 
 
@@ -148,8 +158,8 @@ def test_text_moves_a_logit_by_projection_and_an_unconditional_one_stays():
     _, discriminator = build()
     features = discriminator.features(torch.rand(2, 3, 16, 16))
     pooled = discriminator.pool(text())
-    bias = discriminator.project.bias.detach() * discriminator.project.lr_multiplier
-    alone = discriminator.unconditional(features).flatten() + (features * bias).sum(1) * bias.numel() ** -0.5
+    bias = discriminator.head.project.bias.detach() * discriminator.head.project.lr_multiplier
+    alone = discriminator.head.unconditional(features).flatten() + (features * bias).sum(1) * bias.numel() ** -0.5
     torch.testing.assert_close(discriminator.logits(features, torch.zeros_like(pooled)), alone)
     first, second = discriminator.logits(features, pooled), discriminator.logits(features, 3 * pooled)
     torch.testing.assert_close(second - alone, 3 * (first - alone))

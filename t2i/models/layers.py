@@ -12,6 +12,18 @@ SQRT2 = math.sqrt(2)
 GROUP = 4  # pictures of a minibatch that minibatch standard deviation looks at together
 
 
+def resolutions_to(resolution: int) -> list[int]:
+    """[4, 8, ..., resolution]. Raises ValueError where it is no power of two from 4 on."""
+    if resolution < 4 or resolution & (resolution - 1):
+        raise ValueError(f"a StyleGAN's resolution is a power of two from 4 on, not {resolution}")
+    return [2**power for power in range(2, resolution.bit_length())]
+
+
+def width(resolution: int, fmap_base: int, fmap_max: int) -> int:
+    """Channels at a resolution: at most fmap_max, and fmap_base over half of the resolution (SG1, table of PG)."""
+    return max(1, min(2 * fmap_base // resolution, fmap_max))
+
+
 def leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
 
@@ -89,3 +101,30 @@ def minibatch_std(x: Tensor) -> Tensor:
     std = (y.var(1, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # [B / G]
     std = std.repeat_interleave(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
     return torch.cat([x, std.to(x.dtype)], dim=1)
+
+
+class ProjectionHead(nn.Module):
+    """The last layers of a style-based discriminator: 4x4 features and a caption's condition -> a logit.
+
+    The logit is an unconditional one plus the projection of the features on the condition (Miyato & Koyama 2018).
+    """
+
+    def __init__(self, channels: int, condition: int):
+        super().__init__()
+        self.conv = EqualConv2d(channels + 1, channels, 3)
+        self.dense = EqualLinear(channels * 4 * 4, channels)
+        self.unconditional = EqualLinear(channels, 1, gain=1.0)
+        self.project = EqualLinear(condition, channels, gain=1.0)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[B, C, 4, 4] -> [B, C], which know how much the pictures of a group differ."""
+        x = leaky_relu(self.conv(minibatch_std(x)))
+        return leaky_relu(self.dense(x.flatten(1)))
+
+    def logits(self, features: Tensor, condition: Tensor) -> Tensor:
+        """[B, C] and [B, E] -> [B], in at least fp32."""
+        features = at_least_fp32(features)
+        with torch.autocast(features.device.type, enabled=False):
+            text = self.project(condition.to(features.dtype))
+            match = (features * text).sum(1) * text.shape[1] ** -0.5
+            return self.unconditional(features).flatten() + match

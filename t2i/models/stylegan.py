@@ -25,11 +25,13 @@ from t2i.models.layers import (
     Blur,
     EqualConv2d,
     EqualLinear,
+    ProjectionHead,
     downsample,
     leaky_relu,
-    minibatch_std,
     pixel_norm,
+    resolutions_to,
     upsample,
+    width,
 )
 from t2i.models.registry import Architecture, preset_rows, register
 from t2i.precision import at_least_fp32
@@ -37,18 +39,6 @@ from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
 
 TYPICAL = 64  # noises whose mean w is the centre that truncation pulls to
 MIXING = 0.9  # share of the training pictures with styles of two noises
-
-
-def resolutions_to(resolution: int) -> list[int]:
-    """[4, 8, ..., resolution]. Raises ValueError where it is no power of two from 4 on."""
-    if resolution < 4 or resolution & (resolution - 1):
-        raise ValueError(f"a StyleGAN's resolution is a power of two from 4 on, not {resolution}")
-    return [2**power for power in range(2, resolution.bit_length())]
-
-
-def width(resolution: int, fmap_base: int, fmap_max: int) -> int:
-    """Channels at a resolution: at most fmap_max, and fmap_base over half of the resolution (SG1, table of PG)."""
-    return max(1, min(2 * fmap_base // resolution, fmap_max))
 
 
 class Mapping(nn.Module):
@@ -252,11 +242,7 @@ class StyleGANDiscriminator(nn.Module):
         self.blocks = nn.ModuleDict(
             {str(side): DiscriminatorBlock(widths[side], widths[side // 2]) for side in widths if side > 4}
         )
-        last = widths[4]
-        self.conv = EqualConv2d(last + 1, last, 3)
-        self.dense = EqualLinear(last * 4 * 4, last)
-        self.unconditional = EqualLinear(last, 1, gain=1.0)
-        self.project = EqualLinear(self.pooler.out_width, last, gain=1.0)
+        self.head = ProjectionHead(widths[4], self.pooler.out_width)
 
     def features(self, images: Tensor) -> Tensor:  # [B, 3, r, r] -> [B, C]
         side, alpha = self.growth
@@ -268,8 +254,7 @@ class StyleGANDiscriminator(nn.Module):
         while side > 4:
             x = self.blocks[str(side)](x)
             side //= 2
-        x = leaky_relu(self.conv(minibatch_std(x)))  # [B, C, 4, 4]
-        return leaky_relu(self.dense(x.flatten(1)))
+        return self.head.features(x)
 
     def _from_rgb(self, images: Tensor, side: int) -> Tensor:
         return leaky_relu(self.from_rgb[str(side)](images))
@@ -278,12 +263,7 @@ class StyleGANDiscriminator(nn.Module):
         return self.pooler(text)
 
     def logits(self, features: Tensor, condition: Tensor) -> Tensor:
-        """The unconditional logit and the projection of the features on the text, both in fp32."""
-        features = at_least_fp32(features)
-        with torch.autocast(features.device.type, enabled=False):
-            text = self.project(condition.to(features.dtype))
-            match = (features * text).sum(1) * text.shape[1] ** -0.5
-            return self.unconditional(features).flatten() + match
+        return self.head.logits(features, condition)
 
     def forward(self, images: Tensor, text: TextBatch) -> Tensor:
         return self.logits(self.features(images), self.pool(text))

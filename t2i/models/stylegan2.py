@@ -1,0 +1,255 @@
+"""StyleGAN2 from text: modulated convolutions, RGB skips, a residual discriminator.
+
+Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020 (SG2). It has no progressive growing:
+the generator sums RGB pictures of every resolution, so that training itself shifts from coarse to fine.
+
+Text enters the generator's w beside what the mapping makes of the noise, as in StyleGAN-T (Sauer et al. 2023, sec.
+3.1), so that truncation acts on the noise alone; the discriminator has a projection term beside its unconditional
+logit (Miyato & Koyama 2018), and sees wrong captions.
+
+Departures from the paper: no noise images and no style mixing (nothing that a caption speaks of), no path length
+penalty, and R1 is taken in the same optimiser step as the loss.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2i.models.layers import (
+    GROUP,
+    SQRT2,
+    Blur,
+    EqualConv2d,
+    EqualLinear,
+    ProjectionHead,
+    downsample,
+    leaky_relu,
+    pixel_norm,
+    resolutions_to,
+    width,
+)
+from t2i.models.registry import Architecture, preset_rows, register
+from t2i.precision import at_least_fp32
+from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
+
+TYPICAL = 1024  # noises whose mean w is the centre that truncation pulls to
+
+
+def upsample(x: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, C, 2h, 2w], bilinear: inside the borders the filter [1, 3, 3, 1] of SG2."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class ModulatedConv2d(nn.Module):
+    """A convolution whose input channels are scaled by a style, and whose output has variance 1 again (SG2, eq. 1, 3).
+
+    [B, c_in, h, w] and w [B, W] -> [B, c_out, h, w]. Scaling input and output, with one kernel for the batch, is the
+    same as a kernel for each picture, and faster than the grouped convolution which that takes.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, w_dim: int, *, demodulate: bool = True):
+        super().__init__()
+        self.style = EqualLinear(w_dim, c_in, gain=1.0, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
+        self.scale = (c_in * kernel * kernel) ** -0.5
+        self.padding, self.demodulate = kernel // 2, demodulate
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = at_least_fp32(self.style(w))  # [B, c_in]
+        weight = self.weight * self.scale
+        y = F.conv2d(x * style[..., None, None].to(x.dtype), weight, padding=self.padding)
+        if not self.demodulate:
+            return y
+        with torch.autocast(x.device.type, enabled=False):
+            power = weight.square().sum((2, 3)).to(style.dtype)  # [c_out, c_in]
+            factor = torch.rsqrt(style.square() @ power.T + 1e-8)  # [B, c_out]
+        return y * factor[..., None, None].to(y.dtype)
+
+
+class StyledConv(nn.Module):
+    """Modulated conv3, bias, leaky ReLU with its gain."""
+
+    def __init__(self, c_in: int, c_out: int, w_dim: int):
+        super().__init__()
+        self.conv = ModulatedConv2d(c_in, c_out, 3, w_dim)
+        self.bias = nn.Parameter(torch.zeros(c_out))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = self.conv(x, w)
+        return leaky_relu(x + self.bias.to(x.dtype)[:, None, None]) * SQRT2
+
+
+class ToRGB(nn.Module):
+    """[B, C, h, w] and w -> [B, 3, h, w] in at least fp32: modulated conv1, not demodulated (SG2, fig. 7b)."""
+
+    def __init__(self, channels: int, w_dim: int):
+        super().__init__()
+        self.conv = ModulatedConv2d(channels, 3, 1, w_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return at_least_fp32(self.conv(x, w)) + self.bias[:, None, None]
+
+
+class StyleGAN2Generator(nn.Module):
+    """noise [B, z_dim] and a TextBatch -> images [B, 3, R, R], about [-1, 1]."""
+
+    def __init__(
+        self,
+        resolution: int,
+        conditioning: str,
+        statistics: TextStatistics,
+        *,
+        z_dim: int = 64,
+        w_dim: int = 512,
+        mapping_layers: int = 2,
+        fmap_base: int = 16384,
+        fmap_max: int = 512,
+    ):
+        super().__init__()
+        self.resolution, self.z_dim = resolution, z_dim
+        self.pooler = make_pooler(conditioning, statistics)
+        self.text = EqualLinear(self.pooler.out_width, w_dim, gain=1.0)
+        widths = [z_dim] + [w_dim] * mapping_layers
+        self.mapping = nn.ModuleList(EqualLinear(a, b, lr_multiplier=0.01) for a, b in pairwise(widths))
+        sides = resolutions_to(resolution)
+        channels = [width(side, fmap_base, fmap_max) for side in sides]
+        both = 2 * w_dim
+        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        self.first = StyledConv(channels[0], channels[0], both)
+        self.convs = nn.ModuleList(
+            nn.ModuleList([StyledConv(a, b, both), StyledConv(b, b, both)]) for a, b in pairwise(channels)
+        )
+        self.to_rgb = nn.ModuleList(ToRGB(c, both) for c in channels)
+        self.register_buffer("typical", torch.randn(TYPICAL, z_dim))
+
+    @property
+    def layer_count(self) -> int:
+        """Style layers: one at 4 px, two at each other resolution, and the last ToRGB."""
+        return 2 * len(self.to_rgb)
+
+    def pool(self, text: TextBatch) -> Tensor:  # -> [B, E]
+        return self.pooler(text)
+
+    def map(self, z: Tensor) -> Tensor:  # [B, Z] -> [B, W]
+        x = pixel_norm(z)
+        for layer in self.mapping:
+            x = leaky_relu(layer(x))
+        return at_least_fp32(x)
+
+    def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        """w for each layer, [B, layers, 2 W]: what the mapping makes of the noise, and the text.
+
+        truncation_psi pulls the noise's half to its mean (Karras et al. 2019, sec. B); the text's half stays.
+        """
+        w = self.map(z)
+        if truncation_psi != 1:
+            w = self.map(self.typical).mean(0, keepdim=True).lerp(w, truncation_psi)
+        text = pixel_norm(self.text(condition))
+        return torch.cat([w, text], dim=1)[:, None].expand(-1, self.layer_count, -1)
+
+    def render(self, styles: Tensor) -> Tensor:
+        """Styles [B, layers, 2 W] -> images [B, 3, R, R]."""
+        x = self.first(self.constant.expand(len(styles), -1, -1, -1), styles[:, 0])
+        rgb = self.to_rgb[0](x, styles[:, 1])
+        for number, (up, conv) in enumerate(self.convs, start=1):
+            x = up(upsample(x), styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
+            x = conv(x, styles[:, 2 * number])
+            rgb = upsample(rgb) + self.to_rgb[number](x, styles[:, 2 * number + 1])
+        return rgb
+
+    def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        return self.render(self.styles(z, condition, truncation_psi))
+
+    def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
+        return self.synthesis(z, self.pool(text), truncation_psi)
+
+
+class ResidualBlock(nn.Module):
+    """[B, c_in, h, w] -> [B, c_out, h/2, w/2]: (shortcut + two conv3) / sqrt 2 (SG2, fig. 7c)."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        self.conv1 = EqualConv2d(c_in, c_in, 3)
+        self.conv2 = EqualConv2d(c_in, c_out, 3)
+        self.shortcut = EqualConv2d(c_in, c_out, 1, gain=1.0, bias=False)
+        self.blur = Blur()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = leaky_relu(self.conv2(self._halve(leaky_relu(self.conv1(x)))))
+        return (y + self.shortcut(self._halve(x))) * SQRT2**-1
+
+    def _halve(self, x: Tensor) -> Tensor:
+        """[1, 2, 1], then the mean of each four pixels: together the filter [1, 3, 3, 1]."""
+        return downsample(self.blur(x))
+
+
+class StyleGAN2Discriminator(nn.Module):
+    """images [B, 3, R, R] and a TextBatch -> logits [B]."""
+
+    def __init__(
+        self,
+        resolution: int,
+        conditioning: str,
+        statistics: TextStatistics,
+        *,
+        fmap_base: int = 16384,
+        fmap_max: int = 512,
+        **_generator_only: object,
+    ):
+        super().__init__()
+        self.pooler = make_pooler(conditioning, statistics)
+        channels = [width(side, fmap_base, fmap_max) for side in reversed(resolutions_to(resolution))]
+        self.from_rgb = EqualConv2d(3, channels[0], 1)
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(channels))
+        self.head = ProjectionHead(channels[-1], self.pooler.out_width)
+
+    def features(self, images: Tensor) -> Tensor:  # [B, 3, R, R] -> [B, C]
+        x = leaky_relu(self.from_rgb(images))
+        for block in self.blocks:
+            x = block(x)
+        return self.head.features(x)
+
+    def pool(self, text: TextBatch) -> Tensor:
+        return self.pooler(text)
+
+    def logits(self, features: Tensor, condition: Tensor) -> Tensor:
+        return self.head.logits(features, condition)
+
+    def forward(self, images: Tensor, text: TextBatch) -> Tensor:
+        return self.logits(self.features(images), self.pool(text))
+
+
+# `paper`: SG2's widths (its configuration F). `small`: what a CPU trains in an hour.
+#    preset   px   z_dim w_dim fmap_base fmap_max batch  lr_g  lr_d  penalty_every  kimg
+_TABLE = (
+    ("paper", 32,  512,  512,  16384,    512,     64,    2e-3, 2e-3, 16,            4_000),
+    ("paper", 64,  512,  512,  16384,    512,     64,    2e-3, 2e-3, 16,            8_000),
+    ("paper", 128, 512,  512,  16384,    512,     32,    2e-3, 2e-3, 16,            12_000),
+    ("paper", 256, 512,  512,  16384,    512,     32,    2e-3, 2e-3, 16,            16_000),
+    ("small", 32,  64,   128,  512,      96,      32,    2e-3, 2e-3, 8,             400),
+    ("small", 64,  64,   128,  512,      96,      32,    2e-3, 2e-3, 8,             600),
+    ("small", 128, 64,   128,  512,      96,      32,    2e-3, 2e-3, 8,             800),
+    ("small", 256, 64,   128,  512,      96,      16,    2e-3, 2e-3, 8,             1_200),
+)  # fmt: skip
+_COLUMNS = ("z_dim", "w_dim", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "penalty_every", "kimg")
+_PRESETS = preset_rows(_COLUMNS, _TABLE)
+for _resolution, _row in _PRESETS["small"].items():
+    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2)
+
+
+STYLEGAN2 = register(
+    Architecture(
+        name="stylegan2",
+        summary="StyleGAN2 (Karras et al. 2020) from text: modulated convolutions, RGB skips, residual discriminator",
+        build_generator=StyleGAN2Generator,
+        build_discriminator=StyleGAN2Discriminator,
+        model_options={"z_dim": 64, "w_dim": 512, "mapping_layers": 2, "fmap_base": 16384, "fmap_max": 512},
+        presets=_PRESETS,
+        defaults={"loss": "logistic", "penalty": "r1", "penalty_every": 16, "beta1": 0.0, "beta2": 0.99},
+        smallest={"z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8},
+        group=GROUP,
+    )
+)

@@ -1,0 +1,91 @@
+"""StyleGAN2's parts against their definitions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from t2i.models import get_architecture
+from t2i.models.layers import downsample
+from t2i.models.stylegan2 import ModulatedConv2d, ResidualBlock, StyledConv, StyleGAN2Generator, upsample
+from t2i.text.pooler import TextBatch, TextStatistics
+
+SMALLEST = get_architecture("stylegan2").smallest
+
+
+def text(batch=2):
+    generator = torch.Generator().manual_seed(1)
+    return TextBatch(torch.randn(batch, 5, 24, generator=generator), torch.ones(batch, 5, dtype=torch.bool))
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(0)
+    return StyleGAN2Generator(16, "attention", TextStatistics.identity(24), **SMALLEST).eval()
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+def test_scaling_in_and_out_is_a_kernel_for_each_picture(demodulate):
+    """SG2, eq. 1 and 3, with the kernels written out, one group a picture."""
+    torch.manual_seed(0)
+    conv = ModulatedConv2d(6, 5, 3, 7, demodulate=demodulate).double()
+    x, w = torch.randn(4, 6, 8, 8).double(), torch.randn(4, 7).double()
+    kernels = conv.weight * conv.scale * conv.style(w)[:, None, :, None, None]  # [B, c_out, c_in, k, k]
+    if demodulate:
+        kernels = kernels / (kernels.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
+    expected = F.conv2d(x.reshape(1, 24, 8, 8), kernels.reshape(20, 6, 3, 3), padding=1, groups=4)
+    torch.testing.assert_close(conv(x, w), expected.reshape(4, 5, 8, 8))
+
+
+def test_a_style_starts_at_one_and_a_layer_keeps_the_variance():
+    torch.manual_seed(0)
+    layer = StyledConv(64, 64, 32)
+    assert torch.equal(layer.conv.style.bias, torch.ones(64))
+    x = layer(torch.randn(8, 64, 16, 16), torch.zeros(8, 32))
+    assert float(x[..., 1:-1, 1:-1].detach().square().mean()) == pytest.approx(1.0, rel=0.1)
+
+
+def test_up_and_down_are_the_papers_filter():
+    """[1, 3, 3, 1] in both directions, inside the borders."""
+    kernel = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    kernel = torch.outer(kernel, kernel)[None, None]
+    x = torch.randn(2, 1, 8, 8)
+    spread = torch.zeros(2, 1, 16, 16)
+    spread[..., ::2, ::2] = x
+    expected = F.conv2d(F.pad(spread, (2, 1, 2, 1)), 4 * kernel)
+    torch.testing.assert_close(upsample(x)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
+
+    halve = ResidualBlock(1, 1)._halve
+    expected = F.conv2d(F.pad(x, (1, 1, 1, 1)), kernel, stride=2)
+    torch.testing.assert_close(halve(x)[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
+    assert downsample(x).shape == halve(x).shape
+
+
+def test_truncation_takes_the_noise_and_leaves_the_text(generator):
+    z = torch.randn(6, generator.z_dim)
+    condition = generator.pool(text(1)).expand(6, -1)
+    full, half, none = (generator.styles(z, condition, psi) for psi in (1.0, 0.5, 0.0))
+    width = full.shape[2] // 2
+    for styles in (half, none):
+        assert torch.equal(styles[..., width:], full[..., width:])  # the prompt's half
+    torch.testing.assert_close(none[0], none[5])  # one picture a prompt
+    torch.testing.assert_close(half[..., :width], (full + none)[..., :width] / 2)
+
+
+def test_every_style_layer_is_read(generator):
+    """Each w of render moves the picture: none is passed over."""
+    styles = torch.randn(1, generator.layer_count, 2 * SMALLEST["w_dim"])
+    plain = generator.render(styles)
+    assert plain.shape == (1, 3, 16, 16)
+    for layer in range(generator.layer_count):
+        moved = styles.clone()
+        moved[:, layer] += 1
+        assert not torch.allclose(generator.render(moved), plain), layer
+    with pytest.raises(IndexError):
+        generator.render(styles[:, :-1])
+
+
+def test_noise_and_text_both_move_the_picture(generator):
+    z, captions = torch.randn(2, generator.z_dim), text()
+    plain = generator(z, captions)
+    assert not torch.allclose(generator(z.flip(0), captions), plain)
+    assert not torch.allclose(generator(z, TextBatch(captions.tokens.flip(0), captions.mask)), plain)
