@@ -3,49 +3,30 @@
     python benchmarks/quality.py run DATA VARIANT [VARIANT ...] --minutes 20 --looks 4 --out quality.jsonl
     python benchmarks/quality.py report quality.jsonl [...] --plot quality.png
 
-VARIANT: an architecture ("stylegan2"), or a name and settings ("wide=stylegan2,fmap_base=1024,lr_g=1e-3"): settings of
-TrainConfig or of the architecture. Each is trained for the same minutes in equal parts, from which it resumes, and
+VARIANT: an architecture ("stylegan2"), or a name and settings ("wide=stylegan2,fmap_base=1024,lr_g=1e-3"), see
+variants.py. Each is trained for the same minutes in equal parts, from which it resumes, and
 scored after each part on the validation split beside DATA; scoring costs it no training time. Repeat with --seed for
 more seeds; run two at once with OMP_NUM_THREADS=1 and two --out files, both of the same kind.
 """
 
 import argparse
-import contextlib
-import dataclasses
 import json
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from variants import settings_of
 
 from t2i import TextToImagePipeline
 from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.device import pick_device
 from t2i.evaluation.painter import Painter
 from t2i.evaluation.protocol import Evaluator, Options
-from t2i.models import get_architecture
 from t2i.training.loop import train
 from t2i.training.run import Run
-from t2i.training.setup import new_settings
 
 SHOWN = ("FD-lite2", "KD-lite2", "R-precision", "recall", "colour", "size", "shape", "background")
-
-
-def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
-    """ "name=arch,setting=value,..." -> name and settings, the architecture's own in "model"."""
-    name, _, rest = text.partition("=") if "=" in text.split(",")[0] else (text, "", text)
-    arch, *pairs = rest.split(",")
-    settings: dict[str, Any] = {"arch": arch}
-    own = get_architecture(arch).model_options
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        with contextlib.suppress(tomllib.TOMLDecodeError):  # else it is a word
-            value = tomllib.loads(f"x = {value}")["x"]
-        (settings.setdefault("model", {}) if key in own else settings)[key] = value
-    return name, settings
 
 
 def run(options: argparse.Namespace) -> None:
@@ -56,12 +37,9 @@ def run(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
     evaluator = Evaluator(validation, data, Options(samples=options.samples, device=str(device), scenes=options.scenes))
     for text in options.variants:
-        name, given = parse_variant(text)
-        model = given.pop("model", {})
-        flags = {"precision": "bf16", "kimg": 100_000.0, "snapshot_kimg": 1e6, "seed": options.seed, **given}
-        settings, _ = new_settings(data, flags, None, device.type)
         part = options.minutes / options.looks
-        settings = dataclasses.replace(settings, minutes=part, model={**settings.model, **model})
+        ours = {"kimg": 100_000.0, "snapshot_kimg": 1e6, "seed": options.seed, "minutes": part}
+        name, settings = settings_of(text, data, device, **ours)
         facts = {"name": data.name, "split": data.split, "resolution": data.resolution, "path": str(data.path),
                  "fingerprint": data.fingerprint}  # fmt: skip
         run = Run.create(options.runs, settings, facts, str(device))

@@ -1,0 +1,107 @@
+"""Pictures a second of a whole training step (data, both phases, averages), for variants that take turns.
+
+    python benchmarks/training_step.py DATA VARIANT [VARIANT ...] [--steps 16] [--turns 5] [--profile]
+
+VARIANT: see variants.py. The turns of the variants alternate in one process, so that a busy machine slows all of them;
+the ratio is the median over the turns of each variant's speed by the first one's. --profile adds where the time of a
+step goes, by torch.profiler.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from variants import settings_of
+
+from t2i.config import TrainConfig
+from t2i.data.prepared import PreparedDataset
+from t2i.device import pick_device
+from t2i.models.growing import real_at
+from t2i.training.distributed import ALONE
+from t2i.training.growth import Schedule
+from t2i.training.loading import BatchLoader
+from t2i.training.randomness import StepRandom
+from t2i.training.state import TrainingState
+from t2i.training.text import make_text
+
+
+class Steps:
+    """A run without its loop: `take(n)` trains n steps at full size and returns the seconds they took."""
+
+    def __init__(self, settings: TrainConfig, data: PreparedDataset, device: torch.device):
+        self.settings, self.device = settings, device
+        text = make_text(settings, data, Path(tempfile.mkdtemp()), write=False)
+        self.state = TrainingState(settings, data.resolution, text, device)
+        self.loader = BatchLoader(data, text, settings.seed, device, ALONE)
+        schedule = Schedule(settings, data.resolution)
+        self.span = schedule.spans[-1]
+        self.images_seen = self.span.faded
+        self.state.enter(self.span, self.span.growth(self.images_seen), begins=True)
+
+    def take(self, count: int) -> float:
+        self._wait()
+        started = time.perf_counter()
+        for _ in range(count):
+            self._step()
+        self._wait()
+        return time.perf_counter() - started
+
+    def _step(self) -> None:
+        size = self.span.batch
+        batch = self.loader.load(self.images_seen, size)
+        batch.images = real_at(batch.images, self.span.growth(self.images_seen))
+        random = StepRandom(self.settings.seed, self.images_seen, size, device=str(self.device))
+        step = self.span.step(self.images_seen)
+        for phase in self.state.phases:
+            self.state.accumulate(phase, batch, self.settings.accumulate, step, random, ALONE, size)
+            self.state.update(phase, self.images_seen)
+        self.images_seen += size
+        self.state.average(self.images_seen, size)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("variants", nargs="+")
+    parser.add_argument("--steps", type=int, default=16, help="a turn; a multiple of penalty_every")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    data, device = PreparedDataset(options.data), pick_device(options.device)
+    runs = {}
+    for text in options.variants:
+        name, settings = settings_of(text, data, device)
+        runs[name] = Steps(settings, data, device)
+        runs[name].take(2)
+    speeds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(options.turns):
+        for name, run in runs.items():
+            speeds[name].append(options.steps * run.span.batch / run.take(options.steps))
+    print(f"{data.path}, {data.resolution} px, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    first = next(iter(speeds.values()))
+    for name, values in speeds.items():
+        ratio = statistics.median(a / b for a, b in zip(values, first))
+        print(
+            f"{name:24} batch {runs[name].span.batch}  {statistics.median(values):8.1f} pictures/s "
+            f"({min(values):.1f}-{max(values):.1f})  {ratio:.2f} times the first"
+        )
+    if options.profile:
+        for name, run in runs.items():
+            with torch.profiler.profile() as profile:
+                run.take(options.steps)
+            print(f"\n{name}")
+            print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=40))
+    for run in runs.values():
+        run.loader.close()
+
+
+if __name__ == "__main__":
+    main()
