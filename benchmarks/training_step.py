@@ -39,7 +39,7 @@ class Steps:
         schedule = Schedule(settings, data.resolution)
         self.span = schedule.spans[-1]
         self.images_seen = self.span.faded
-        self.state.enter(self.span, self.span.growth(self.images_seen), begins=True)
+        self.state.enter(self.span, self.images_seen)
 
     def take(self, count: int) -> float:
         self._wait()

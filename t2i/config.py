@@ -66,6 +66,7 @@ class TrainConfig:
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
     penalty_every: int = _setting(1, "Take it every k-th step, k times as heavy.")
     augment: tuple[Literal["translation", "cutout"], ...] = _setting(("translation",), "DiffAugment's parts.")
+    blur_kimg: float = _setting(0.0, "Blur what the discriminator sees, sigma from R/32 px to 0 in so many thousand.")
     growing: bool = _setting(False, "Grow progressively, from the first of the stages to full size.")
     stages: tuple[Stage, ...] = _setting((), "Resolutions that growing goes through, a [[stages]] table each.")
     grow_kimg: float | None = _setting(None, "Run length that the stages are shares of; left out, --kimg.")
@@ -131,7 +132,7 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
-        for name in ("penalty_weight", "contrastive"):
+        for name in ("penalty_weight", "contrastive", "blur_kimg"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise UsageError(f"{called(name)} must not be negative, as {value} is")
         if not 0 <= self.seed < 2**63:

@@ -35,7 +35,7 @@ class Discriminator(Protocol):
 
     features: images [B, 3, R, R] -> [B, C, h, w] or [B, C]
     pool: TextBatch -> condition [B, E]
-    logits: features and condition -> [B], fp32
+    logits: features and condition -> [B], or [B, heads] where it has several, fp32
     """
 
     def features(self, images: Tensor) -> Tensor: ...

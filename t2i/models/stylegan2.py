@@ -30,6 +30,7 @@ from t2i.models.layers import (
     resolutions_to,
     width,
 )
+from t2i.models.projected import ProjectedDiscriminator
 from t2i.models.registry import Architecture, preset_rows, register
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
@@ -107,6 +108,7 @@ class StyleGAN2Generator(nn.Module):
         mapping_layers: int = 2,
         fmap_base: int = 16384,
         fmap_max: int = 512,
+        **_discriminator_only: object,
     ):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
@@ -222,7 +224,23 @@ class StyleGAN2Discriminator(nn.Module):
         return self.logits(self.features(images), self.pool(text))
 
 
-# `paper`: SG2's widths (its configuration F). `small`: what a CPU trains in an hour.
+def build_discriminator(
+    resolution: int,
+    conditioning: str,
+    statistics: TextStatistics,
+    *,
+    discriminator: str = "scratch",
+    **options: object,
+) -> nn.Module:
+    """ "scratch": SG2's own; "projected": heads over a frozen network. Raises ValueError for another."""
+    kinds = {"scratch": StyleGAN2Discriminator, "projected": ProjectedDiscriminator}
+    if discriminator not in kinds:
+        raise ValueError(f"discriminator is {' or '.join(kinds)}, not {discriminator!r}")
+    return kinds[discriminator](resolution, conditioning, statistics, **options)
+
+
+# `paper`: SG2's widths (its configuration F). `small`: what a CPU trains in an hour. `projected`: for a GPU, the same
+# generator against heads over a frozen network.
 #    preset   px   z_dim w_dim fmap_base fmap_max batch  lr_g  lr_d  penalty_every  kimg
 _TABLE = (
     ("paper", 32,  512,  512,  16384,    512,     64,    2e-3, 2e-3, 16,            4_000),
@@ -233,11 +251,17 @@ _TABLE = (
     ("small", 64,  64,   128,  512,      96,      32,    2e-3, 2e-3, 8,             600),
     ("small", 128, 64,   128,  512,      96,      32,    2e-3, 2e-3, 8,             800),
     ("small", 256, 64,   128,  512,      96,      16,    2e-3, 2e-3, 8,             1_200),
+    ("projected", 32,  64, 512, 16384,   512,     64,    2e-3, 2e-3, 1,             1_000),
+    ("projected", 64,  64, 512, 16384,   512,     64,    2e-3, 2e-3, 1,             2_000),
+    ("projected", 128, 64, 512, 16384,   512,     64,    2e-3, 2e-3, 1,             4_000),
+    ("projected", 256, 64, 512, 16384,   512,     64,    2e-3, 2e-3, 1,             8_000),
 )  # fmt: skip
 _COLUMNS = ("z_dim", "w_dim", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "penalty_every", "kimg")
 _PRESETS = preset_rows(_COLUMNS, _TABLE)
 for _resolution, _row in _PRESETS["small"].items():
     _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2)
+for _row in _PRESETS["projected"].values():
+    _row.update(discriminator="projected", loss="hinge", penalty="none", blur_kimg=_row["kimg"] / 10)
 
 
 STYLEGAN2 = register(
@@ -245,11 +269,14 @@ STYLEGAN2 = register(
         name="stylegan2",
         summary="StyleGAN2 (Karras et al. 2020) from text: modulated convolutions, RGB skips, residual discriminator",
         build_generator=StyleGAN2Generator,
-        build_discriminator=StyleGAN2Discriminator,
-        model_options={"z_dim": 64, "w_dim": 512, "mapping_layers": 2, "fmap_base": 16384, "fmap_max": 512},
+        build_discriminator=build_discriminator,
+        model_options={
+            "z_dim": 64, "w_dim": 512, "mapping_layers": 2, "fmap_base": 16384, "fmap_max": 512,
+            "discriminator": "scratch", "input_resolution": 128,
+        },
         presets=_PRESETS,
         defaults={"loss": "logistic", "penalty": "r1", "penalty_every": 16, "beta1": 0.0, "beta2": 0.99},
         smallest={"z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8},
         group=GROUP,
     )
-)
+)  # fmt: skip

@@ -176,12 +176,11 @@ def train(
 
         # ---- Grow: where the networks stand comes from the images seen alone ----
         span = schedule.at(images_seen)
-        grown = span.growth(images_seen)
-        state.enter(span, grown, begins=images_seen == span.start)
+        state.enter(span, images_seen)
 
         # ---- Draw a batch ----
         batch = loader.load(images_seen, span.batch)
-        batch.images = real_at(batch.images, grown)
+        batch.images = real_at(batch.images, span.growth(images_seen))
         random = StepRandom(seed, images_seen, span.batch, device=str(device))
         step, starved = span.step(images_seen), False
 

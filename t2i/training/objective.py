@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.losses.adversarial import AdversarialLoss
-from t2i.losses.augment import NUMBERS, augment
+from t2i.losses.augment import NUMBERS, augment, blur
 from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
 from t2i.losses.penalties import Penalty
 from t2i.text.pooler import TextBatch
@@ -92,6 +92,7 @@ class GANObjective:
 
     autocast_dtype: None for fp32, else the dtype of the generator's and of the penalty-free discriminator passes. A
     pass that a penalty is taken from runs in fp32.
+    blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
     al. 2020, appendix B).
     """
@@ -116,6 +117,7 @@ class GANObjective:
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.augments, self.autocast_dtype = augments, autocast_dtype
+        self.blur_sigma = 0.0
         self.statistics = Statistics()
 
     def accumulate_gradients(
@@ -164,7 +166,9 @@ class GANObjective:
             fake = self._judge(fakes, text)
 
         weight = batch.mismatched_weight
-        losses = self.loss.real(real) + 0.5 * (self.loss.fake(fake) + weight * self.loss.fake(wrong))
+        losses = heads(self.loss.real(real)) + 0.5 * (
+            heads(self.loss.fake(fake)) + weight * heads(self.loss.fake(wrong))
+        )
         self.statistics.add("loss_d", losses)
         self.statistics.add("logits_real", real)
         self.statistics.add("logits_mismatch", wrong)
@@ -190,7 +194,7 @@ class GANObjective:
             text = self._encode_plainly(batch.text)
             fakes = self._draw(text, random, "G")
             fake = self._judge(self._augment(fakes, random, "G"), text)
-        losses = self.loss.generator(fake)
+        losses = heads(self.loss.generator(fake))
         self.statistics.add("loss_g", losses)
         return losses.mean()
 
@@ -216,6 +220,7 @@ class GANObjective:
         return self.discriminator.logits(self.discriminator.features(images), self.discriminator.pool(text))
 
     def _augment(self, images: Tensor, random: StepRandom, name: str) -> Tensor:
+        images = blur(images, self.blur_sigma)
         if not self.augments:
             return images
         return augment(images, random.uniform(f"{name} augment", NUMBERS), self.augments)
@@ -224,6 +229,11 @@ class GANObjective:
         if self.autocast_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(batch.images.device.type, self.autocast_dtype)
+
+
+def heads(losses: Tensor) -> Tensor:
+    """[B], or [B, heads] of a discriminator with several, summed over them -> [B]."""
+    return losses if losses.ndim == 1 else losses.sum(1)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from t2i.losses.adversarial import LOSSES
 from t2i.losses.contrastive import ContrastiveHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
-from t2i.models.growing import Growth, set_growth
+from t2i.models.growing import set_growth
 from t2i.training.checkpoint import load_checkpoint
 from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
@@ -72,8 +72,9 @@ class TrainingState:
         for name, scaler in self.scalers.items():
             scaler.load_state_dict(state["scalers"][name])
 
-    def enter(self, span: Span, growth: Growth, begins: bool) -> None:
-        """Put networks, optimisers and penalty where the schedule says. begins: a stage starts with this step."""
+    def enter(self, span: Span, images_seen: int) -> None:
+        """Put networks, optimisers, penalty and blur where they stand for the step that begins at `images_seen`."""
+        growth, begins = span.growth(images_seen), images_seen == span.start
         for network in (self.generator, self.discriminator):
             set_growth(network, growth)
         for phase, lr in zip(self.phases, (span.lr_d, span.lr_g)):
@@ -81,6 +82,7 @@ class TrainingState:
                 phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
             phase.optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
+        self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)
 
     def accumulate(
         self, phase: Phase, batch: Batch, pieces: int, step: int, random: StepRandom, ranks: Ranks, total: int
@@ -162,6 +164,13 @@ def penalty_weight(config: TrainConfig, span: Span, resolution: int) -> float:
     if config.penalty_weight is None:
         return penalty.default_weight(span.resolution, span.batch)
     return config.penalty_weight * ((span.resolution / resolution) ** 2 if penalty.name == "r1" else 1.0)
+
+
+def blur_sigma(config: TrainConfig, images_seen: int, resolution: int) -> float:
+    """Width in pixels of the blur that the run begins with."""
+    if images_seen >= 1000 * config.blur_kimg:
+        return 0.0
+    return resolution / 32 * (1 - images_seen / (1000 * config.blur_kimg))
 
 
 def network_options(config: TrainConfig, resolution: int) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""Projected discriminator: small heads over the features of a frozen, pretrained network.
+
+Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021 (PG): pictures go through EfficientNet-Lite0; its maps of
+four sizes are mixed across channels and scales by frozen random convolutions, so that the heads cannot look at a few
+channels alone; each scale has a head of its own. Text enters each head by projection, as in StyleGAN-T (Sauer et al.
+2023, sec. 3.2).
+
+Departures: no batch norm in the heads, and a spectral norm without state (see SpectralConv2d): then a batch in pieces
+has the gradients of the batch.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2i.models.features import load_lite
+from t2i.models.layers import leaky_relu
+from t2i.precision import at_least_fp32
+from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
+
+TAPS = (24, 40, 112, 320)  # channels of EfficientNet-Lite0 at 1/4, 1/8, 1/16, 1/32 of the input
+MIXED = (64, 128, 256, 256)
+HEAD = 64
+PATCHES = 4  # a head's map is 4 x 4
+
+
+class ProjectedDiscriminator(nn.Module):
+    """images [B, 3, R, R] and a TextBatch -> logits [B, 4], one a head.
+
+    input_resolution: what the pictures are resized to for the frozen network. Raises UserError, one line, where its
+    weights are not installed.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        conditioning: str,
+        statistics: TextStatistics,
+        *,
+        input_resolution: int = 128,
+        **_generator_only: object,
+    ):
+        super().__init__()
+        if input_resolution < 32 * PATCHES or input_resolution % 32:
+            raise ValueError(f"input_resolution is a multiple of 32 from {32 * PATCHES} on, not {input_resolution}")
+        self.input_resolution = input_resolution
+        self.pooler = make_pooler(conditioning, statistics)
+        self.network = frozen(load_lite("lite0"))
+        for number, (c_in, c_out) in enumerate(zip(TAPS, MIXED)):
+            self.register_buffer(f"mix{number}", torch.randn(c_out, c_in, 1, 1) * c_in**-0.5)
+        for number, (c_out, c_in) in enumerate(pairwise(MIXED)):
+            self.register_buffer(f"down{number}", torch.randn(c_out, c_in, 1, 1) * c_in**-0.5)
+        sides = [input_resolution // scale for scale in (4, 8, 16, 32)]
+        self.heads = nn.ModuleList(_Head(c, side) for c, side in zip(MIXED, sides))
+        self.texts = nn.ModuleList(nn.Linear(self.pooler.out_width, HEAD) for _ in MIXED)
+        self.alone = nn.ModuleList(SpectralConv2d(HEAD, 1, 1) for _ in MIXED)
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, R, R] -> the heads' maps, one after the other: [B, 4 * 64, 4, 4]."""
+        side = self.input_resolution
+        pixels = (F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False) + 1) * 127.5
+        maps = self.network.maps(pixels)[1:]
+        mixed: list[Tensor] = []
+        for number in reversed(range(len(maps))):
+            x = F.conv2d(maps[number], getattr(self, f"mix{number}"))
+            if mixed:  # from the coarser scale, as long and as large as this one's own
+                coarse = F.interpolate(mixed[-1], size=x.shape[2:], mode="bilinear", align_corners=False)
+                x = (x + F.conv2d(coarse, getattr(self, f"down{number}"))) * 0.5**0.5
+            mixed.append(x)
+        return torch.cat([head(x) for head, x in zip(self.heads, reversed(mixed))], dim=1)
+
+    def pool(self, text: TextBatch) -> Tensor:
+        return self.pooler(text)
+
+    def logits(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Of each head the mean over its patches of an unconditional logit and the projection on the text."""
+        logits = []
+        for part, project, alone in zip(features.chunk(len(self.heads), dim=1), self.texts, self.alone):
+            text = at_least_fp32(project(condition))
+            match = (at_least_fp32(part).mean((2, 3)) * text).sum(1) * HEAD**-0.5
+            logits.append(at_least_fp32(alone(part)).mean((1, 2, 3)) + match)
+        return torch.stack(logits, dim=1)
+
+    def forward(self, images: Tensor, text: TextBatch) -> Tensor:
+        return self.logits(self.features(images), self.pool(text))
+
+
+class _Head(nn.Module):
+    """[B, c_in, s, s] -> [B, 64, 4, 4]: convolutions that halve the size until it is 4."""
+
+    def __init__(self, c_in: int, side: int):
+        super().__init__()
+        self.convs = nn.ModuleList()
+        while side >= 2 * PATCHES:
+            self.convs.append(SpectralConv2d(c_in, HEAD, 4, stride=2, padding=1))
+            c_in, side = HEAD, side // 2
+        self.convs.append(SpectralConv2d(c_in, HEAD, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = leaky_relu(conv(x))
+        return F.adaptive_avg_pool2d(x, PATCHES) if x.shape[-1] != PATCHES else x
+
+
+class SpectralConv2d(nn.Module):
+    """A convolution whose weight, as a matrix, has spectral norm 1 (Miyato et al. 2018).
+
+    The norm is estimated anew each time by a few power iterations from a fixed start: with torch's running estimate,
+    which every pass moves, a batch in pieces would have other gradients than the whole.
+    """
+
+    ITERATIONS = 8
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, padding: int = 0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel) * (c_in * kernel * kernel) ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(c_out))
+        self.stride, self.padding = stride, padding
+        self.register_buffer("start", F.normalize(torch.randn(c_out), dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.weight / self.norm()
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+    def norm(self) -> Tensor:
+        """The largest singular value, []; its gradient is that of u^T W v with the singular vectors held fixed."""
+        matrix = self.weight.flatten(1)
+        with torch.no_grad():
+            u = self.start
+            for _ in range(self.ITERATIONS):
+                v = F.normalize(matrix.T @ u, dim=0)
+                u = F.normalize(matrix @ v, dim=0)
+        return u @ matrix @ v
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """A network whose parameters are buffers: no optimiser sees them, and no checkpoint keeps them."""
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach(), persistent=False)
+    return network

