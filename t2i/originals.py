@@ -31,7 +31,8 @@ from t2i.losses.matching import mismatch
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.growing import Growth, real_at
-from t2i.text.encoders import FrozenEncoder, load_encoder, pad_tokens
+from t2i.text.encoders import load_encoder
+from t2i.text.frozen import FrozenEncoder, pad_tokens
 from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.training.objective import Batch, GANObjective, Phase
 from t2i.training.randomness import StepRandom

@@ -14,7 +14,8 @@ from t2i.errors import UsageError, UserError
 from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.models.growing import Growth, enlarge
 from t2i.precision import to_pixels
-from t2i.text.encoders import FrozenEncoder, load_encoder
+from t2i.text.encoders import load_encoder
+from t2i.text.frozen import FrozenEncoder
 from t2i.text.pooler import TextBatch
 from t2i.text.transformer import NAME as TRAINED
 from t2i.text.transformer import TrainedEncoder, load_text_encoder, save_text_encoder

@@ -1,6 +1,8 @@
 """Text: the encoder gives the same vectors whatever runs beside a caption; poolers read tokens, not padding."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ import torch
 
 from t2i.errors import UserError
 from t2i.text import encoders
-from t2i.text.encoders import MINILM_SHA256, load_encoder, pad_tokens
+from t2i.text.encoders import load_encoder
+from t2i.text.frozen import pad_tokens
+from t2i.text.minilm import MINILM_SHA256, bundled_minilm
 from t2i.text.pooler import (
     AttentionPooler,
     SentencePooler,
@@ -51,6 +55,34 @@ def tiny_bert(tmp_path_factory):
 
 def test_bundled_minilm_is_the_one_we_know(minilm):
     assert minilm.describe() == {"name": "minilm", "sha256": MINILM_SHA256, "width": 384, "max_tokens": 128}
+
+
+TRICKY = [
+    *CAPTIONS, "", "   ", "Café naïve, ÜBER-cool; 東京の犬 🐶🏳️‍🌈", "don't (stop)!!! ...", "x" * 300, "word " * 400,
+    "[CLS] a [SEP] [MASK] [PAD] [UNK]", "a\x00b\u200bc\tline\r\nbreak", "½ ² ﬁ Å", "supercalifragilisticexpialidocious",
+]  # fmt: skip
+
+
+def test_minilm_is_what_transformers_makes_of_the_same_files(minilm):
+    theirs = encoders.HubEncoder("theirs", bundled_minilm())
+    theirs.max_tokens = minilm.max_tokens
+    ids = minilm.token_ids(TRICKY)
+    assert ids == theirs.token_ids(TRICKY)
+    longest = max(map(len, ids))
+    padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+    with torch.inference_mode():
+        ours, expected = minilm.hidden(padded, mask), theirs.hidden(padded, mask)
+    assert (ours - expected)[mask.bool()].abs().max() < 1e-5
+    for a, b in zip(minilm.encode(TRICKY), theirs.encode(TRICKY)):
+        np.testing.assert_allclose(a.astype(float), b.astype(float), atol=4e-3)  # a last bit of half precision
+
+
+def test_minilm_imports_no_transformers():
+    code = "import sys; from t2i.text.encoders import load_encoder; load_encoder().encode(['a']); "
+    code += "print([name for name in ('transformers', 'scipy', 'torchvision') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
 
 
 def test_sentence_vector_of_minilm_means_what_it_should(minilm):

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from t2i.cli import run
 from t2i.files import sha256
-from t2i.text.encoders import bundled_minilm
+from t2i.text.minilm import bundled_minilm
 
 
 def listing(folder: Path) -> dict[str, int]:

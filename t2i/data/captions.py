@@ -18,7 +18,7 @@ SLICE = 512  # captions whose tokens are in memory at once: a chunk of long ones
 
 
 class Encoder(Protocol):
-    """What prepare needs of a text encoder; see t2i.text.encoders.FrozenEncoder."""
+    """What prepare needs of a text encoder; see t2i.text.frozen.FrozenEncoder."""
 
     width: int
     truncated: int

@@ -21,7 +21,9 @@ from t2i.data.prepared import PreparedDataset
 from t2i.errors import UserError
 from t2i.evaluation.cache import cached
 from t2i.evaluation.features import FeatureNetwork, Progress, silent
-from t2i.text.encoders import MINILM_SHA256, load_encoder, pad_tokens
+from t2i.text.encoders import load_encoder
+from t2i.text.frozen import pad_tokens
+from t2i.text.minilm import MINILM_SHA256
 from t2i.text.pooler import sentence_vector
 
 VERSION = 1  # of the training below: another number, another matcher

