@@ -1,0 +1,133 @@
+"""The training step of DF-GAN as it was published, against t2i's: pictures a second, in turns.
+
+    python benchmarks/published_step.py DATA [--batch 16] [--turns 5]
+
+The published loop, written anew from its description (not part of the product): NCHW, fp32, a pass over the real
+pictures, one over generated ones, a step; a pass and a step of their own for the gradient penalty; then the generator's
+step through a discriminator that collects gradients which nobody reads. The networks are t2i's with the
+published widths, so that only the loop differs. DATA: a prepared data set, best of 64 px.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from training_step import Steps
+from variants import settings_of
+
+from t2i.data.prepared import PreparedDataset
+from t2i.device import pick_device
+from t2i.models import get_architecture
+from t2i.training.distributed import ALONE
+from t2i.training.loading import BatchLoader
+from t2i.training.text import PreparedText
+
+OURS = {
+    "t2i, fp32": "precision=fp32",
+    "t2i, --amp": "precision=bf16",
+    "t2i, --amp, penalty every 8th step": "precision=bf16,penalty_every=8",
+}
+
+
+class Published:
+    """The published loop; amp: with its own mixed precision, which left the penalty in fp32."""
+
+    def __init__(self, data: PreparedDataset, batch: int, device: torch.device, amp: bool = False):
+        text = PreparedText(data)
+        architecture = get_architecture("dfgan")
+        self.generator, self.discriminator = architecture.build(data.resolution, "sentence", text.statistics, {}, 0)
+        for network in (self.generator, self.discriminator):
+            network.to(device)
+        self.loader = BatchLoader(data, text, 0, device, ALONE)
+        betas = {"betas": (0.0, 0.9), "foreach": False, "fused": False}
+        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), lr=1e-4, **betas)
+        self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), lr=4e-4, **betas)
+        self.batch, self.device, self.images_seen = batch, device, 0
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=amp)
+
+    def take(self, count: int) -> float:
+        _wait(self.device)
+        started = time.perf_counter()
+        for _ in range(count):
+            self._step()
+        _wait(self.device)
+        return time.perf_counter() - started
+
+    def _step(self) -> None:
+        batch = self.loader.load(self.images_seen, self.batch)
+        self.images_seen += self.batch
+        images = batch.images.contiguous()  # NCHW
+        d, noise = self.discriminator, torch.randn(self.batch, self.generator.z_dim, device=self.device)
+
+        with self.autocast:
+            condition, wrong = d.pool(batch.text), d.pool(batch.mismatched)
+            features = d.features(images)
+            real, mismatch = d.logits(features, condition), d.logits(features, wrong)
+            fakes = self.generator(noise, batch.text)
+            fake = d.logits(d.features(fakes.detach()), condition)
+        loss = F.relu(1 - real).mean() + (F.relu(1 + fake).mean() + F.relu(1 + mismatch).mean()) / 2
+        self._descend(loss, self.optimizer_d)
+
+        points, condition = images.detach().requires_grad_(True), condition.detach().requires_grad_(True)
+        logits = d.logits(d.features(points), condition)
+        gradients = torch.autograd.grad(
+            logits, (points, condition), torch.ones_like(logits), retain_graph=True, create_graph=True
+        )
+        square = sum(gradient.flatten(1).square().sum(1) for gradient in gradients)
+        self._descend(2.0 * (square**3).mean(), self.optimizer_d)
+
+        with self.autocast:
+            fake = d.logits(d.features(fakes), d.pool(batch.text))
+        self._descend(-fake.mean(), self.optimizer_g)
+
+    def _descend(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer_d.zero_grad()
+        self.optimizer_g.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=8, help="a turn")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    data, device = PreparedDataset(options.data), pick_device(options.device)
+    loops: dict[str, Published | Steps] = {
+        "published, fp32": Published(data, options.batch, device),
+        "published, bf16": Published(data, options.batch, device, amp=True),
+    }
+    for name, settings in OURS.items():
+        common = f"preset=paper,conditioning=sentence,augment=[],batch={options.batch}"
+        loops[name] = Steps(settings_of(f"x=dfgan,{common},{settings}", data, device)[1], data, device)
+    speeds: dict[str, list[float]] = {name: [] for name in loops}
+    for turn in range(options.turns + 1):
+        for name, loop in loops.items():
+            taken = loop.take(options.steps)
+            if turn:
+                speeds[name].append(options.steps * options.batch / taken)
+    print(
+        f"{data.path}, {data.resolution} px, nf 32, batch {options.batch}, {device}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    for name, values in speeds.items():
+        ratio = statistics.median(a / b for a, b in zip(values, speeds["published, fp32"]))
+        spread = f"({min(values):.1f}-{max(values):.1f})"
+        print(f"{name:36} {statistics.median(values):7.1f} pictures/s {spread:16} {ratio:.2f} times the published")
+    for loop in loops.values():
+        loop.loader.close()
+
+
+if __name__ == "__main__":
+    main()
