@@ -23,6 +23,7 @@ from t2i.device import pick_device
 from t2i.models import get_architecture
 from t2i.training.distributed import ALONE
 from t2i.training.loading import BatchLoader
+from t2i.training.objective import flat
 from t2i.training.text import PreparedText
 
 OURS = {
@@ -63,7 +64,7 @@ class Published:
         d, noise = self.discriminator, torch.randn(self.batch, self.generator.z_dim, device=self.device)
 
         with self.autocast:
-            condition, wrong = d.pool(batch.text), d.pool(batch.mismatched)
+            condition, wrong = d.pool(batch.text), d.pool(flat(batch.mismatched))
             features = d.features(images)
             real, mismatch = d.logits(features, condition), d.logits(features, wrong)
             fakes = self.generator(noise, batch.text)

@@ -66,6 +66,7 @@ class TrainConfig:
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
     penalty_every: int = _setting(1, "Take it every k-th step, k times as heavy.")
     augment: tuple[Literal["translation", "cutout"], ...] = _setting(("translation",), "DiffAugment's parts.")
+    mismatches: int = _setting(1, "Wrong captions that the discriminator sees with each real picture.")
     blur_kimg: float = _setting(0.0, "Blur what the discriminator sees, sigma from R/32 px to 0 in so many thousand.")
     growing: bool = _setting(False, "Grow progressively, from the first of the stages to full size.")
     stages: tuple[Stage, ...] = _setting((), "Resolutions that growing goes through, a [[stages]] table each.")
@@ -110,6 +111,8 @@ class TrainConfig:
         for name in ("minutes", "grow_kimg", "checkpoint_minutes", "eval_every"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise UsageError(f"{called(name)} must be above 0, not {value}")
+        if not 1 <= self.mismatches < self.batch:
+            raise UsageError(f"{called('mismatches')} lies between 1 and the batch less one, not at {self.mismatches}")
         if not 2 <= self.eval_samples <= 1_000_000:
             raise UsageError(f"{called('eval_samples')} lies between 2 and 1,000,000, not at {self.eval_samples}")
         if self.batch < 2:

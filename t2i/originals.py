@@ -34,7 +34,7 @@ from t2i.models.growing import Growth, real_at
 from t2i.text.encoders import load_encoder
 from t2i.text.frozen import FrozenEncoder, pad_tokens
 from t2i.text.pooler import TextBatch, TextStatistics
-from t2i.training.objective import Batch, GANObjective, Phase
+from t2i.training.objective import Batch, GANObjective, Phase, one_each
 from t2i.training.randomness import StepRandom
 
 EncodeLabel = Callable[[str], np.ndarray]
@@ -164,7 +164,7 @@ def train_fn(
             growth = Growth(4 * 2**step, alpha if step else 1.0)
             gen.growth = critic.growth = growth
             images = real_at(images, growth)
-        batch = Batch(images.to(device), text, text[wrong], weight, torch.from_numpy(ids).to(device))
+        batch = Batch(images.to(device), text, one_each(text[wrong]), weight[:, None], torch.from_numpy(ids).to(device))
         for phase in phases:
             gen.requires_grad_(phase.name == "G")
             critic.requires_grad_(phase.name == "D")

@@ -8,7 +8,7 @@ from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture, list_architectures
 from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.text.pooler import CONDITIONINGS, TextBatch, TextStatistics
-from t2i.training.objective import Batch, GANObjective, Phase
+from t2i.training.objective import Batch, GANObjective, Phase, flat, one_each
 from t2i.training.randomness import StepRandom
 
 WIDTH = 24  # of the text encoder
@@ -43,7 +43,8 @@ def captions(count, length=7, seed=0):
 def make_batch(count, resolution=32):
     noise = torch.Generator().manual_seed(5)
     images = torch.rand(count, 3, resolution, resolution, generator=noise) * 2 - 1
-    return Batch(images, captions(count), captions(count, seed=9), torch.ones(count), torch.arange(count))
+    wrong = one_each(captions(count, seed=9))
+    return Batch(images, captions(count), wrong, torch.ones(count, 1), torch.arange(count))
 
 
 def gradients(architecture, accumulate, phase_name, dtype=torch.float64):
@@ -144,7 +145,7 @@ def test_discriminator_judges_one_pass_over_the_pictures_with_many_captions(arch
     discriminator = wake(build(architecture)[1])
     batch = make_batch(4)
     features = discriminator.features(batch.images)
-    for text in (batch.text, batch.mismatched):
+    for text in (batch.text, flat(batch.mismatched)):
         torch.testing.assert_close(
             discriminator.logits(features, discriminator.pool(text)), discriminator(batch.images, text)
         )

@@ -10,6 +10,7 @@ from t2i.config import validate
 from t2i.errors import UserError
 from t2i.models import get_architecture, list_architectures
 from t2i.models.folder import load_tensors
+from t2i.text.pooler import TextBatch
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
 from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
@@ -55,7 +56,11 @@ def assert_same_bits(first, second):
 @pytest.mark.parametrize("arch", list_architectures())
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"accumulate": 2, "penalty_every": 3}, {"text_encoder": "transformer", "encoder": SMALL_ENCODER}],
+    [
+        {},
+        {"accumulate": 2, "penalty_every": 3, "mismatches": 3},
+        {"text_encoder": "transformer", "encoder": SMALL_ENCODER, "mismatches": 2},
+    ],
     ids=["plain", "accumulate-lazy", "trained-encoder"],
 )
 def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, changes, shapes_data, tmp_path):
@@ -199,9 +204,40 @@ def test_batches_are_a_function_of_images_seen(shapes_data):
     assert a.images.shape == (8, 3, 16, 16)
     assert a.images.min() >= -1
     assert a.images.max() <= 1
-    assert a.mismatched_weight.tolist() == [1.0] * 8
+    assert a.mismatched_weight.tolist() == [[1.0]] * 8
     for loader in (first, second):
         loader.close()
+
+
+def test_several_wrong_captions_are_different_ones(shapes_data):
+    one, three = (BatchLoader(shapes_data, PreparedText(shapes_data), 0, "cpu", mismatches=k) for k in (1, 3))
+    single, batch = one._read(0, 8), three._read(0, 8)
+    assert batch.mismatched_weight.shape == (8, 3)
+    assert batch.mismatched.tokens.shape[:2] == batch.mismatched.mask.shape[:2] == (8, 3)
+    length = single.mismatched.mask.shape[2]
+    assert torch.equal(batch.mismatched.tokens[:, :1, :length], single.mismatched.tokens)  # the first is what it was
+    columns = batch.mismatched.tokens.flatten(2).unbind(1)
+    assert not any(torch.equal(columns[a], columns[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    for loader in (one, three):
+        loader.close()
+
+
+def test_loss_of_several_wrong_captions_is_their_mean(shapes_data):
+    text = PreparedText(shapes_data)
+    loader = BatchLoader(shapes_data, text, 0, "cpu", mismatches=3)
+    batch = loader.load(0, 8)
+    loader.close()
+    settings = config(penalty="none")
+    state = TrainingState(settings, shapes_data.resolution, text, CPU)
+    random = StepRandom(0, 0, 8)
+    together = state.objective._discriminator_loss(batch, 0, random)
+    apart = []
+    for k in range(3):
+        tokens, mask = batch.mismatched
+        one = TextBatch(tokens[:, k : k + 1], mask[:, k : k + 1])
+        part = dataclasses.replace(batch, mismatched=one, mismatched_weight=batch.mismatched_weight[:, k : k + 1])
+        apart.append(state.objective._discriminator_loss(part, 0, random))
+    torch.testing.assert_close(together, torch.stack(apart).mean())
 
 
 def test_pixels_reach_the_network_as_they_were_drawn(shapes_data):

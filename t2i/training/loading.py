@@ -1,4 +1,4 @@
-"""Batches from a prepared data set: for each step the pictures, a caption of each, and a wrong caption of each."""
+"""Batches from a prepared data set: for each step the pictures, a caption of each, and wrong captions of each."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -8,6 +8,7 @@ import torch
 from t2i.data.prepared import PreparedDataset
 from t2i.data.sampler import choice_at, picture_at
 from t2i.losses.matching import mismatch
+from t2i.text.pooler import TextBatch
 from t2i.training.distributed import ALONE, Ranks
 from t2i.training.objective import Batch
 from t2i.training.randomness import StepRandom, derive_seed
@@ -18,6 +19,7 @@ class BatchLoader:
     """Makes the batch that starts at `images_seen`; the next one is read in the background meanwhile.
 
     The global batch is a pure function of (data set, seed, images seen, size); a rank reads its rows of it.
+    mismatches: wrong captions for each picture.
     """
 
     def __init__(
@@ -27,8 +29,10 @@ class BatchLoader:
         seed: int,
         device: torch.device | str,
         ranks: Ranks = ALONE,
+        mismatches: int = 1,
     ):
         self.dataset, self.text, self.seed, self.ranks = dataset, text, seed, ranks
+        self.mismatches = mismatches
         self.device = torch.device(device)
         self._order_seed = derive_seed(seed, "order")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -54,12 +58,15 @@ class BatchLoader:
         own = [data.caption_ids(int(picture)) for picture in pictures]
         choices = choice_at(positions, data.caption_counts(pictures), self._order_seed)
         captions = np.array([int(ids[choice]) for ids, choice in zip(own, choices)])
-        wrong = mismatch(captions, own, StepRandom(self.seed, images_seen, size).numpy("mismatch"))
+        random = StepRandom(self.seed, images_seen, size)
+        names = ["mismatch", *(f"mismatch {number}" for number in range(1, self.mismatches))]
+        wrong = np.stack([mismatch(captions, own, random.numpy(name)) for name in names], axis=1)  # [size, K]
         rows = self.ranks.rows(size)
+        mismatched = self.text.batch(captions[wrong[rows]].ravel())  # -1 takes the last caption; its weight is 0
         return Batch(
             images=torch.from_numpy(data.images(pictures[rows])),
             text=self.text.batch(captions[rows]),
-            mismatched=self.text.batch(captions[wrong[rows]]),  # -1 takes the last caption; its weight is 0
+            mismatched=TextBatch(*(part.unflatten(0, (-1, self.mismatches)) for part in tuple(mismatched))),
             mismatched_weight=torch.from_numpy((wrong[rows] >= 0).astype(np.float32)),
             caption_ids=torch.from_numpy(captions[rows]),
         )

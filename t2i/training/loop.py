@@ -89,7 +89,7 @@ def train(
         images_seen, seconds_before, rollbacks = go_back(state, run, ranks, say)
 
     seed = seed_after(config.seed, rollbacks)
-    loader = BatchLoader(dataset, text, seed, device, ranks)
+    loader = BatchLoader(dataset, text, seed, device, ranks, config.mismatches)
     preview = Preview(dataset, text, state.generator.z_dim, config.seed, device)
     watch = CollapseWatch()
     if ranks.first:
@@ -197,7 +197,7 @@ def train(
             rollbacks += 1  # of this process: the checkpoint may be older than the last rollback
             seed = seed_after(config.seed, rollbacks)  # the same numbers would end in the same place
             loader.close()
-            loader = BatchLoader(dataset, text, seed, device, ranks)
+            loader = BatchLoader(dataset, text, seed, device, ranks, config.mismatches)
             if ranks.first:
                 metrics_log.rewind(images_seen)
             started = logged_at = saved_when = time.monotonic()

@@ -7,7 +7,7 @@ D phase (DF-GAN eq. 1, for any adversarial loss):
 
     real(D(x, e)) + 1/2 [fake(D(G(z, e), e)) + fake(D(x, e'))] + weight * penalty(x, e)
 
-with e' the caption of another picture. G phase: generator(D(G(z, e), e)).
+with e' the caption of another picture, or the mean over several. G phase: generator(D(G(z, e), e)).
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
 above and by a contrastive one; the generator takes its embeddings as they are.
@@ -34,8 +34,9 @@ from t2i.training.randomness import StepRandom
 class Batch:
     """Real pictures and their captions.
 
-    images: [B, 3, R, R] in [-1, 1]. text: the caption of each. mismatched: a caption of another picture for each.
-    mismatched_weight: [B], 1, or 0 where the batch had no other caption. caption_ids: [B], equal where the text is.
+    images: [B, 3, R, R] in [-1, 1]. text: the caption of each. mismatched: K captions of other pictures for each, its
+    tensors [B, K, ...]. mismatched_weight: [B, K], 1, or 0 where the batch had no other caption. caption_ids: [B],
+    equal where the text is.
     With a text encoder that is trained, the texts hold token ids.
     """
 
@@ -151,7 +152,7 @@ class GANObjective:
         images = self._augment(batch.images, random, "D real").detach()
         with self._autocast(batch):
             text = self._encode(batch.text, random, "D text")
-            mismatched = self._encode(batch.mismatched, random, "D mismatch")
+            wrong_text = self._encode(flat(batch.mismatched), random, "D mismatch", batch.mismatched_weight.shape[1])
         with contextlib.nullcontext() if on_reals else self._autocast(batch):
             condition = self.discriminator.pool(text)
             if on_reals:
@@ -160,15 +161,14 @@ class GANObjective:
                     condition.requires_grad_(True)
             features = self.discriminator.features(images)
             real = self.discriminator.logits(features, condition)
-            wrong = self.discriminator.logits(features, self.discriminator.pool(mismatched))
+            others = self.discriminator.pool(wrong_text).unflatten(0, batch.mismatched_weight.shape)  # [B, K, E]
+            wrong = torch.stack([self.discriminator.logits(features, other) for other in others.unbind(1)], dim=1)
         fakes = self._augment(fakes, random, "D fake")
         with self._autocast(batch):
             fake = self._judge(fakes, text)
 
-        weight = batch.mismatched_weight
-        losses = heads(self.loss.real(real)) + 0.5 * (
-            heads(self.loss.fake(fake)) + weight * heads(self.loss.fake(wrong))
-        )
+        mismatch = (batch.mismatched_weight * heads(self.loss.fake(wrong), 2)).mean(1)
+        losses = heads(self.loss.real(real)) + 0.5 * (heads(self.loss.fake(fake)) + mismatch)
         self.statistics.add("loss_d", losses)
         self.statistics.add("logits_real", real)
         self.statistics.add("logits_mismatch", wrong)
@@ -198,12 +198,17 @@ class GANObjective:
         self.statistics.add("loss_g", losses)
         return losses.mean()
 
-    def _encode(self, text: TextBatch, random: StepRandom, name: str) -> TextBatch:
-        """Embeddings of a trained encoder, with dropout; those of a frozen one are there already."""
+    def _encode(self, text: TextBatch, random: StepRandom, name: str, captions: int = 1) -> TextBatch:
+        """Embeddings of a trained encoder, with dropout; those of a frozen one are there already.
+
+        captions: how many rows of the text there are for each picture.
+        """
         if self.text_encoder is None:
             return text
         numbers = self.text_encoder.dropout_numbers
-        return self.text_encoder(text, random.uniform(name, numbers) if numbers else None)
+        if not numbers:
+            return self.text_encoder(text)
+        return self.text_encoder(text, random.uniform(name, captions * numbers).reshape(-1, numbers))
 
     @torch.no_grad()
     def _encode_plainly(self, text: TextBatch) -> TextBatch:
@@ -231,9 +236,20 @@ class GANObjective:
         return torch.autocast(batch.images.device.type, self.autocast_dtype)
 
 
-def heads(losses: Tensor) -> Tensor:
-    """[B], or [B, heads] of a discriminator with several, summed over them -> [B]."""
-    return losses if losses.ndim == 1 else losses.sum(1)
+def heads(losses: Tensor, dimensions: int = 1) -> Tensor:
+    """[B], or [B, heads] of a discriminator with several, summed over them -> [B]; with two dimensions, [B, K]."""
+    return losses if losses.ndim == dimensions else losses.sum(-1)
+
+
+def one_each(text: TextBatch) -> TextBatch:
+    """[B, L, ...] -> [B, 1, L, ...]: one wrong caption a picture, as Batch.mismatched has them."""
+    return TextBatch(*(part.unsqueeze(1) for part in tuple(text)))
+
+
+def flat(text: TextBatch) -> TextBatch:
+    """[B, K, L, ...] -> [B K, L, ...]."""
+    tokens, mask = tuple(text)
+    return TextBatch(tokens.flatten(0, 1), mask.flatten(0, 1))
 
 
 @torch.no_grad()
