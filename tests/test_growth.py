@@ -15,6 +15,7 @@ from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.training.growth import Schedule, fit_stages
 from t2i.training.loop import train
 from t2i.training.run import Run
+from t2i.training.setup import new_settings
 
 GROWING = [name for name in list_architectures() if get_architecture(name).grows]
 STAGES = (
@@ -59,6 +60,19 @@ def test_a_longer_resumed_run_does_not_grow_again():
     first = Schedule(config(), 32).spans
     longer = Schedule(config(kimg=100, grow_kimg=0.16), 32).spans
     assert first == longer
+
+
+@pytest.mark.parametrize("kimg, grown", [(None, 60), (1000.0, 60), (20.0, 20), ("many", None)])
+def test_the_small_preset_grows_early_and_within_the_run(kimg, grown, shapes_data):
+    flags = {"arch": "stylegan", "preset": "small"} | ({"kimg": kimg} if kimg else {})
+    if grown is None:
+        with pytest.raises(UsageError, match="--kimg"):
+            new_settings(shapes_data, flags, None, "cpu")
+        return
+    settings, _ = new_settings(shapes_data, flags, None, "cpu")
+    assert (settings.grow_kimg or settings.kimg) == grown
+    spans = Schedule(settings, 32).spans
+    assert spans[-1].resolution == 32 and spans[-1].start == pytest.approx(400 * grown, abs=2 * settings.batch)
 
 
 def test_without_growing_there_is_one_stage_at_full_size():

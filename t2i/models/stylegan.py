@@ -308,7 +308,8 @@ _PRESETS = preset_rows(_COLUMNS, _TABLE)
 for _row in _PRESETS["original"].values():
     _row.update(loss="wgan-gp", penalty="wgan-gp", penalty_every=1)
 for _resolution, _row in _PRESETS["small"].items():
-    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, penalty_every=8)
+    # Grown up after 24,000 pictures at 64 px, which is minutes: a model that draws 16 px disappoints.
+    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, penalty_every=8, grow_kimg=60.0)
 
 
 STYLEGAN = register(
