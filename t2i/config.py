@@ -111,13 +111,13 @@ class TrainConfig:
         for name in ("minutes", "grow_kimg", "checkpoint_minutes", "eval_every"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise UsageError(f"{called(name)} must be above 0, not {value}")
-        if not 1 <= self.mismatches < self.batch:
-            raise UsageError(f"{called('mismatches')} lies between 1 and the batch less one, not at {self.mismatches}")
         if not 2 <= self.eval_samples <= 1_000_000:
             raise UsageError(f"{called('eval_samples')} lies between 2 and 1,000,000, not at {self.eval_samples}")
         if self.batch < 2:
             why = "a wrong caption comes from another picture"
             raise UsageError(f"{called('batch')} must be at least 2, not {self.batch}: {why}")
+        if not 1 <= self.mismatches < self.batch:
+            raise UsageError(f"{called('mismatches')} lies between 1 and the batch less one, not at {self.mismatches}")
         if self.batch % self.accumulate:
             multiple = f"is not a multiple of {called('accumulate')} {self.accumulate}"
             raise UsageError(f"{called('batch')} {self.batch} {multiple}")

@@ -54,7 +54,7 @@ def test_maps_halve_in_size_and_gradients_reach_the_pixels(lite2):
 
 
 def test_other_variants_have_the_paper_s_shapes():
-    lite0 = EfficientNetLite(features.LiteVariant(1.0, 1.0, 224, "", "", ""))
+    lite0 = EfficientNetLite(features.VARIANTS["lite0"])
     assert len(lite0.blocks) == 16
     assert [each.shape[1] for each in lite0.maps(torch.zeros(1, 3, 32, 32))] == [16, 24, 40, 112, 320]
     # Published: 4.7 million parameters, of which the classifier has 1.28; batch norm is folded into the biases.

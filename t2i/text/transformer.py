@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.errors import UserError
-from t2i.files import describe_os_error, first_line, make_folder, read_json, write_json
+from t2i.files import describe_os_error, first_line, make_folder, read_json, sweep, write_json
 from t2i.precision import at_least_fp32
 from t2i.tensors import hash_tensors, load_tensors, save_tensors
 from t2i.text.pooler import TextBatch
@@ -177,6 +177,7 @@ def save_text_encoder(folder: Path | str, encoder: TransformerEncoder, tokenizer
     Raises UserError, one line.
     """
     place = make_folder(Path(folder) / FOLDER)
+    sweep(place)  # of a save that was killed
     config = {"kind": NAME, "format": FORMAT, "tokenizer_sha256": tokenizer.sha256, **encoder.config}
     write_json(place / "config.json", config)
     tokenizer.save(place / "tokenizer.json")
