@@ -116,11 +116,13 @@ def test_of_many_that_ask_at_once_one_has_it_at_a_time(tmp_path):
     inside, most, got = 0, 0, 0
 
     def ask():
+        """Ask until it was mine fifty times: how often it is refused is the scheduler's business."""
         nonlocal inside, most, got
-        for _ in range(200):
+        mine = 0
+        while mine < 50:
             with contextlib.suppress(UserError), lock(tmp_path / "run", "t2i test"):
                 inside += 1
-                most, got = max(most, inside), got + 1
+                most, got, mine = max(most, inside), got + 1, mine + 1
                 inside -= 1
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -128,7 +130,7 @@ def test_of_many_that_ask_at_once_one_has_it_at_a_time(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == 1 and got >= 200
+    assert (most, got) == (1, 200)
     assert list(tmp_path.iterdir()) == []
 
 
