@@ -10,6 +10,7 @@ import pytest
 import torch
 from hash_encoder import HashEncoder
 
+from t2i.cli import run
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
@@ -81,3 +82,32 @@ def tiny_run(minilm_data, tmp_path_factory) -> Path:
     assert run(["train", str(minilm_data), "--kimg", "0.048", "--batch", "8", "--config", str(settings),
                 "--out", str(root), "--device", "cpu"]) == 0  # fmt: skip
     return root / "00000-dfgan-shapes-train-16"
+
+
+def listing(folder: Path) -> dict[str, int]:
+    """Every file and folder below, with its size."""
+    return {str(p.relative_to(folder)): p.stat().st_size if p.is_file() else -1 for p in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(here, capfd):
+    """Runs a command that must fail with `code`, say one line that holds `words`, and write nothing."""
+
+    def check(code: int, words: str, *arguments: object) -> str:
+        before = listing(here)
+        capfd.readouterr()
+        assert run([str(argument) for argument in arguments]) == code
+        lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
+        assert len(lines) == 1 and lines[0].startswith("t2i: "), lines
+        assert words in lines[0]
+        assert listing(here) == before
+        return lines[0]
+
+    return check

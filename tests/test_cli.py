@@ -43,13 +43,6 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     """The real text encoder, but read from disk once; one thread: small networks only wait for more."""

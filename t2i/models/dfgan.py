@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.models.base import Discriminator, Generator
 from t2i.models.registry import Architecture, preset_rows, register
 from t2i.precision import at_least_fp32
-from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
+from t2i.text.pooler import TextStatistics, make_pooler
 
 
 def channels(resolution: int, nf: int) -> list[int]:
@@ -75,7 +76,7 @@ class GeneratorBlock(nn.Module):
         return self.shortcut(x) + residual
 
 
-class DFGANGenerator(nn.Module):
+class DFGANGenerator(Generator):
     """noise [B, z_dim] and a TextBatch -> images [B, 3, R, R].
 
     With output "tanh" the images lie in [-1, 1]; with "linear" they aim there and are clamped where they are shown.
@@ -104,9 +105,6 @@ class DFGANGenerator(nn.Module):
         self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths))
         self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def pool(self, text: TextBatch) -> Tensor:  # -> [B, E]
-        return self.pooler(text)
-
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         z = z * truncation_psi
         condition = torch.cat([z, condition], dim=1)  # [B, Z + E]
@@ -115,9 +113,6 @@ class DFGANGenerator(nn.Module):
             x = block(x, condition)  # [B, C, 2h, 2w]
         images = at_least_fp32(self.to_rgb(F.leaky_relu(x, 0.2)))
         return images.tanh() if self.output == "tanh" else images
-
-    def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
-        return self.synthesis(z, self.pool(text), truncation_psi)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -158,7 +153,7 @@ class OneWayHead(nn.Module):
         return at_least_fp32(self.conv2(F.leaky_relu(x, 0.2)).flatten())
 
 
-class DFGANDiscriminator(nn.Module):
+class DFGANDiscriminator(Discriminator):
     """images [B, 3, R, R] and a TextBatch -> logits [B]."""
 
     def __init__(
@@ -184,14 +179,8 @@ class DFGANDiscriminator(nn.Module):
             x = block(x)
         return x
 
-    def pool(self, text: TextBatch) -> Tensor:
-        return self.pooler(text)
-
     def logits(self, features: Tensor, condition: Tensor) -> Tensor:
         return self.head(features, condition)
-
-    def forward(self, images: Tensor, text: TextBatch) -> Tensor:
-        return self.logits(self.features(images), self.pool(text))
 
 
 # Two rows a resolution: as published, and what a CPU can train in minutes (docs/training.md has the comparison).

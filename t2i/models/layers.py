@@ -1,6 +1,7 @@
 """Layers that the style-based architectures share: equalised learning rate, filters, statistics over a minibatch."""
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,17 @@ def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Each row of [B, C] scaled to mean square 1 (Karras et al. 2018, sec. 4.2). At least fp32."""
     x = at_least_fp32(x)
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + eps)
+
+
+def mapping_network(c_in: int, w_dim: int, layers: int) -> nn.ModuleList:
+    """Linear layers from [B, c_in] to [B, w_dim] that learn 100 times as slowly (SG1, sec. C).
+
+    Raises ValueError where layers is less than 1.
+    """
+    if layers < 1:
+        raise ValueError(f"mapping_layers is 1 or more, not {layers}")
+    widths = [c_in] + [w_dim] * layers
+    return nn.ModuleList(EqualLinear(a, b, lr_multiplier=0.01) for a, b in pairwise(widths))
 
 
 def upsample(x: Tensor) -> Tensor:

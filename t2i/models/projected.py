@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.models.base import Discriminator
 from t2i.models.features import load_lite
 from t2i.models.layers import leaky_relu
 from t2i.precision import at_least_fp32
-from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
+from t2i.text.pooler import TextStatistics, make_pooler
 
 TAPS = (24, 40, 112, 320)  # channels of EfficientNet-Lite0 at 1/4, 1/8, 1/16, 1/32 of the input
 MIXED = (64, 128, 256, 256)
@@ -26,7 +27,7 @@ HEAD = 64
 PATCHES = 4  # a head's map is 4 x 4
 
 
-class ProjectedDiscriminator(nn.Module):
+class ProjectedDiscriminator(Discriminator):
     """images [B, 3, R, R] and a TextBatch -> logits [B, 4], one a head.
 
     input_resolution: what the pictures are resized to for the frozen network. Raises UserError, one line, where its
@@ -71,9 +72,6 @@ class ProjectedDiscriminator(nn.Module):
             mixed.append(x)
         return torch.cat([head(x) for head, x in zip(self.heads, reversed(mixed))], dim=1)
 
-    def pool(self, text: TextBatch) -> Tensor:
-        return self.pooler(text)
-
     def logits(self, features: Tensor, condition: Tensor) -> Tensor:
         """Of each head the mean over its patches of an unconditional logit and the projection on the text."""
         logits = []
@@ -82,9 +80,6 @@ class ProjectedDiscriminator(nn.Module):
             match = (at_least_fp32(part).mean((2, 3)) * text).sum(1) * HEAD**-0.5
             logits.append(at_least_fp32(alone(part)).mean((1, 2, 3)) + match)
         return torch.stack(logits, dim=1)
-
-    def forward(self, images: Tensor, text: TextBatch) -> Tensor:
-        return self.logits(self.features(images), self.pool(text))
 
 
 class _Head(nn.Module):

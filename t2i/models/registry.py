@@ -2,47 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from t2i.text.pooler import TextBatch, TextStatistics
-
-
-class Generator(Protocol):
-    """noise [B, Z] and a TextBatch -> images [B, 3, R, R], about [-1, 1]: pool, then synthesis.
-
-    pool: TextBatch -> condition [B, E], in which two prompts can be mixed.
-    synthesis: noise and condition -> images. truncation_psi: 1 as trained, 0 the most typical picture of a prompt.
-
-    A generator that training shakes (style mixing, noise images) says in `training_noise` how many normal numbers it
-    takes for that a picture, and has a keyword `shake` [B, training_noise] in its call.
-    """
-
-    z_dim: int
-    resolution: int
-
-    def pool(self, text: TextBatch) -> Tensor: ...
-
-    def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor: ...
-
-    def __call__(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor: ...
-
-
-class Discriminator(Protocol):
-    """The three steps of D(x, text), apart so that one pass over the images serves several captions.
-
-    features: images [B, 3, R, R] -> [B, C, h, w] or [B, C]
-    pool: TextBatch -> condition [B, E]
-    logits: features and condition -> [B], or [B, heads] where it has several, fp32
-    """
-
-    def features(self, images: Tensor) -> Tensor: ...
-
-    def pool(self, text: TextBatch) -> Tensor: ...
-
-    def logits(self, features: Tensor, condition: Tensor) -> Tensor: ...
+from t2i.models.base import Discriminator, Generator
+from t2i.text.pooler import TextStatistics
 
 
 @dataclass(frozen=True)
@@ -59,8 +24,8 @@ class Architecture:
 
     name: str
     summary: str
-    build_generator: Callable[..., nn.Module]
-    build_discriminator: Callable[..., nn.Module]
+    build_generator: Callable[..., Generator]
+    build_discriminator: Callable[..., Discriminator]
     model_options: dict[str, Any]
     presets: dict[str, dict[int, dict[str, Any]]]
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +35,7 @@ class Architecture:
 
     def build(
         self, resolution: int, conditioning: str, statistics: TextStatistics, options: dict[str, Any], seed: int
-    ) -> tuple[nn.Module, nn.Module]:
+    ) -> tuple[Generator, Discriminator]:
         """A new generator and discriminator; the same seed gives the same weights. The global RNG is not touched."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -14,11 +14,11 @@ Departures from the paper:
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from t2i.models.base import Discriminator, Generator
 from t2i.models.growing import Growth, blend
 from t2i.models.layers import (
     GROUP,
@@ -28,6 +28,7 @@ from t2i.models.layers import (
     ProjectionHead,
     downsample,
     leaky_relu,
+    mapping_network,
     pixel_norm,
     resolutions_to,
     upsample,
@@ -42,13 +43,12 @@ MIXING = 0.9  # share of the training pictures with styles of two noises
 
 
 class Mapping(nn.Module):
-    """noise [B, Z] and condition [B, E] -> w [B, W]: 8 layers that learn 100 times as slowly (SG1, sec. C)."""
+    """noise [B, Z] and condition [B, E] -> w [B, W] (SG1, fig. 1b)."""
 
     def __init__(self, z_dim: int, condition: int, w_dim: int, layers: int):
         super().__init__()
         self.text = EqualLinear(condition, w_dim, gain=1.0)
-        widths = [z_dim + w_dim] + [w_dim] * layers
-        self.layers = nn.ModuleList(EqualLinear(a, b, lr_multiplier=0.01) for a, b in pairwise(widths))
+        self.layers = mapping_network(z_dim + w_dim, w_dim, layers)
 
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:
         x = torch.cat([pixel_norm(z), pixel_norm(self.text(condition))], dim=1)  # [B, Z + W]
@@ -101,7 +101,7 @@ class SynthesisBlock(nn.Module):
         return self.layer2(self.conv2(x), w[:, 1], noise[1])
 
 
-class StyleGANGenerator(nn.Module):
+class StyleGANGenerator(Generator):
     """noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
     shown_at: the resolutions with a ToRGB, the last always among them. It can be put at any of these by `growth`.
@@ -149,9 +149,6 @@ class StyleGANGenerator(nn.Module):
     def training_noise(self) -> int:
         """Normal numbers a picture that training shakes it with: a second noise, its crossover, the noise images."""
         return self.z_dim + 2 + sum(2 * side * side for side in self.sides)
-
-    def pool(self, text: TextBatch) -> Tensor:  # -> [B, E]
-        return self.pooler(text)
 
     def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         """w for each layer, [B, layers, W]. truncation_psi pulls it to the mean w of the prompt (SG1, sec. B)."""
@@ -219,7 +216,7 @@ class DiscriminatorBlock(nn.Module):
         return downsample(leaky_relu(self.conv2(self.blur(x))))
 
 
-class StyleGANDiscriminator(nn.Module):
+class StyleGANDiscriminator(Discriminator):
     """images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution. The generator's mirror."""
 
     def __init__(
@@ -259,14 +256,8 @@ class StyleGANDiscriminator(nn.Module):
     def _from_rgb(self, images: Tensor, side: int) -> Tensor:
         return leaky_relu(self.from_rgb[str(side)](images))
 
-    def pool(self, text: TextBatch) -> Tensor:
-        return self.pooler(text)
-
     def logits(self, features: Tensor, condition: Tensor) -> Tensor:
         return self.head.logits(features, condition)
-
-    def forward(self, images: Tensor, text: TextBatch) -> Tensor:
-        return self.logits(self.features(images), self.pool(text))
 
 
 # Batches of the paper by resolution, and the learning rates that rise with it (the public code's).

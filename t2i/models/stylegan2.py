@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.models.base import Discriminator, Generator
 from t2i.models.layers import (
     GROUP,
     SQRT2,
@@ -26,6 +27,7 @@ from t2i.models.layers import (
     ProjectionHead,
     downsample,
     leaky_relu,
+    mapping_network,
     pixel_norm,
     resolutions_to,
     width,
@@ -33,7 +35,7 @@ from t2i.models.layers import (
 from t2i.models.projected import ProjectedDiscriminator
 from t2i.models.registry import Architecture, preset_rows, register
 from t2i.precision import at_least_fp32
-from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
+from t2i.text.pooler import TextStatistics, make_pooler
 
 TYPICAL = 1024  # noises whose mean w is the centre that truncation pulls to
 
@@ -94,7 +96,7 @@ class ToRGB(nn.Module):
         return at_least_fp32(self.conv(x, w)) + self.bias[:, None, None]
 
 
-class StyleGAN2Generator(nn.Module):
+class StyleGAN2Generator(Generator):
     """noise [B, z_dim] and a TextBatch -> images [B, 3, R, R], about [-1, 1]."""
 
     def __init__(
@@ -114,8 +116,7 @@ class StyleGAN2Generator(nn.Module):
         self.resolution, self.z_dim = resolution, z_dim
         self.pooler = make_pooler(conditioning, statistics)
         self.text = EqualLinear(self.pooler.out_width, w_dim, gain=1.0)
-        widths = [z_dim] + [w_dim] * mapping_layers
-        self.mapping = nn.ModuleList(EqualLinear(a, b, lr_multiplier=0.01) for a, b in pairwise(widths))
+        self.mapping = mapping_network(z_dim, w_dim, mapping_layers)
         sides = resolutions_to(resolution)
         channels = [width(side, fmap_base, fmap_max) for side in sides]
         both = 2 * w_dim
@@ -131,9 +132,6 @@ class StyleGAN2Generator(nn.Module):
     def layer_count(self) -> int:
         """Style layers: one at 4 px, two at each other resolution, and the last ToRGB."""
         return 2 * len(self.to_rgb)
-
-    def pool(self, text: TextBatch) -> Tensor:  # -> [B, E]
-        return self.pooler(text)
 
     def map(self, z: Tensor) -> Tensor:  # [B, Z] -> [B, W]
         x = pixel_norm(z)
@@ -165,9 +163,6 @@ class StyleGAN2Generator(nn.Module):
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         return self.render(self.styles(z, condition, truncation_psi))
 
-    def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
-        return self.synthesis(z, self.pool(text), truncation_psi)
-
 
 class ResidualBlock(nn.Module):
     """[B, c_in, h, w] -> [B, c_out, h/2, w/2]: (shortcut + two conv3) / sqrt 2 (SG2, fig. 7c)."""
@@ -188,7 +183,7 @@ class ResidualBlock(nn.Module):
         return downsample(self.blur(x))
 
 
-class StyleGAN2Discriminator(nn.Module):
+class StyleGAN2Discriminator(Discriminator):
     """images [B, 3, R, R] and a TextBatch -> logits [B]."""
 
     def __init__(
@@ -214,14 +209,8 @@ class StyleGAN2Discriminator(nn.Module):
             x = block(x)
         return self.head.features(x)
 
-    def pool(self, text: TextBatch) -> Tensor:
-        return self.pooler(text)
-
     def logits(self, features: Tensor, condition: Tensor) -> Tensor:
         return self.head.logits(features, condition)
-
-    def forward(self, images: Tensor, text: TextBatch) -> Tensor:
-        return self.logits(self.features(images), self.pool(text))
 
 
 def build_discriminator(

@@ -1,0 +1,120 @@
+"""Options, settings, data and runs that `train` refuses: one line, the right exit code, nothing written."""
+
+import shutil
+
+import pytest
+from conftest import listing
+
+from t2i.cli import run
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--batch", "1"], "--batch must be at least 2"),
+        (["--batch", "7", "--accumulate", "2"], "--batch 7 is not a multiple of --accumulate 2"),
+        (["--accumulate", "0"], "--accumulate"),
+        (["--kimg", "0"], "--kimg must be above 0"),
+        (["--kimg", "inf"], "--kimg must be a number"),
+        (["--minutes", "-1"], "--minutes must be above 0"),
+        (["--minutes", "nan"], "--minutes must be a number"),
+        (["--lr-g", "nan"], "--lr-g must be a number"),
+        (["--lr-d", "-1"], "--lr-d must be above 0"),
+        (["--seed", "-1"], "--seed"),
+        (["--arch", "vqgan"], "no architecture 'vqgan'; there is"),
+        (["--preset", "huge"], "--preset huge"),
+        (["--loss", "mse"], "--loss: input should be"),
+        (["--penalty", "gp"], "--penalty: input should be"),
+        (["--precision", "int8"], "--precision: input should be"),
+        (["--conditioning", "magic"], "--conditioning: input should be"),
+        (["--amp", "--precision", "fp32"], "--amp means --precision bf16"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--eval-every", "0"], "--eval-every must be above 0"),
+        (["--eval-every", "8", "--best-by", "fid"], "--best-by: input should be"),
+        (["--best-by", "fd"], "--best-by needs --eval-every"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_train_options_that_make_no_sense(refused, minilm_data, options, words):
+    refused(2, words, "train", minilm_data, *options)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("batch = ", 1, "not valid TOML"),
+        ("\x00", 1, "not valid TOML"),
+        ("batches = 8", 2, "no setting is called 'batches'"),
+        ('batch = "many"', 2, "run.toml: batch: "),
+        ("batch = 1", 2, "run.toml: batch must be at least 2"),
+        ("ema_kimg = 0", 2, "run.toml: ema_kimg must be above 0"),
+        ("beta1 = nan", 2, "run.toml: beta1 must be a number"),
+        ("penalty_weight = -1", 2, "run.toml: penalty_weight"),
+        ('augment = ["blur"]', 2, "run.toml: augment: "),
+        ("arch = [1]", 2, "no architecture '[1]'"),
+        ("preset = [1]", 2, "--preset [1]"),
+        ("model = 3", 2, "[model] must be a table"),
+        ("[model]\ndepth = 3", 2, "no model setting 'depth'"),
+        ('[model]\nnf = "wide"', 2, "[model] nf must be of type int"),
+        ("[model]\nnf = true", 2, "[model] nf must be of type int"),
+        ("[model]\nnf = -4", 2, "cannot be built"),
+        ("[model]\nnf = 1000000000000", 2, "cannot be built"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and ("=" in value or value == "\x00") else None,
+)
+def test_a_config_file_that_is_wrong(refused, here, minilm_data, text, code, words):
+    (here / "run.toml").write_text(text)
+    refused(code, words, "train", minilm_data, "--config", "run.toml")
+
+
+@pytest.mark.parametrize("arch", ["stylegan", "stylegan2"])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("mapping_layers = 0", "mapping_layers is 1 or more, not 0"),
+        ("w_dim = -1", "cannot be built"),
+        ("fmap_max = 1.5", "fmap_max must be of type int"),
+    ],
+)
+def test_a_network_that_cannot_be(refused, here, minilm_data, arch, setting, words):
+    (here / "run.toml").write_text(f"[model]\n{setting}\n")
+    refused(2, words, "train", minilm_data, "--arch", arch, "--config", "run.toml")
+
+
+def test_a_config_file_that_is_none(refused, here, minilm_data):
+    refused(1, "run.toml", "train", minilm_data, "--config", "run.toml")
+    (here / "run.toml").mkdir()
+    refused(1, "run.toml", "train", minilm_data, "--config", "run.toml")
+
+
+def test_data_that_is_none(refused, here, tiny_run):
+    (here / "empty").mkdir()
+    for data in ("missing", "empty", tiny_run):
+        refused(1, "no prepared data set here", "train", data)
+
+
+@pytest.mark.parametrize("name", ["images-00000.npy", "caption-offsets.npy", "text-statistics.npy"])
+def test_a_damaged_data_set(refused, here, minilm_data, name):
+    shutil.copytree(minilm_data, here / "data")
+    (here / "data" / name).write_bytes((here / "data" / name).read_bytes()[:-40])
+    refused(1, name, "train", "data")
+    (here / "data" / name).unlink()
+    refused(1, name, "train", "data")
+
+
+def test_resuming_what_cannot_be_resumed(refused, here, minilm_data, shapes_data, tiny_run):
+    refused(1, "no run here", "train", "--resume", "missing")
+    refused(1, "no run here", "train", "--resume", minilm_data)
+    refused(1, "not a run's configuration", "train", "--resume", tiny_run / "model" / "generator")
+    before = listing(tiny_run)
+    refused(2, "--batch 16 differs from the run's 8", "train", "--resume", tiny_run, "--batch", "16")
+    refused(2, "--precision bf16 differs", "train", "--resume", tiny_run, "--amp")
+    refused(2, "--config", "train", "--resume", tiny_run, "--config", "run.toml")
+    refused(2, "--out", "train", "--resume", tiny_run, "--out", "elsewhere")
+    refused(2, "--kimg must be above 0", "train", "--resume", tiny_run, "--kimg", "-1")
+    refused(1, "its fingerprint differs", "train", shapes_data.path, "--resume", tiny_run)
+    assert listing(tiny_run) == before
+    run_folder = here / "run"
+    shutil.copytree(tiny_run, run_folder)
+    shutil.rmtree(run_folder / "checkpoints")
+    assert run(["train", "--resume", str(run_folder)]) == 1
