@@ -1,5 +1,6 @@
 """What the tests of every source share: a picture, and the checks that hold for all of them."""
 
+import io
 import json
 
 import pytest
@@ -11,8 +12,9 @@ from t2i.data.sources import (
 )
 from t2i.errors import UserError
 
-Image.new("RGB", (16, 16), "red").save(PICTURE, "PNG")
-PICTURE = PICTURE.getvalue()
+_png = io.BytesIO()
+Image.new("RGB", (16, 16), "red").save(_png, "PNG")
+PICTURE = _png.getvalue()
 
 
 def write(path, data=PICTURE):
@@ -46,3 +48,25 @@ def refused(make, *words):
     for word in words:
         assert str(word) in text, text
     return text
+
+
+ROWS = [("a.png", "a picture"), ("sub/b.png", "another, with a comma"), ("gone.png", "not there")]
+
+
+def imagefolder(root, kind, rows=ROWS, column="text"):
+    write(root / "a.png")
+    write(root / "sub/b.png")
+    match kind:
+        case "jsonl":
+            lines = [json.dumps({"file_name": name, column: caption}) for name, caption in rows]
+            write(root / "metadata.jsonl", "\ufeff" + "\n\n".join(lines) + "\n")
+        case "csv":
+            body = "".join(f'{name},"{caption}",1\r\n' for name, caption in rows)
+            write(root / "metadata.csv", f"file_name,{column},width\r\n{body}")
+        case "parquet":
+            pyarrow = pytest.importorskip("pyarrow")
+            import pyarrow.parquet as parquet
+
+            table = {"file_name": [r[0] for r in rows], column: [r[1] for r in rows], "width": [1] * len(rows)}
+            parquet.write_table(pyarrow.table(table), root / "metadata.parquet")
+    return root

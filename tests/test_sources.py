@@ -9,7 +9,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from source_checks import PICTURE, refused, walk, write
+from source_checks import PICTURE, imagefolder, refused, walk, write
 
 from t2i.data.sources import (
     FolderPairSource,
@@ -139,28 +139,6 @@ def test_linked_pictures_of_the_users_own_folder_are_followed(tmp_path):
     write(tmp_path / "c/a.txt", "a")
     (record,) = FolderPairSource(tmp_path / "i", tmp_path / "c")
     assert record.picture.load(8).shape == (8, 8, 3)
-
-
-ROWS = [("a.png", "a picture"), ("sub/b.png", "another, with a comma"), ("gone.png", "not there")]
-
-
-def imagefolder(root, kind, rows=ROWS, column="text"):
-    write(root / "a.png")
-    write(root / "sub/b.png")
-    match kind:
-        case "jsonl":
-            lines = [json.dumps({"file_name": name, column: caption}) for name, caption in rows]
-            write(root / "metadata.jsonl", "\ufeff" + "\n\n".join(lines) + "\n")
-        case "csv":
-            body = "".join(f'{name},"{caption}",1\r\n' for name, caption in rows)
-            write(root / "metadata.csv", f"file_name,{column},width\r\n{body}")
-        case "parquet":
-            pyarrow = pytest.importorskip("pyarrow")
-            import pyarrow.parquet as parquet
-
-            table = {"file_name": [r[0] for r in rows], column: [r[1] for r in rows], "width": [1] * len(rows)}
-            parquet.write_table(pyarrow.table(table), root / "metadata.parquet")
-    return root
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])

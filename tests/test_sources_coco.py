@@ -8,7 +8,7 @@ import sys
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from source_checks import refused, walk, write
+from source_checks import ROWS, imagefolder, refused, walk, write
 
 from t2i.data.sources import (
     CocoSource,
