@@ -15,3 +15,14 @@ class UsageError(UserError):
     """The call itself is wrong: options that exclude each other, a value out of range. Exit code 2."""
 
     exit_code = 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of Python, of a GPU, or of torch's CPU allocator and its kernels, which have no exception of their own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's: not imported here
+        return True
+    signs = (
+        "can't allocate memory", "not enough memory", "could not create a primitive", "bad_alloc",
+        "failed to map segment", "can't start new thread",  # a library that is loaded late; a thread's stack
+    )  # fmt: skip
+    return isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in signs)

@@ -14,7 +14,7 @@ import typer
 
 from t2i.cli import console, demo, evaluate, generate, info, prepare, sample_grid, train
 from t2i.cli.console import Stopped
-from t2i.errors import UserError
+from t2i.errors import UserError, is_out_of_memory
 from t2i.files import brief, describe_os_error
 from t2i.version import __version__
 
@@ -78,6 +78,10 @@ def run(arguments: list[str] | None = None) -> int:
         _abandon_stdout()
         where = error.filename
         return _fail(str(describe_os_error(error, where)) if where else f"output: {error.strerror or error}", 1)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail("out of memory: other programs may hold it, or this one was asked for too much at once", 1)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped by SIGINT", 130)
     except Stopped as stop:

@@ -8,12 +8,14 @@ images seen, so a resumed run goes on as if it had never stopped.
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
+from t2i.errors import is_out_of_memory
 from t2i.files import sweep
 from t2i.models import get_architecture
 from t2i.models.folder import ModelDescription, save_model
@@ -23,7 +25,7 @@ from t2i.training.collapse import CollapseWatch
 from t2i.training.distributed import ALONE, Ranks
 from t2i.training.growth import Schedule
 from t2i.training.loading import BatchLoader
-from t2i.training.memory import is_out_of_memory, memory_gib, out_of_memory
+from t2i.training.memory import memory_gib, out_of_memory
 from t2i.training.metrics import MetricsLog
 from t2i.training.plots import draw_losses
 from t2i.training.previews import Preview
@@ -89,7 +91,8 @@ def train(
         images_seen, seconds_before, rollbacks = go_back(state, run, ranks, say)
 
     seed = seed_after(config.seed, rollbacks)
-    loader = BatchLoader(dataset, text, seed, device, ranks, config.mismatches)
+    open_loader = partial(BatchLoader, dataset, text, device=device, ranks=ranks, mismatches=config.mismatches)
+    loader = open_loader(seed)
     preview = Preview(dataset, text, state.generator.z_dim, config.seed, device)
     watch = CollapseWatch()
     if ranks.first:
@@ -197,7 +200,7 @@ def train(
             rollbacks += 1  # of this process: the checkpoint may be older than the last rollback
             seed = seed_after(config.seed, rollbacks)  # the same numbers would end in the same place
             loader.close()
-            loader = BatchLoader(dataset, text, seed, device, ranks, config.mismatches)
+            loader = open_loader(seed)
             if ranks.first:
                 metrics_log.rewind(images_seen)
             started = logged_at = saved_when = time.monotonic()

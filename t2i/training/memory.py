@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from t2i.errors import UserError
+from t2i.errors import UserError, is_out_of_memory
 from t2i.models import get_architecture
 from t2i.training.distributed import Ranks
 from t2i.training.growth import Span
@@ -24,11 +24,6 @@ def memory_gib(device: torch.device) -> float:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS, which has no /proc
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of a GPU, of Python, or of torch's CPU allocator, which has no exception of its own."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def out_of_memory(

@@ -1,0 +1,45 @@
+"""Memory that really ends: a limit on the process, nothing patched."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc tells what a process has")
+DRIVER = Path(__file__).with_name("memory_driver.py")
+
+
+def limited(mib: int, *arguments: object) -> tuple[int, list[str]]:
+    """Exit code, and the lines on stderr, of a command that may take `mib` MiB."""
+    done = subprocess.run([sys.executable, DRIVER, str(mib), *map(str, arguments)], capture_output=True, text=True)
+    return done.returncode, done.stderr.splitlines()
+
+
+def test_training_says_which_micro_batch_fits_and_it_does(shapes_data, tmp_path):
+    runs = tmp_path / "runs"
+    code, lines = limited(
+        800, "train", shapes_data.path, "--arch", "dfgan", "--batch", 1024, "--kimg", 1, "--out", runs
+    )
+    assert code == 1 and len(lines) == 1, lines
+    found = re.fullmatch(
+        r"t2i: out of memory with a micro-batch of 1024 at 16 px; (\d+) fits: go on with "
+        r"t2i train --resume --accumulate (\d+), which keeps the batch of 1024",
+        lines[0],
+    )
+    assert found, lines
+    assert int(found[1]) * int(found[2]) == 1024
+    (run,) = runs.iterdir()
+    code, lines = limited(800, "train", "--resume", run, "--accumulate", found[2])
+    assert (code, lines) == (0, [])
+
+
+@pytest.mark.slow
+def test_wherever_memory_ends_there_is_one_line(shapes_data, tmp_path):
+    """From not enough for a step to enough for a small micro-batch. (With less, torch's own code dies of it.)"""
+    for mib in range(200, 800, 100):
+        options = ("--arch", "stylegan2", "--batch", 1024, "--kimg", 1, "--out", tmp_path / "runs")
+        code, lines = limited(mib, "train", shapes_data.path, *options)
+        assert code == 1 and len(lines) == 1 and lines[0].startswith("t2i: "), (mib, code, lines[-3:])
+        assert "out of memory with a micro-batch of 1024 at 16 px" in lines[0], (mib, lines)
