@@ -59,7 +59,7 @@ class TrainConfig:
         "prepared", "prepared: the frozen one that prepare ran; transformer: one that is trained with the GAN."
     )
     contrastive: float | None = _setting(
-        None, "Weight of the image-text contrastive term; left out, 1 with a trained text encoder, else 0."
+        None, "Weight of the image-text contrastive term; left out, the preset's, or 1 with a trained text encoder."
     )
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
     penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")

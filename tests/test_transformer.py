@@ -311,7 +311,7 @@ class Toy(nn.Module):
         return self.head(features, self.pooler(self.encoder(ids, numbers)))
 
     def loss(self, features, ids, numbers=None):
-        return contrastive_loss(*self.vectors(features, ids, numbers), self.head.scale)
+        return contrastive_loss(*self.vectors(features, ids, numbers), self.head.scale, group=8)
 
 
 def test_micro_batches_give_the_gradients_of_the_whole_batch(tokenizer, encoder):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from t2i.precision import at_least_fp32
 
-GROUP = 8
+GROUP = 16
 MAX_SCALE = 100.0  # CLIP, sec. 2.5: beyond it training is unstable
 
 

@@ -48,17 +48,17 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(nn.Module):
-    """A convolution with equalised learning rate that keeps the size; [B, c_in, h, w] -> [B, c_out, h, w]."""
+    """A convolution with equalised learning rate; [B, c_in, h, w] -> [B, c_out, h / stride, w / stride]."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, *, gain: float = SQRT2, bias: bool = True):
+    def __init__(self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, gain: float = SQRT2, bias: bool = True):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
         self.scale = gain / math.sqrt(c_in * kernel * kernel)
-        self.padding = kernel // 2
+        self.stride, self.padding = stride, (kernel - 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+        return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
@@ -115,28 +115,43 @@ def minibatch_std(x: Tensor) -> Tensor:
     return torch.cat([x, std.to(x.dtype)], dim=1)
 
 
+class TextLayer(nn.Module):
+    """condition [B, E] -> [B, width]: a layer in which words that were pooled side by side can act on each other."""
+
+    def __init__(self, condition: int, width: int):
+        super().__init__()
+        self.linear = EqualLinear(condition, width)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        return leaky_relu(self.linear(pixel_norm(condition)))
+
+
 class ProjectionHead(nn.Module):
     """The last layers of a style-based discriminator: 4x4 features and a caption's condition -> a logit.
 
     The logit is an unconditional one plus the projection of the features on the condition (Miyato & Koyama 2018).
+    width: of the space in which both are compared; left out, `channels`. text_width: of a layer that the condition
+    goes through before; 0 for none.
     """
 
-    def __init__(self, channels: int, condition: int):
+    def __init__(self, channels: int, condition: int, width: int | None = None, text_width: int = 0):
         super().__init__()
+        width = width or channels
         self.conv = EqualConv2d(channels + 1, channels, 3)
-        self.dense = EqualLinear(channels * 4 * 4, channels)
-        self.unconditional = EqualLinear(channels, 1, gain=1.0)
-        self.project = EqualLinear(condition, channels, gain=1.0)
+        self.dense = EqualLinear(channels * 4 * 4, width)
+        self.unconditional = EqualLinear(width, 1, gain=1.0)
+        self.text = TextLayer(condition, text_width) if text_width else nn.Identity()
+        self.project = EqualLinear(text_width or condition, width, gain=1.0)
 
     def features(self, x: Tensor) -> Tensor:
-        """[B, C, 4, 4] -> [B, C], which know how much the pictures of a group differ."""
+        """[B, C, 4, 4] -> [B, width], which know how much the pictures of a group differ."""
         x = leaky_relu(self.conv(minibatch_std(x)))
         return leaky_relu(self.dense(x.flatten(1)))
 
     def logits(self, features: Tensor, condition: Tensor) -> Tensor:
-        """[B, C] and [B, E] -> [B], in at least fp32."""
+        """[B, width] and [B, E] -> [B], in at least fp32."""
         features = at_least_fp32(features)
         with torch.autocast(features.device.type, enabled=False):
-            text = self.project(condition.to(features.dtype))
+            text = self.project(self.text(condition.to(features.dtype)))
             match = (features * text).sum(1) * text.shape[1] ** -0.5
             return self.unconditional(features).flatten() + match

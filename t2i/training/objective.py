@@ -9,8 +9,11 @@ D phase (DF-GAN eq. 1, for any adversarial loss):
 
 with e' the caption of another picture, or the mean over several. G phase: generator(D(G(z, e), e)).
 
+With a contrastive term the discriminator learns besides to find a real picture's caption among others, and the
+generator to draw pictures whose caption it finds (XMC-GAN: Zhang et al. 2021, sec. 4).
+
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
-above and by a contrastive one; the generator takes its embeddings as they are.
+above; the generator takes its embeddings as they are.
 """
 
 import contextlib
@@ -165,7 +168,7 @@ class GANObjective:
             wrong = torch.stack([self.discriminator.logits(features, other) for other in others.unbind(1)], dim=1)
         fakes = self._augment(fakes, random, "D fake")
         with self._autocast(batch):
-            fake = self._judge(fakes, text)
+            fake = self.discriminator(fakes, text)
 
         mismatch = (batch.mismatched_weight * heads(self.loss.fake(wrong), 2)).mean(1)
         losses = heads(self.loss.real(real)) + 0.5 * (heads(self.loss.fake(fake)) + mismatch)
@@ -183,20 +186,28 @@ class GANObjective:
             self.statistics.add("penalty", penalty)
             losses = losses + self.penalty_every * penalty
         if self.contrast is not None:
-            vectors = self.contrast(features, condition)
-            contrast = contrastive_loss(*vectors, self.contrast.scale, caption_ids=batch.caption_ids)
-            self.statistics.add("contrast", contrast)
-            losses = losses + self.contrast_weight * contrast
+            losses = losses + self._contrastive("contrast", features, condition, batch)
         return losses.mean()
 
     def _generator_loss(self, batch: Batch, random: StepRandom) -> Tensor:
         with self._autocast(batch):
             text = self._encode_plainly(batch.text)
             fakes = self._draw(text, random, "G")
-            fake = self._judge(self._augment(fakes, random, "G"), text)
+            features = self.discriminator.features(self._augment(fakes, random, "G"))
+            condition = self.discriminator.pool(text)
+            fake = self.discriminator.logits(features, condition)
         losses = heads(self.loss.generator(fake))
         self.statistics.add("loss_g", losses)
+        if self.contrast is not None:
+            losses = losses + self._contrastive("contrast_g", features, condition, batch)
         return losses.mean()
+
+    def _contrastive(self, name: str, features: Tensor, condition: Tensor, batch: Batch) -> Tensor:
+        """The weighted contrastive term, [B]: do these pictures' features know their captions?"""
+        vectors = self.contrast(features, condition)
+        contrast = contrastive_loss(*vectors, self.contrast.scale, caption_ids=batch.caption_ids)
+        self.statistics.add(name, contrast)
+        return self.contrast_weight * contrast
 
     def _encode(self, text: TextBatch, random: StepRandom, name: str, captions: int = 1) -> TextBatch:
         """Embeddings of a trained encoder, with dropout; those of a frozen one are there already.
@@ -220,9 +231,6 @@ class GANObjective:
         if count := getattr(self.generator, "training_noise", 0):
             return self.generator(z, text, shake=random.normal(f"{name} shake", count))
         return self.generator(z, text)
-
-    def _judge(self, images: Tensor, text: TextBatch) -> Tensor:
-        return self.discriminator.logits(self.discriminator.features(images), self.discriminator.pool(text))
 
     def _augment(self, images: Tensor, random: StepRandom, name: str) -> Tensor:
         images = blur(images, self.blur_sigma)

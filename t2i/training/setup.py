@@ -70,14 +70,20 @@ def new_settings(
     return resolved, origin
 
 
+def group_of(settings: TrainConfig) -> tuple[int, str]:
+    """How many pictures a step looks at together, of which a piece of a batch is a multiple; and why."""
+    architecture = get_architecture(settings.arch)
+    if contrast_weight(settings) and architecture.group < GROUP:
+        return GROUP, "the contrastive term compares captions"
+    return architecture.group, f"{architecture.name} compares pictures"
+
+
 def check_together(settings: TrainConfig, ranks: int = 1) -> None:
     """Raises UsageError where a setting makes no sense with the architecture, or with so many ranks."""
     architecture = get_architecture(settings.arch)
     if settings.growing and not architecture.grows:
         raise UsageError(f"--growing: {architecture.name} has one size; it does not grow")
-    group, why = architecture.group, f"{architecture.name} compares pictures"
-    if contrast_weight(settings) and group < GROUP:
-        group, why = GROUP, "the contrastive term compares captions"
+    group, why = group_of(settings)
     pieces = settings.accumulate * ranks
     batches = [stage.batch or settings.batch for stage in settings.stages] if settings.growing else [settings.batch]
     for batch in batches:
