@@ -494,7 +494,9 @@ def test_info_knows_every_kind_of_folder(t2i, minilm_data, tiny_run):
 @pytest.mark.slow
 def test_the_demo_goes_the_whole_way(here, t2i):
     said = t2i("demo", "--minutes", "0.05", "--pictures", "64")
-    assert [line[:2] for line in said.splitlines() if re.match(r"\d\. ", line)] == ["1.", "2.", "3."]
+    assert [line[:2] for line in said.splitlines() if re.match(r"\d\. ", line)] == ["1.", "2.", "3.", "4."]
+    for name in ("colour", "size", "background", "shape"):
+        assert re.search(rf"{name} +(│ +\d+% +){{3}}", said)
     assert (here / "t2i-demo" / "demo.png").is_file()
     assert [path.name for path in here.iterdir()] == ["t2i-demo"]
     command = shlex.split(re.search(r"then: t2i (.*)", said)[1])

@@ -17,12 +17,15 @@ PROMPTS = (
 )
 
 
+SCENES = 100  # prompts of pairs of colour and shape that training showed, and as many that it never did
+
+
 def demo(
     out: Annotated[Path, Option(help="Folder for the data set, the run and the pictures.")] = Path("t2i-demo"),
     minutes: Annotated[float, Option(help="How long to train.")] = 4.0,
     pictures: Annotated[int, Option(help="How many pictures to draw and train on.")] = 2000,
 ) -> None:
-    """Draw shapes, prepare them, train on them for minutes, and draw prompts: the whole loop on a laptop."""
+    """Draw shapes, prepare them, train on them for minutes, draw prompts, and count what is obeyed."""
     from t2i.cli.prepare import prepare
     from t2i.cli.sample_grid import sample_grid
     from t2i.cli.train import train
@@ -37,11 +40,30 @@ def demo(
     if not (data / "dataset.json").is_file():
         console.say(f"1. prepare: {pictures:,} drawn pictures with captions")
         prepare(shapes=pictures, resolution=32, val_fraction=0.0, out=data)
-    console.say(f"2. train: dfgan, {minutes:g} minutes")
-    train(data=data, arch="dfgan", minutes=minutes, out=out / "runs")
+    console.say(f"2. train: stylegan2, {minutes:g} minutes")
+    train(data=data, arch="stylegan2", minutes=minutes, out=out / "runs")
     console.say("3. draw")
     from t2i.training.run import find_runs
 
     newest = find_runs(out / "runs")[-1]
     sample_grid(prompt=list(PROMPTS), model=newest / "model", cols=6, out=out / "demo.png")
+    console.say(f"4. does it obey? {SCENES} prompts of each kind, read off the pictures")
+    _say_obedience(newest / "model")
     console.say(f'look at {out / "demo.png"}; then: t2i generate "a purple heart" --model {newest} -o heart.png')
+
+
+def _say_obedience(model: Path) -> None:
+    """How many of the prompts' colours, sizes, grounds and shapes the pictures show."""
+    from rich.table import Table
+
+    from t2i.evaluation.attributes import accuracy
+    from t2i.evaluation.painter import Painter
+
+    pipe = console.load_pipeline(model, "auto", quiet=True)
+    found = accuracy(Painter.of_pipeline(pipe).prompts, pipe.resolution, SCENES)
+    seen, unseen = found["single", "seen"], found["single", "unseen"]
+    table = Table("", "pairs of colour and shape seen in training", "pairs never seen", "with prompts shuffled")
+    for name in ("colour", "size", "background", "shape"):
+        shares = (seen["model"][name], unseen["model"][name], seen["floor"][name])
+        table.add_row(name, *(f"{share:.0%}" for share in shares))
+    console.out.print(table)
