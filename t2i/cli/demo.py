@@ -47,7 +47,7 @@ def demo(
 
     newest = find_runs(out / "runs")[-1]
     sample_grid(prompt=list(PROMPTS), model=newest / "model", cols=6, out=out / "demo.png")
-    console.say(f"4. does it obey? {SCENES} prompts of each kind, read off the pictures")
+    console.say(f"4. does it obey? {SCENES} prompts with pairs of colour and shape from training, {SCENES} with others")
     _say_obedience(newest / "model")
     console.say(f'look at {out / "demo.png"}; then: t2i generate "a purple heart" --model {newest} -o heart.png')
 
@@ -62,7 +62,7 @@ def _say_obedience(model: Path) -> None:
     pipe = console.load_pipeline(model, "auto", quiet=True)
     found = accuracy(Painter.of_pipeline(pipe).prompts, pipe.resolution, SCENES)
     seen, unseen = found["single", "seen"], found["single", "unseen"]
-    table = Table("", "pairs of colour and shape seen in training", "pairs never seen", "with prompts shuffled")
+    table = Table("right", "seen pairs", "unseen pairs", "prompts shuffled")
     for name in ("colour", "size", "background", "shape"):
         shares = (seen["model"][name], unseen["model"][name], seen["floor"][name])
         table.add_row(name, *(f"{share:.0%}" for share in shares))
