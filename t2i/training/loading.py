@@ -63,12 +63,14 @@ class BatchLoader:
         wrong = np.stack([mismatch(captions, own, random.numpy(name)) for name in names], axis=1)  # [size, K]
         rows = self.ranks.rows(size)
         mismatched = self.text.batch(captions[wrong[rows]].ravel())  # -1 takes the last caption; its weight is 0
+        texts = self.text.batch(captions)
         return Batch(
             images=torch.from_numpy(data.images(pictures[rows])),
-            text=self.text.batch(captions[rows]),
+            text=texts[rows],
             mismatched=TextBatch(*(part.unflatten(0, (-1, self.mismatches)) for part in tuple(mismatched))),
             mismatched_weight=torch.from_numpy((wrong[rows] >= 0).astype(np.float32)),
-            caption_ids=torch.from_numpy(captions[rows]),
+            captions=texts,
+            caption_ids=torch.from_numpy(captions),
         )
 
 
@@ -84,5 +86,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         batch.text.to(device, dtype),
         batch.mismatched.to(device, dtype),
         batch.mismatched_weight.to(device),
+        batch.captions.to(device, dtype),
         batch.caption_ids.to(device),
     )

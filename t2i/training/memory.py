@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from t2i.errors import UserError, is_out_of_memory
+from t2i.models import get_architecture
 from t2i.training.distributed import Ranks
 from t2i.training.growth import Span
 from t2i.training.loading import BatchLoader
 from t2i.training.randomness import StepRandom
-from t2i.training.setup import group_of
 from t2i.training.state import TrainingState
 
 
@@ -37,7 +37,7 @@ def out_of_memory(
     line = f"out of memory with a micro-batch of {local // state.config.accumulate} at {span.resolution} px"
     if ranks.size > 1:  # the others wait in a step that this rank does not take
         return UserError(f"{line}; the last checkpoint is good: give a larger --accumulate or a smaller --batch")
-    group, _ = group_of(state.config)
+    group = get_architecture(state.config.arch).group
     for pieces in range(state.config.accumulate + 1, local + 1):
         if local % pieces or local // pieces % group:
             continue

@@ -38,8 +38,9 @@ class Batch:
     """Real pictures and their captions.
 
     images: [B, 3, R, R] in [-1, 1]. text: the caption of each. mismatched: K captions of other pictures for each, its
-    tensors [B, K, ...]. mismatched_weight: [B, K], 1, or 0 where the batch had no other caption. caption_ids: [B],
-    equal where the text is.
+    tensors [B, K, ...]. mismatched_weight: [B, K], 1, or 0 where the batch had no other caption.
+    captions: those of the whole batch of N pictures, of which these may be a few. caption_ids: [N], equal where they
+    are.
     With a text encoder that is trained, the texts hold token ids.
     """
 
@@ -47,6 +48,7 @@ class Batch:
     text: TextBatch
     mismatched: TextBatch
     mismatched_weight: Tensor
+    captions: TextBatch
     caption_ids: Tensor
 
     def __len__(self) -> int:
@@ -58,7 +60,8 @@ class Batch:
             self.text[rows],
             self.mismatched[rows],
             self.mismatched_weight[rows],
-            self.caption_ids[rows],
+            self.captions,
+            self.caption_ids,
         )
 
 
@@ -154,10 +157,10 @@ class GANObjective:
         on_reals = penalise and not self.penalty.between
         images = self._augment(batch.images, random, "D real").detach()
         with self._autocast(batch):
-            text = self._encode(batch.text, random, "D text")
+            captions, text = self._texts(batch, random)
             wrong_text = self._encode(flat(batch.mismatched), random, "D mismatch", batch.mismatched_weight.shape[1])
         with contextlib.nullcontext() if on_reals else self._autocast(batch):
-            condition = self.discriminator.pool(text)
+            conditions, condition = self._pool(captions, text, random)
             if on_reals:
                 images.requires_grad_(True)
                 if not condition.requires_grad:  # a pooler without weights
@@ -186,26 +189,42 @@ class GANObjective:
             self.statistics.add("penalty", penalty)
             losses = losses + self.penalty_every * penalty
         if self.contrast is not None:
-            losses = losses + self._contrastive("contrast", features, condition, batch)
+            losses = losses + self._contrastive("contrast", features, conditions, batch, random)
         return losses.mean()
 
     def _generator_loss(self, batch: Batch, random: StepRandom) -> Tensor:
         with self._autocast(batch):
             text = self._encode_plainly(batch.text)
+            captions = None if self.contrast is None else self._encode_plainly(batch.captions)
             fakes = self._draw(text, random, "G")
             features = self.discriminator.features(self._augment(fakes, random, "G"))
-            condition = self.discriminator.pool(text)
+            conditions, condition = self._pool(captions, text, random)
             fake = self.discriminator.logits(features, condition)
         losses = heads(self.loss.generator(fake))
         self.statistics.add("loss_g", losses)
         if self.contrast is not None:
-            losses = losses + self._contrastive("contrast_g", features, condition, batch)
+            losses = losses + self._contrastive("contrast_g", features, conditions, batch, random)
         return losses.mean()
 
-    def _contrastive(self, name: str, features: Tensor, condition: Tensor, batch: Batch) -> Tensor:
+    def _texts(self, batch: Batch, random: StepRandom) -> tuple[TextBatch | None, TextBatch]:
+        """Embeddings of the whole batch's captions, which only the contrastive term needs, and of the pictures' own."""
+        if self.contrast is None:
+            return None, self._encode(batch.text, random, "D text")
+        captions = self._encode(batch.captions, random.take(slice(0, random.batch)), "D text")
+        return captions, captions[random.rows]
+
+    def _pool(self, captions: TextBatch | None, text: TextBatch, random: StepRandom) -> tuple[Tensor | None, Tensor]:
+        """The discriminator's conditions of the whole batch, [N, E], and of the pictures' own captions, [B, E]."""
+        if captions is None:
+            return None, self.discriminator.pool(text)
+        conditions = self.discriminator.pool(captions)
+        return conditions, conditions[random.rows]
+
+    def _contrastive(self, name: str, features: Tensor, conditions: Tensor, batch: Batch, random: StepRandom) -> Tensor:
         """The weighted contrastive term, [B]: do these pictures' features know their captions?"""
-        vectors = self.contrast(features, condition)
-        contrast = contrastive_loss(*vectors, self.contrast.scale, caption_ids=batch.caption_ids)
+        own = torch.arange(random.batch, device=features.device)[random.rows]
+        vectors = self.contrast(features, conditions)
+        contrast = contrastive_loss(*vectors, self.contrast.scale, own, batch.caption_ids)
         self.statistics.add(name, contrast)
         return self.contrast_weight * contrast
 

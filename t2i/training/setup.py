@@ -7,7 +7,6 @@ from typing import Any
 from t2i.config import COMMAND_LINE, TrainConfig, option, read_toml, resolve
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError, UserError
-from t2i.losses.contrastive import GROUP
 from t2i.models import get_architecture
 from t2i.text.transformer import SETTINGS, SMALL
 from t2i.training.run import Run
@@ -70,20 +69,11 @@ def new_settings(
     return resolved, origin
 
 
-def group_of(settings: TrainConfig) -> tuple[int, str]:
-    """How many pictures a step looks at together, of which a piece of a batch is a multiple; and why."""
-    architecture = get_architecture(settings.arch)
-    if contrast_weight(settings) and architecture.group < GROUP:
-        return GROUP, "the contrastive term compares captions"
-    return architecture.group, f"{architecture.name} compares pictures"
-
-
 def check_together(settings: TrainConfig, ranks: int = 1) -> None:
     """Raises UsageError where a setting makes no sense with the architecture, or with so many ranks."""
     architecture = get_architecture(settings.arch)
     if settings.growing and not architecture.grows:
         raise UsageError(f"--growing: {architecture.name} has one size; it does not grow")
-    group, why = group_of(settings)
     pieces = settings.accumulate * ranks
     batches = [stage.batch or settings.batch for stage in settings.stages] if settings.growing else [settings.batch]
     for batch in batches:
@@ -92,10 +82,11 @@ def check_together(settings: TrainConfig, ranks: int = 1) -> None:
                 f"a batch of {batch} cannot be divided among {ranks} processes and --accumulate {settings.accumulate}; "
                 "choose another --batch"
             )
-        if pieces > 1 and batch // pieces % group:
+        if pieces > 1 and batch // pieces % architecture.group:
             raise UsageError(
-                f"a batch of {batch} falls into {pieces} pieces of {batch // pieces} (--accumulate, processes); {why} "
-                f"in groups of {group}, so a piece must be a multiple of that"
+                f"a batch of {batch} falls into {pieces} pieces of {batch // pieces} (--accumulate, processes); "
+                f"{architecture.name} compares pictures in groups of {architecture.group}, "
+                "so a piece must be a multiple of that"
             )
 
 
