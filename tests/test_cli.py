@@ -232,7 +232,6 @@ def test_runs_are_numbered_and_log_plain_lines_without_a_terminal(here, t2i, min
     (["--growing"], "dfgan has one size"),
     (["--loss", "wgan-gp", "--penalty", "none"], "needs a penalty"),
     (["--arch", "stylegan", "--accumulate", "16"], "groups of 4"),
-    (["--text-encoder", "transformer", "--accumulate", "8"], "groups of 8"),
     (["--gpus", "0"], "--gpus must be at least 1"),
     (["--fade"], "no such option"),
 ])  # fmt: skip
