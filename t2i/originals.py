@@ -164,7 +164,8 @@ def train_fn(
             growth = Growth(4 * 2**step, alpha if step else 1.0)
             gen.growth = critic.growth = growth
             images = real_at(images, growth)
-        batch = Batch(images.to(device), text, one_each(text[wrong]), weight[:, None], torch.from_numpy(ids).to(device))
+        ids = torch.from_numpy(ids).to(device)
+        batch = Batch(images.to(device), text, one_each(text[wrong]), weight[:, None], text, ids)
         for phase in phases:
             gen.requires_grad_(phase.name == "G")
             critic.requires_grad_(phase.name == "D")
