@@ -142,7 +142,7 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     from t2i.training.scoring import held_out
     from t2i.training.setup import check_together, new_settings
 
-    note = RestartNote(out)
+    note = RestartNote(out, console.arguments())
     if (begun := ranks.share(note.begun())) and list_checkpoints(begun / "checkpoints"):
         limits = {name: request.flags[name] for name in ("kimg", "minutes") if name in request.flags}
         _go_on(Run(begun), _Request(None, limits, None, dry_run=False), device, ranks)

@@ -7,6 +7,7 @@ micro-batch is all the traffic there has to be.
 """
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from t2i.errors import UsageError, UserError
-from t2i.files import atomic_write
+from t2i.files import write_json
 
 PATIENCE = timedelta(minutes=30)  # rank 0 may draw a large grid on a slow disk while the others wait
 
@@ -151,28 +152,33 @@ def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
 
 
 class RestartNote:
-    """Which run a torchrun job began: one that torchrun starts again after a failure goes on with it.
+    """Which run a torchrun job began, kept until it ends: the same job, started again, goes on with it.
 
-    root: the folder that run folders are made in. Where torchrun started nothing, it remembers nothing.
+    root: the folder that run folders are made in. arguments: of the command. Torchrun starts a job again after a
+    failure; a scheduler, or a person, does so with the same --rdzv-id and the same command. Where torchrun started
+    nothing, it remembers nothing.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, arguments: Sequence[str]):
+        self.arguments = list(arguments)
         job = os.environ.get("TORCHELASTIC_RUN_ID", "")
         name = "".join(c if c.isalnum() else "-" for c in job)
         self.path = root / f".torchrun-{name}" if job else None
+        # Without a --rdzv-id all jobs are called "none": then it is the same one only where torchrun says so.
+        self.again = job != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
     def begun(self) -> Path | None:
         """The run that an earlier start of this job made; None at the first start."""
-        if self.path is None or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        if self.path is None or not self.again:
             return None
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            return Path(self.path.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            note = json.loads(self.path.read_bytes())
+            return Path(note["run"]) if note["arguments"] == self.arguments else None
         return None
 
     def write(self, run: Path) -> None:
         if self.path is not None:
-            with atomic_write(self.path, "w") as stream:
-                stream.write(str(run))
+            write_json(self.path, {"run": str(run), "arguments": self.arguments})
 
     def remove(self) -> None:
         if self.path is not None:

@@ -46,7 +46,7 @@ class BatchLoader:
             batch = self._read(images_seen, size)
         following = images_seen + size, size
         self._ahead = following, self._thread.submit(self._read, *following)
-        return to_device(batch, self.device)
+        return to_device(batch, self.ranks.rows(size), self.device)
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
@@ -74,18 +74,22 @@ class BatchLoader:
         )
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """uint8 [B, R, R, 3] and half-precision tokens on the CPU -> what a step takes, on `device`."""
+def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
+    """uint8 [B, R, R, 3] and half-precision tokens on the CPU -> what a step takes, on `device`.
+
+    rows: which of the whole batch's captions are the pictures' own; they are moved once.
+    """
     pin = device.type == "cuda"
     images = batch.images.pin_memory() if pin else batch.images
     # NHWC in memory seen as NCHW: channels_last without a copy.
     images = images.to(device, non_blocking=pin).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-    dtype = torch.float32 if batch.text.tokens.is_floating_point() else batch.text.tokens.dtype
+    dtype = torch.float32 if batch.captions.tokens.is_floating_point() else batch.captions.tokens.dtype
+    captions = batch.captions.to(device, dtype)
     return Batch(
         images,
-        batch.text.to(device, dtype),
+        captions[rows],
         batch.mismatched.to(device, dtype),
         batch.mismatched_weight.to(device),
-        batch.captions.to(device, dtype),
+        captions,
         batch.caption_ids.to(device),
     )

@@ -14,6 +14,7 @@ import torch
 
 from t2i.tensors import load_tensors
 from t2i.training.checkpoint import list_checkpoints
+from t2i.training.distributed import RestartNote
 
 SETTINGS = """
 snapshot_kimg = 0.016
@@ -78,37 +79,104 @@ def test_a_batch_that_cannot_be_divided_is_one_line(minilm_data, tmp_path):
     assert "a batch of 8 cannot be divided among 3 processes" in err
 
 
-@pytest.mark.slow
-def test_a_killed_rank_is_started_again_and_ends_as_if_nothing_had_happened(minilm_data, tmp_path):
+def job(nodes: int, ranks: int) -> list[str]:
+    """torchrun's options for so many machines, each with so many ranks: the same on all of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2", "--max-restarts", "2",
-                "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "job"]  # fmt: skip
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(whole, minilm_data, torchrun=torchrun, kimg="0.8"))
-    process = start(killed, minilm_data, torchrun=torchrun, kimg="0.8")
-    victim = wait_for_rank(process, killed, rank=1)
-    os.kill(victim, signal.SIGKILL)
-    out = finish(process)
-    assert "resumed at" in out
-    first, second = tensors(whole), tensors(killed)
+    return ["-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc-per-node", str(ranks),
+            "--max-restarts", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}",
+            "--rdzv-id", "job"]  # fmt: skip
+
+
+def check_same(one, other):
+    """Two folders' runs ended with the same bits, and nothing of torchrun is left."""
+    first, second = tensors(one), tensors(other)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not list((killed / "runs").glob(".torchrun-*"))
+    assert not list((other / "runs").glob(".torchrun-*"))
+
+
+def test_a_job_goes_on_with_its_own_run_only(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "coco 64")
+    command = ["train", "data"]
+    assert RestartNote(tmp_path, command).begun() is None
+    RestartNote(tmp_path, command).write(tmp_path / "00000")
+    assert RestartNote(tmp_path, command).begun() == tmp_path / "00000"
+    assert RestartNote(tmp_path, [*command, "--batch", "8"]).begun() is None
+    (note,) = tmp_path.iterdir()
+    for damaged in ("", "[]", "00000", '{"run": 1}'):
+        note.write_text(damaged)
+        assert RestartNote(tmp_path, command).begun() is None
+    RestartNote(tmp_path, command).remove()
+    assert list(tmp_path.iterdir()) == []
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # what a job without --rdzv-id is called
+    RestartNote(tmp_path, command).write(tmp_path / "00000")
+    assert RestartNote(tmp_path, command).begun() is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert RestartNote(tmp_path, command).begun() == tmp_path / "00000"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(minilm_data, tmp_path_factory) -> Path:
+    """The run of two ranks that nobody killed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(start(folder, minilm_data, torchrun=job(1, 2), kimg="0.8"))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_and_ends_as_if_nothing_had_happened(undisturbed, minilm_data, tmp_path):
+    process = start(tmp_path, minilm_data, torchrun=job(1, 2), kimg="0.8")
+    os.kill(wait_for_rank(process, tmp_path, rank=1), signal.SIGKILL)
+    assert "resumed at" in finish(process)
+    check_same(undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [False, True], ids=["undisturbed", "one dies"])
+def test_two_machines_end_as_one_does(undisturbed, minilm_data, tmp_path, dies):
+    """Two torchruns, each with one rank, that find each other by an address; a folder that both see.
+
+    A machine that dies ends the job; the same command on both goes on from the newest checkpoint.
+    """
+    torchrun = job(2, 1)
+    both = [start(tmp_path, minilm_data, torchrun=torchrun, kimg="0.8") for _ in range(2)]
+    if dies:
+        both.sort(key=lambda launcher: min(ranks_of(launcher, tmp_path)))
+        rank = wait_for_rank(both[1], tmp_path, rank=1)
+        os.killpg(both[1].pid, signal.SIGKILL)
+        os.kill(rank, signal.SIGKILL)
+        both[0].terminate()
+        assert [launcher.wait(120) != 0 for launcher in both] == [True, True]
+        both = [start(tmp_path, minilm_data, torchrun=torchrun, kimg="0.8") for _ in range(2)]
+    out = "".join(map(finish, both))
+    assert out.count("800 images seen") == 1
+    assert ("resumed at" in out) == dies
+    check_same(undisturbed, tmp_path)
 
 
 def wait_for_rank(launcher, folder, rank):
     """The process id of a rank, once the run has a checkpoint past its start."""
+    return ranks_of(launcher, folder, rank)[rank]
+
+
+def ranks_of(launcher, folder, wanted=None) -> dict[int, int]:
+    """The ranks that a torchrun started, and their process ids, once the run has a checkpoint past its start."""
     for _ in range(1200):
         assert launcher.poll() is None, launcher.communicate()[1][-2000:]
         with contextlib.suppress(OSError):
             if any(int(c.name) >= 32 for c in (folder / "runs").glob("*/checkpoints/*") if c.name.isdigit()):
+                found = {}
                 for process in Path("/proc").glob("[0-9]*"):
                     with contextlib.suppress(OSError):
                         variables = (process / "environ").read_bytes().split(b"\0")
                         parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-                        if parent == launcher.pid and f"RANK={rank}".encode() in variables:
-                            return int(process.name)
+                        ranks = [int(v[5:]) for v in variables if v.startswith(b"RANK=")]
+                        if parent == launcher.pid and ranks:
+                            found[ranks[0]] = int(process.name)
+                if found and (wanted is None or wanted in found):
+                    return found
         time.sleep(0.05)
     raise AssertionError("no checkpoint came")
