@@ -307,11 +307,11 @@ class Toy(nn.Module):
         noise = torch.randn(len(records), looks.shape[1], 4, 4, generator=torch.Generator().manual_seed(len(records)))
         return looks + noise
 
-    def vectors(self, features, ids, numbers=None):
+    def logits(self, features, ids, numbers=None):
         return self.head(features, self.pooler(self.encoder(ids, numbers)))
 
     def loss(self, features, ids, numbers=None):
-        return contrastive_loss(*self.vectors(features, ids, numbers), self.head.scale)
+        return contrastive_loss(self.logits(features, ids, numbers))
 
 
 def test_micro_batches_give_the_gradients_of_the_whole_batch(tokenizer, encoder):
@@ -324,8 +324,8 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(tokenizer, encoder)
     toy.zero_grad()
     for rows in (slice(0, 8), slice(8, 16)):
         # A piece has its own pictures, and the captions of all.
-        vectors = toy.vectors(features[rows], ids, numbers)
-        (contrastive_loss(*vectors, toy.head.scale, torch.arange(16)[rows]).mean() * 0.5).backward()
+        logits = toy.logits(features[rows], ids, numbers)
+        (contrastive_loss(logits, torch.arange(16)[rows]).mean() * 0.5).backward()
     for name, parameter in toy.named_parameters():
         torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-4, atol=1e-6, msg=name)
 
@@ -357,8 +357,9 @@ def test_the_encoder_learns_to_tell_captions_apart(tokenizer):
     @torch.no_grad()
     def found():
         """How often a picture's own caption is the closest of eight: 0.125 by chance."""
-        images, texts = (vectors.unflatten(0, (-1, 8)) for vectors in toy.vectors(features, ids))
-        return ((images @ texts.transpose(1, 2)).argmax(2) == torch.arange(8)).float().mean().item()
+        logits = toy.logits(features, ids).unflatten(0, (-1, 8)).unflatten(2, (-1, 8))  # [32, 8, 32, 8]
+        eights = logits.diagonal(dim1=0, dim2=2)  # [8 pictures, 8 captions, 32]
+        return (eights.argmax(1) == torch.arange(8)[:, None]).float().mean().item()
 
     assert found() < 0.3
     optimizer = torch.optim.Adam(toy.encoder.parameters(), lr=2e-3, betas=(0.0, 0.99))

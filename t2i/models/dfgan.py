@@ -198,6 +198,9 @@ _TABLE = (
 _COLUMNS = (
     "nf", "gamma", "batch", "lr_g", "lr_d", "beta2", "loss", "penalty", "penalty_weight", "penalty_every", "kimg",
 )  # fmt: skip
+_PRESETS = preset_rows(_COLUMNS, _TABLE)
+for _row in _PRESETS["small"].values():
+    _row.update(beta1=0.5, contrastive=1.0)
 
 
 DFGAN = register(
@@ -207,7 +210,7 @@ DFGAN = register(
         build_generator=DFGANGenerator,
         build_discriminator=DFGANDiscriminator,
         model_options={"nf": 32, "z_dim": 100, "output": "linear", "gamma": 0.0},
-        presets=preset_rows(_COLUMNS, _TABLE),
+        presets=_PRESETS,
         defaults={"loss": "hinge", "penalty": "ma-gp", "beta1": 0.0},
         smallest={"nf": 4},
     )

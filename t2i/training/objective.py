@@ -9,8 +9,8 @@ D phase (DF-GAN eq. 1, for any adversarial loss):
 
 with e' the caption of another picture, or the mean over several. G phase: generator(D(G(z, e), e)).
 
-With a contrastive term the discriminator learns besides to find a real picture's caption among others, and the
-generator to draw pictures whose caption it finds (XMC-GAN: Zhang et al. 2021, sec. 4).
+With a contrastive term the discriminator learns besides to tell a real picture's caption from the batch's others, and
+the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4).
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
 above; the generator takes its embeddings as they are.
@@ -223,8 +223,7 @@ class GANObjective:
     def _contrastive(self, name: str, features: Tensor, conditions: Tensor, batch: Batch, random: StepRandom) -> Tensor:
         """The weighted contrastive term, [B]: do these pictures' features know their captions?"""
         own = torch.arange(random.batch, device=features.device)[random.rows]
-        vectors = self.contrast(features, conditions)
-        contrast = contrastive_loss(*vectors, self.contrast.scale, own, batch.caption_ids)
+        contrast = contrastive_loss(self.contrast(features, conditions), own, batch.caption_ids)
         self.statistics.add(name, contrast)
         return self.contrast_weight * contrast
 
