@@ -83,8 +83,8 @@ class PreparedDataset:
         indices = np.asarray(indices)
         shards = np.searchsorted(self._starts, indices, side="right") - 1
         out = np.empty((len(indices), *self.picture_shape), np.uint8)
-        for row, (index, shard) in enumerate(zip(indices, shards)):
-            out[row] = self._images[shard][index - self._starts[shard]]
+        for row, (place, shard) in enumerate(zip((indices - self._starts[shards]).tolist(), shards.tolist())):
+            out[row] = self._images[shard][place]
         return out
 
     def caption_counts(self, indices: np.ndarray) -> np.ndarray:
@@ -115,13 +115,12 @@ class PreparedDataset:
 
     def tokens(self, caption_ids: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Token embeddings, a float16 [L, T] view for each caption."""
-        rows = []
-        for caption_id in caption_ids:
-            chunk = int(caption_id) // CAPTIONS_PER_CHUNK
-            base = self._token_offsets[chunk * CAPTIONS_PER_CHUNK]
-            start, stop = self._token_offsets[caption_id : caption_id + 2] - base
-            rows.append(self._token_chunk(chunk)[start:stop])
-        return rows
+        ids = np.asarray(caption_ids, np.int64)
+        chunks = ids // CAPTIONS_PER_CHUNK
+        base = self._token_offsets[chunks * CAPTIONS_PER_CHUNK]
+        starts, stops = self._token_offsets[ids] - base, self._token_offsets[ids + 1] - base
+        places = zip(chunks.tolist(), starts.tolist(), stops.tolist())
+        return [self._token_chunk(chunk)[start:stop] for chunk, start, stop in places]
 
     def text_statistics(self) -> np.ndarray:
         """float32 [4, T]: token mean, token std, sentence mean, sentence std."""
@@ -183,7 +182,8 @@ class PreparedDataset:
     def _array(self, name: str, dtype: type, shape: tuple[int, ...] | None = None) -> np.ndarray:
         path = self.path / name
         try:
-            array = np.lib.format.open_memmap(path, "r")
+            # Seen as a plain array: each slice of a memmap makes a memmap, which takes ten times as long.
+            array = np.lib.format.open_memmap(path, "r").view(np.ndarray)
         except OSError as error:
             raise describe_os_error(error, path) from error
         except Exception as error:  # NumPy parses the header: ValueError, TokenError, TypeError, OverflowError, ...

@@ -1,0 +1,172 @@
+"""Captioned emoji of three styles, from public npm packages: what the built-in model is trained on.
+
+    python scripts/emoji_pictures.py OUT [--packages FOLDER]
+
+Writes OUT/train/emoji and OUT/val/emoji, each with images/ (PNG on white, 128 px at most) and captions/ (a line each),
+for `t2i prepare --images ... --captions ...`. One emoji in ten, by a hash of its code points, is in val in all styles,
+so that no picture of it trains. Packages are fetched with `npm pack`, or taken from FOLDER where they lie there.
+
+Noto Emoji: Google, Apache-2.0. Twemoji: Twitter and contributors, CC BY 4.0. Fluent Emoji 3D: Microsoft, MIT. Names and
+tags: emojibase, MIT.
+"""
+
+import argparse
+import colorsys
+import hashlib
+import io
+import json
+import random
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+NAMES = "emojibase-data@17.0.0"
+# package: style words, and where the pictures lie in it.
+STYLES = {
+    "emoji-datasource-google@16.0.0": (("Noto style",), "package/img/google/64/"),
+    "emoji-datasource-twitter@16.0.0": (("flat Twemoji style", "flat"), "package/img/twitter/64/"),
+    "@lobehub/fluent-emoji-3d@1.1.0": (("glossy 3d", "3d"), "package/assets/"),
+}
+HELD_OUT = 10  # one emoji in so many
+SIDE = 128
+COLOURS = (
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey", "white",
+)  # fmt: skip
+PLAIN = 0.6  # share of the picture's own pixels that one colour must have to be named
+OWN = {"a", "an", "the"}
+
+
+def package(name: str, folder: Path) -> Path:
+    """The package's tarball in the folder, fetched if it is not there."""
+    plain, _, version = name.lstrip("@").rpartition("@")
+    path = folder / f"{plain.replace('/', '-')}-{version}.tgz"
+    if not path.is_file():
+        npm = shutil.which("npm")
+        if npm is None:
+            raise SystemExit(f"{path.name} is not in {folder}, and there is no npm to fetch it with")
+        subprocess.run([npm, "pack", "--silent", name], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def members(path: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """Names (without the prefix) and contents of a tarball's files."""
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if member.isfile() and member.name.startswith(prefix):
+                yield member.name.removeprefix(prefix), tar.extractfile(member).read()
+
+
+def code(name: str) -> str:
+    """Code points without the variation selector, which the packages write or leave out: "1f3f4-200d-2620"."""
+    return name.lower().replace("-fe0f", "")
+
+
+def on_white(data: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(data)).convert("RGBA")
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    page = Image.new("RGBA", picture.size, "white")
+    page.alpha_composite(picture)
+    return page.convert("RGB")
+
+
+def colour_of(data: bytes) -> str | None:
+    """The name of the colour that most of the picture's own pixels have; None where no colour is most of it."""
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA").resize((24, 24))).reshape(-1, 4)
+    own = pixels[pixels[:, 3] > 127, :3] / 255
+    if len(own) < 30:
+        return None
+    names = [colour_name(*rgb) for rgb in own]
+    best = max(COLOURS, key=names.count)
+    return best if names.count(best) >= PLAIN * len(names) else None
+
+
+def colour_name(red: float, green: float, blue: float) -> str:
+    hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
+    if value < 0.25:
+        return "black"
+    if saturation < 0.18:
+        return "white" if value > 0.88 else "grey"
+    degrees = hue * 360
+    if degrees < 14 or degrees >= 345:
+        return "pink" if saturation < 0.55 and value > 0.8 else "red"
+    if degrees < 42:
+        return "brown" if value < 0.72 else "orange"
+    for end, name in ((68, "yellow"), (170, "green"), (255, "blue"), (300, "purple")):
+        if degrees < end:
+            return name
+    return "pink"
+
+
+def thing(label: str) -> str:
+    """The label as a noun: "red apple" -> "a red apple", "flag: Italy" -> "the flag of Italy", "socks" -> "socks"."""
+    if label.startswith("flag: "):
+        return f"the flag of {label.removeprefix('flag: ')}"
+    label = label.replace(": ", " ")
+    last = label.split()[-1]
+    if label[0].isupper() or (last.endswith("s") and not last.endswith(("ss", "us", "is"))):
+        return label
+    return f"{'an' if label[0] in 'aeiou' else 'a'} {label}"
+
+
+def captions(
+    label: str, tags: list[str], styles: tuple[str, ...], colour: str | None, dice: random.Random
+) -> list[str]:
+    """Different ways to ask for the picture: by name, style, tags and colour."""
+    noun = thing(label)
+    known = set(label.lower().split())
+    words = [tag for tag in tags if len(tag) > 2 and tag.replace(" ", "").isalpha() and tag not in known]
+    dice.shuffle(words)
+    style = dice.choice(styles)
+    found = [
+        noun,
+        f"{'an' if style[0] in 'aeiou' else 'a'} {style} emoji of {noun}",
+        f"{noun} in {styles[0]}" + ("" if "style" in styles[0] else " style"),
+        f"an icon of {noun}",
+        ", ".join([label, *words[:3]]),
+    ]
+    found += [f"{noun} ({words[0]})"] if words else []
+    found += words[1:3]
+    if colour and not known & set(COLOURS) and not label.startswith("flag"):
+        bare = noun.split(" ", 1)[1] if noun.split(" ")[0] in OWN else noun
+        found.append(thing(f"{colour} {bare}"))
+    return list(dict.fromkeys(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--packages", type=Path, help="Where the packages' tarballs lie, or are put; OUT/packages.")
+    options = parser.parse_args()
+    folder = options.packages or options.out / "packages"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    data = dict(members(package(NAMES, folder), "package/en/"))["data.json"]
+    facts = {code(entry["hexcode"]): entry for entry in json.loads(data)}
+    counts = {"train": 0, "val": 0}
+    for number, (name, (styles, prefix)) in enumerate(STYLES.items()):
+        for file, picture in members(package(name, folder), prefix):
+            emoji = code(file.rpartition(".")[0])
+            if emoji not in facts:  # other skin tones, which have no name of their own
+                continue
+            digest = hashlib.sha256(emoji.encode()).digest()
+            split = "val" if digest[0] % HELD_OUT == 0 else "train"
+            entry = facts[emoji]
+            lines = captions(
+                entry["label"], entry.get("tags", []), styles, colour_of(picture), random.Random(f"{name} {emoji}")
+            )
+            images, texts = (options.out / split / "emoji" / kind for kind in ("images", "captions"))
+            images.mkdir(parents=True, exist_ok=True)
+            texts.mkdir(exist_ok=True)
+            on_white(picture).save(images / f"{emoji}-{number}.png")
+            (texts / f"{emoji}-{number}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            counts[split] += 1
+    print(f"{options.out}: {counts['train']:,} pictures to train on, {counts['val']:,} held out")
+
+
+if __name__ == "__main__":
+    main()
