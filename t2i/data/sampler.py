@@ -36,16 +36,21 @@ def choice_at(positions: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarra
 
 def mix(values: np.ndarray | np.uint64) -> np.ndarray:
     """SplitMix64's finaliser (Steele et al. 2014): uint64 -> well-mixed uint64."""
-    with np.errstate(over="ignore"):
-        values = np.asarray(values, np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return values ^ (values >> np.uint64(31))
+    values = np.asarray(values, np.uint64)
+    if not values.ndim:
+        return mix(values[None])[0]  # NumPy warns of an overflow in a scalar, and of none in an array
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+_ROUND_KEYS = mix(np.arange(ROUNDS))
 
 
 def _feistel(values: np.ndarray, keys: np.ndarray, half_bits: int) -> np.ndarray:
     bits, low = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> bits, values & low
-    for index in range(ROUNDS):
-        left, right = right, left ^ (mix(right ^ keys ^ mix(np.uint64(index))) & low)
+    for round_key in _ROUND_KEYS:
+        left, right = right, left ^ (mix(right ^ keys ^ round_key) & low)
     return (left << bits) | right

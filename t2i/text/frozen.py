@@ -67,10 +67,9 @@ class FrozenEncoder:
 
 def pad_tokens(rows: Sequence[np.ndarray]) -> TextBatch:
     """Ragged token embeddings, each [L_i, T], as one zero-padded fp16 batch."""
-    longest = max(len(row) for row in rows)
-    tokens = np.zeros((len(rows), longest, rows[0].shape[1]), np.float16)
-    mask = np.zeros((len(rows), longest), bool)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = row
-        mask[i, : len(row)] = True
+    lengths = np.array([len(row) for row in rows])
+    tokens = np.zeros((len(rows), lengths.max(), rows[0].shape[1]), np.float16)
+    for place, row in zip(tokens, rows):
+        place[: len(row)] = row
+    mask = np.arange(lengths.max()) < lengths[:, None]
     return TextBatch(torch.from_numpy(tokens), torch.from_numpy(mask))
