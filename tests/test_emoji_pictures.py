@@ -1,0 +1,115 @@
+"""scripts/emoji_pictures.py, with packages that the test makes."""
+
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from t2i.data.sources.folders import FolderPairSource
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "emoji_pictures.py"
+spec = importlib.util.spec_from_file_location("emoji_pictures", SCRIPT)
+emoji_pictures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(emoji_pictures)
+
+EMOJI = {
+    "1F34E": ("red apple", ["fruit", "ripe", "2x"], (220, 20, 30)),
+    "1F697": ("automobile", ["car", "driving"], (30, 60, 220)),
+    "2764-FE0F": ("red heart", ["love"], (220, 20, 30)),
+    "1F1EE-1F1F9": ("flag: Italy", ["IT"], (20, 160, 60)),
+    **{f"1F4{n:02X}": (f"thing {n}", [], (250, 220, 20)) for n in range(40)},
+}
+
+
+def pack(path, files):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def picture(rgb, kind):
+    image = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
+    image.paste((*rgb, 255), (10, 10, 60, 60))
+    stream = io.BytesIO()
+    image.save(stream, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory):
+    out = tmp_path_factory.mktemp("emoji")
+    packages = out / "packages"
+    packages.mkdir()
+    data = [{"hexcode": code, "label": label, "tags": tags} for code, (label, tags, _) in EMOJI.items()]
+    names = {"package/en/data.json": json.dumps(data).encode(), "package/en/messages.json": b"{}"}
+    pack(packages / "emojibase-data-17.0.0.tgz", names)
+    for name, (_, prefix) in emoji_pictures.STYLES.items():
+        kind = "webp" if "assets" in prefix else "png"
+        files = {f"{prefix}{code.lower()}.{kind}": picture(rgb, kind.upper()) for code, (_, _, rgb) in EMOJI.items()}
+        files[f"{prefix}1f44b-1f3fb.{kind}"] = b"another skin tone: not opened"
+        plain, _, version = name.lstrip("@").rpartition("@")
+        pack(packages / f"{plain.replace('/', '-')}-{version}.tgz", files)
+    done = subprocess.run([sys.executable, SCRIPT, out], capture_output=True, text=True, check=True)
+    return out, done.stdout
+
+
+def read(out, split):
+    source = FolderPairSource(out / split / "emoji" / "images", out / split / "emoji" / "captions")
+    return {record.key.removesuffix(".png"): record for record in source}
+
+
+def test_every_emoji_is_in_one_split_in_all_styles(emoji):
+    out, said = emoji
+    train, val = read(out, "train"), read(out, "val")
+    assert len(train) + len(val) == 3 * len(EMOJI) and val
+    assert f"{len(train):,} pictures to train on, {len(val):,} held out" in said
+    concepts = [{key.rpartition("-")[0] for key in split} for split in (train, val)]
+    assert not concepts[0] & concepts[1]
+    assert all(f"{concept}-{style}" in (train | val) for concept in concepts[0] | concepts[1] for style in range(3))
+
+
+def test_captions_name_the_thing_its_style_its_tags_and_its_colour(emoji):
+    out, _ = emoji
+    records = {**read(out, "train"), **read(out, "val")}
+    car = records["1f697-0"].captions
+    assert {"an automobile", "a Noto style emoji of an automobile", "a blue automobile"} <= set(car)
+    assert any("car" in caption for caption in car)
+    apple = records["1f34e-2"].captions
+    assert "a red apple" in apple and not any("red red" in caption or "2x" in caption for caption in apple)
+    assert any("3d" in caption for caption in apple)
+    assert "the flag of Italy" in records["1f1ee-1f1f9-1"].captions
+    assert records["2764-0"].captions[0] == "a red heart"  # with and without the variation selector
+
+
+def test_pictures_lie_on_white(emoji):
+    out, _ = emoji
+    (path,) = out.glob("*/emoji/images/1f697-2.png")
+    with Image.open(path) as image:
+        assert image.mode == "RGB" and image.size == (72, 72)
+        assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((36, 36)) == (30, 60, 220)
+
+
+@pytest.mark.parametrize(
+    ("label", "noun"),
+    [("owl", "an owl"), ("socks", "socks"), ("cross", "a cross"), ("keycap: 5", "a keycap 5"), ("Tokyo", "Tokyo")],
+)
+def test_nouns(label, noun):
+    assert emoji_pictures.thing(label) == noun
+
+
+@pytest.mark.parametrize(
+    ("rgb", "name"),
+    [((220, 30, 35), "red"), ((250, 125, 10), "orange"), ((255, 225, 20), "yellow"), ((30, 150, 50), "green"),
+     ((35, 70, 225), "blue"), ((125, 35, 175), "purple"), ((255, 110, 190), "pink"), ((120, 70, 30), "brown"),
+     ((10, 10, 10), "black"), ((128, 128, 128), "grey"), ((250, 250, 250), "white")],
+)  # fmt: skip
+def test_colour_names(rgb, name):
+    assert emoji_pictures.colour_name(*(value / 255 for value in rgb)) == name
