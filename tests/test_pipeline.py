@@ -122,6 +122,18 @@ def test_a_round_trip_draws_the_same_pixels(pipe, tmp_path):
         assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
 
 
+def test_half_precision_weights_take_half_the_room_and_draw_nearly_the_same(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "whole")
+    pipe.save_pretrained(tmp_path / "half", torch.float16)
+    sizes = [(tmp_path / name / "generator/model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert 0.5 <= sizes[1] / sizes[0] < 0.55
+    again = TextToImagePipeline.from_pretrained(tmp_path / "half", device="cpu")
+    assert {value.dtype for value in again.generator.state_dict().values()} == {torch.float32}
+    pictures = [draw(model, PROMPTS[:4], seeds=[3]).astype(int) for model in (pipe, again)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 4  # of 255
+    assert np.abs(pictures[0] - pictures[1]).mean() < 0.5
+
+
 def test_a_run_folder_stands_for_its_model(pipe, tiny_run):
     from_run = TextToImagePipeline.from_pretrained(str(tiny_run), device="cpu")
     assert from_run.weights_sha256 == pipe.weights_sha256 and len(pipe.weights_sha256) == 64

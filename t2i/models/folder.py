@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from t2i.errors import UserError
@@ -38,9 +39,13 @@ class ModelDescription:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-def save_model(folder: Path | str, generator: nn.Module, description: ModelDescription) -> None:
+def save_model(
+    folder: Path | str, generator: nn.Module, description: ModelDescription, dtype: torch.dtype | None = None
+) -> None:
     """Write a model folder; each file is replaced whole, the weights last. Raises UserError, one line.
 
+    dtype: what the weights are rounded to, torch.float16 for a file of half the size; None: as they are. They are
+    loaded as float32 either way.
     Killed before the weights are replaced, a folder that held a model still holds one: its description knows the hash
     of both weights.
     """
@@ -51,7 +56,10 @@ def save_model(folder: Path | str, generator: nn.Module, description: ModelDescr
     for name in ("README.md", "model_index.json", "generator/config.json", "generator/model.safetensors"):
         sweep((folder / name).parent, f".{Path(name).name}.*.tmp")  # of a save that was killed, as `staged` may be
     try:
-        save_tensors(staged, generator.state_dict())
+        state = generator.state_dict()
+        if dtype is not None:
+            state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        save_tensors(staged, state)
         _describe(folder, description, sha256(staged), sha256(weights) if weights.is_file() else None)
         os.replace(staged, weights)
     except OSError as error:
