@@ -66,10 +66,12 @@ def test_two_ranks_equal_one(alone, minilm_data, tmp_path):
     assert out.count("16 images seen") == 1  # one process speaks
     one, two = tensors(alone), tensors(tmp_path)
     assert one.keys() == two.keys()
-    for name, value in one.items():
+    # A softmax does not see what is added to all keys: that gradient is rounding, which Adam makes a whole step of.
+    rounding = [name for name in one if name.endswith("pooler.key.bias")]
+    for name in one.keys() - rounding:
         if not name.startswith("optimizer"):
             # Adam divides by tiny second moments in its first steps, which blows rounding up.
-            torch.testing.assert_close(two[name], value, rtol=0, atol=5e-4, msg=name)
+            torch.testing.assert_close(two[name], one[name], rtol=0, atol=5e-4, msg=name)
 
 
 def test_a_batch_that_cannot_be_divided_is_one_line(minilm_data, tmp_path):
