@@ -1,11 +1,13 @@
 """Captioned emoji of three styles, from public npm packages: what the built-in model is trained on.
 
-    python scripts/emoji_pictures.py OUT [--packages FOLDER]
+    python scripts/emoji_pictures.py OUT [--packages FOLDER] [--whole-emoji]
 
 Writes OUT/train/emoji and OUT/val/emoji, each with images/ (PNG on white, 128 px at most) and captions/ (a line each),
-for `t2i prepare --images ... --captions ...`. One emoji in ten, by a hash of its code points, is in val in all styles,
-so that no picture of it trains. Packages are fetched with `npm pack`, or taken from FOLDER where they lie there.
+for `t2i prepare --images ... --captions ...`. One picture in ten, by a hash of its code points and its style, is in
+val, with those of its captions that no picture in train has: what it shows may be known in another style, its words are
+not. With --whole-emoji an emoji is in val in all its styles or in none.
 
+Packages are fetched with `npm pack`, or taken from FOLDER where they lie there.
 Noto Emoji: Google, Apache-2.0. Twemoji: Twitter and contributors, CC BY 4.0. Fluent Emoji 3D: Microsoft, MIT. Names and
 tags: emojibase, MIT.
 """
@@ -32,7 +34,7 @@ STYLES = {
     "emoji-datasource-twitter@16.0.0": (("flat Twemoji style", "flat"), "package/img/twitter/64/"),
     "@lobehub/fluent-emoji-3d@1.1.0": (("glossy 3d", "3d"), "package/assets/"),
 }
-HELD_OUT = 10  # one emoji in so many
+HELD_OUT = 10  # one picture in so many
 SIDE = 128
 COLOURS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey", "white",
@@ -141,31 +143,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--packages", type=Path, help="Where the packages' tarballs lie, or are put; OUT/packages.")
+    parser.add_argument("--whole-emoji", action="store_true", help="Hold out emoji in all styles, not single pictures.")
     options = parser.parse_args()
     folder = options.packages or options.out / "packages"
     folder.mkdir(parents=True, exist_ok=True)
 
     data = dict(members(package(NAMES, folder), "package/en/"))["data.json"]
     facts = {code(entry["hexcode"]): entry for entry in json.loads(data)}
-    counts = {"train": 0, "val": 0}
+    splits: dict[str, dict[str, tuple[Image.Image, list[str]]]] = {"train": {}, "val": {}}
     for number, (name, (styles, prefix)) in enumerate(STYLES.items()):
         for file, picture in members(package(name, folder), prefix):
             emoji = code(file.rpartition(".")[0])
             if emoji not in facts:  # other skin tones, which have no name of their own
                 continue
-            digest = hashlib.sha256(emoji.encode()).digest()
-            split = "val" if digest[0] % HELD_OUT == 0 else "train"
+            digest = hashlib.sha256((emoji if options.whole_emoji else f"{emoji} {number}").encode()).digest()
             entry = facts[emoji]
             lines = captions(
                 entry["label"], entry.get("tags", []), styles, colour_of(picture), random.Random(f"{name} {emoji}")
             )
-            images, texts = (options.out / split / "emoji" / kind for kind in ("images", "captions"))
-            images.mkdir(parents=True, exist_ok=True)
-            texts.mkdir(exist_ok=True)
-            on_white(picture).save(images / f"{emoji}-{number}.png")
-            (texts / f"{emoji}-{number}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            counts[split] += 1
-    print(f"{options.out}: {counts['train']:,} pictures to train on, {counts['val']:,} held out")
+            splits["val" if digest[0] % HELD_OUT == 0 else "train"][f"{emoji}-{number}"] = on_white(picture), lines
+    known = {line for _, lines in splits["train"].values() for line in lines}
+    for split, pictures in splits.items():
+        images, texts = (options.out / split / "emoji" / kind for kind in ("images", "captions"))
+        images.mkdir(parents=True, exist_ok=True)
+        texts.mkdir(exist_ok=True)
+        for key, (picture, lines) in pictures.items():
+            if split == "val":
+                lines = [line for line in lines if line not in known]
+            picture.save(images / f"{key}.png")
+            (texts / f"{key}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    train, val = (f"{len(pictures):,}" for pictures in splits.values())
+    print(f"{options.out}: {train} pictures to train on, {val} held out")
 
 
 if __name__ == "__main__":

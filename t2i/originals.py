@@ -177,8 +177,8 @@ def train_fn(
 
 
 def generate_image_from_text(text: str, model: Path | str | None = None, seed: int = 0) -> PIL.Image.Image:
-    """A picture of `text`, drawn by a model folder, or by the newest run's model. Raises UserError, one line."""
+    """A picture of `text` by a model folder, the newest run's or the built-in model. Raises UserError, one line."""
     from t2i.pipeline import TextToImagePipeline
-    from t2i.training.run import newest_model
+    from t2i.training.run import default_model
 
-    return TextToImagePipeline.from_pretrained(model or newest_model())(text, seeds=[seed]).images[0]
+    return TextToImagePipeline.from_pretrained(model or default_model()[0])(text, seeds=[seed]).images[0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from t2i.device import pick_device
 from t2i.errors import UsageError, UserError
-from t2i.models.folder import ModelDescription, load_model, save_model
+from t2i.models.folder import BUILT_IN, ModelDescription, find_model, load_model, save_model
 from t2i.models.growing import Growth, enlarge
 from t2i.precision import to_pixels
 from t2i.text.encoders import load_encoder
@@ -34,8 +34,8 @@ class PipelineOutput:
 class TextToImagePipeline:
     """Draws prompts with a trained generator.
 
-    >>> pipe = TextToImagePipeline.from_pretrained("runs/00003-.../model")
-    >>> pipe("a table", generator=torch.Generator().manual_seed(0)).images[0].save("out.png")
+    >>> pipe = TextToImagePipeline.from_pretrained()  # the built-in model; or "runs/00003-..."
+    >>> pipe("a red apple", generator=torch.Generator().manual_seed(0)).images[0].save("out.png")
 
     The same prompt and seed give the same pixels alone, in a batch and across runs on one machine: pictures are
     computed in groups of one fixed size (`group`), because the rounding of a matrix product depends on its shape.
@@ -58,11 +58,12 @@ class TextToImagePipeline:
         self._text_encoder = text_encoder
 
     @classmethod
-    def from_pretrained(cls, path: Path | str, device: torch.device | str = "auto") -> "TextToImagePipeline":
-        """Load a model folder, or the model of a run folder. Strict; safetensors only. Raises UserError, one line."""
-        path = Path(path)
-        if not (path / "model_index.json").is_file() and (path / "model" / "model_index.json").is_file():
-            path = path / "model"
+    def from_pretrained(cls, path: Path | str = BUILT_IN, device: torch.device | str = "auto") -> "TextToImagePipeline":
+        """Load a model folder, the model of a run folder, or the one built in, "emoji".
+
+        Strict; safetensors only. Raises UserError, one line.
+        """
+        path = find_model(path)
         generator, description, digest = load_model(path)
         where = pick_device(device) if isinstance(device, str) else device
         pipe = cls(generator, description, device=where, weights_sha256=digest)

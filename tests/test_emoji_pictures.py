@@ -61,24 +61,38 @@ def emoji(tmp_path_factory):
     return out, done.stdout
 
 
+@pytest.fixture(scope="module")
+def whole(emoji, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    subprocess.run([sys.executable, SCRIPT, out, "--packages", emoji[0] / "packages", "--whole-emoji"], check=True)
+    return out
+
+
 def read(out, split):
     source = FolderPairSource(out / split / "emoji" / "images", out / split / "emoji" / "captions")
     return {record.key.removesuffix(".png"): record for record in source}
 
 
-def test_every_emoji_is_in_one_split_in_all_styles(emoji):
+def test_a_tenth_is_held_out_with_captions_that_nothing_in_train_has(emoji):
     out, said = emoji
     train, val = read(out, "train"), read(out, "val")
-    assert len(train) + len(val) == 3 * len(EMOJI) and val
+    assert len(train) + len(val) == 3 * len(EMOJI) and not train.keys() & val.keys()
+    assert 0.03 < len(val) / len(train) < 0.3
     assert f"{len(train):,} pictures to train on, {len(val):,} held out" in said
+    known = {caption for record in train.values() for caption in record.captions}
+    assert all(record.captions and not known & set(record.captions) for record in val.values())
+
+
+def test_whole_emoji_are_in_one_split_in_all_styles(whole):
+    train, val = read(whole, "train"), read(whole, "val")
+    assert len(train) + len(val) == 3 * len(EMOJI) and val
     concepts = [{key.rpartition("-")[0] for key in split} for split in (train, val)]
     assert not concepts[0] & concepts[1]
     assert all(f"{concept}-{style}" in (train | val) for concept in concepts[0] | concepts[1] for style in range(3))
 
 
-def test_captions_name_the_thing_its_style_its_tags_and_its_colour(emoji):
-    out, _ = emoji
-    records = {**read(out, "train"), **read(out, "val")}
+def test_captions_name_the_thing_its_style_its_tags_and_its_colour(whole):
+    records = {**read(whole, "train"), **read(whole, "val")}
     car = records["1f697-0"].captions
     assert {"an automobile", "a Noto style emoji of an automobile", "a blue automobile"} <= set(car)
     assert any("car" in caption for caption in car)

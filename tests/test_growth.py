@@ -152,8 +152,8 @@ def test_a_run_grows_and_every_trace_of_it_says_so(name, shapes_data, tmp_path):
     architecture = get_architecture(name)
     stages = [{"resolution": 8, "share": 0.5}, {"resolution": 16, "share": 0.5, "batch": 4}]
     settings = validate(
-        {**architecture.defaults, "arch": name, "stages": stages, "batch": 8, "kimg": 0.048, "log_kimg": 0.001,
-         "snapshot_kimg": 0.024, "model": architecture.smallest}
+        {**architecture.defaults, "arch": name, "growing": True, "stages": stages, "batch": 8, "kimg": 0.048,
+         "log_kimg": 0.001, "snapshot_kimg": 0.024, "model": architecture.smallest}
     )  # fmt: skip
     facts = {"name": "shapes", "split": "train", "resolution": 16, "fingerprint": shapes_data.fingerprint}
     run = Run.create(tmp_path, settings, facts, "cpu")
@@ -204,20 +204,10 @@ def test_a_run_stopped_while_it_grows_says_so_and_draws_at_full_size(name, minil
 
     monkeypatch.chdir(tmp_path)
     sizes = "\n".join(f"{key} = {value}" for key, value in get_architecture(name).smallest.items())
-    (tmp_path / "run.toml").write_text(f"grow_kimg = 1.0\nbatch = 8\n[model]\n{sizes}\n")
-    arguments = [
-        "train",
-        str(minilm_data),
-        "--arch",
-        name,
-        "--config",
-        "run.toml",
-        "--kimg",
-        "0.016",
-        "--device",
-        "cpu",
-    ]
-    assert run(arguments) == 0
+    stages = "".join(f"[[stages]]\nresolution = {side}\nshare = 0.5\n" for side in (8, 16))
+    (tmp_path / "run.toml").write_text(f"grow_kimg = 1.0\nbatch = 8\n{stages}[model]\n{sizes}\n")
+    arguments = ["--arch", name, "--growing", "--config", "run.toml", "--kimg", "0.016", "--device", "cpu"]
+    assert run(["train", str(minilm_data), *arguments]) == 0
     assert "it has grown to 8 px only (stages: 8 px from 0 kimg, 16 px from" in capfd.readouterr().out
     assert run(["generate", "a table", "-o", "out.png"]) == 0
     assert "it draws 8 px, enlarged to 16" in capfd.readouterr().err

@@ -30,8 +30,11 @@ def config(arch="dfgan", **changes):
     """Six steps at 16 px, through every stage of growing where the architecture grows."""
     architecture = get_architecture(arch)
     stages = [{"resolution": 8, "share": 0.4}, {"resolution": 16, "share": 0.6}] if architecture.grows else []
-    settings = dict(arch=arch, batch=8, kimg=0.048, log_kimg=0.008, snapshot_kimg=0.016, lr_g=1e-3, stages=stages)
-    return validate({**architecture.defaults, **settings, "model": architecture.smallest, **changes}).check()
+    settings = dict(
+        arch=arch, batch=8, kimg=0.048, log_kimg=0.008, snapshot_kimg=0.016, lr_g=1e-3,
+        growing=architecture.grows, stages=stages, model=architecture.smallest,
+    )  # fmt: skip
+    return validate({**architecture.defaults, **settings, **changes}).check()
 
 
 def start(settings, data, root, **how):

@@ -159,15 +159,14 @@ def take_arguments(given: list[str] | None) -> list[str]:
 
 
 def load_pipeline(model: Path | None, device: str, quiet: bool = False) -> "TextToImagePipeline":
-    """The model named, else the newest run's (and says which)."""
+    """The model named, else the newest run's, else the built-in one (and says which)."""
     from t2i.pipeline import TextToImagePipeline
-    from t2i.training.run import newest_model
+    from t2i.training.run import default_model
 
-    if model is None:
-        model = newest_model()
-        if not quiet:
-            say(f"model: {model} (the newest run; choose another with --model)")
-    pipe = TextToImagePipeline.from_pretrained(model, device)
+    name, why = (model, "") if model is not None else default_model()
+    if why and not quiet:
+        say(f"model: {name} ({why}; choose another with --model)")
+    pipe = TextToImagePipeline.from_pretrained(name, device)
     if pipe.grown.resolution < pipe.resolution:
         size, full = pipe.grown.resolution, pipe.resolution
         warn(f"this model was saved while it grew: it draws {size} px, enlarged to {full}; t2i train --resume goes on")

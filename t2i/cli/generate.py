@@ -18,7 +18,8 @@ def generate(
         Path, Option("--out", "-o", help="A picture file; several pictures are numbered; a folder takes any number.")
     ] = Path("out.png"),
     model: Annotated[
-        Path | None, Option(help="A model or run folder; left out, the newest run's.", show_default=False)
+        Path | None,
+        Option(help="A model or run folder, or emoji: built in. Left out, the newest run's.", show_default=False),
     ] = None,
     seed: Annotated[int | None, Option(help="Seed of the noise (0).", show_default=False)] = None,
     seeds: Annotated[

@@ -25,6 +25,10 @@ def info(
 def look(path: Path) -> tuple[str, dict[str, Any]]:
     """The kind of a path and the facts on it. Raises UserError, one line, where it is nothing that t2i made."""
     if not path.exists():
+        from t2i.models.folder import find_model
+
+        path = find_model(path)  # the built-in one has a name
+    if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     for marker, (kind, read) in KINDS.items():
         if (path / marker).is_file():

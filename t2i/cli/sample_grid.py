@@ -25,7 +25,8 @@ def sample_grid(
     prompts: Annotated[Path | None, Option(help="A text file, one prompt a line.", show_default=False)] = None,
     out: Annotated[Path, Option("--out", "-o", help="The picture file.")] = Path("grid.png"),
     model: Annotated[
-        Path | None, Option(help="A model or run folder; left out, the newest run's.", show_default=False)
+        Path | None,
+        Option(help="A model or run folder, or emoji: built in. Left out, the newest run's.", show_default=False),
     ] = None,
     rows: Annotated[int | None, Option(help="At most so many prompts.", show_default=False)] = None,
     cols: Annotated[int, Option(help="Columns: seeds 0, 1, ... or steps of --interpolate.")] = 8,

@@ -5,6 +5,8 @@ model_index.json               format, architecture, resolution, text encoder wi
 generator/config.json          all that is needed to build the generator
 generator/model.safetensors    its weights, the pooler and the text statistics included
 README.md                      the model card
+
+The built-in model is such a folder too, t2i/assets/emoji; scripts/emoji_model.py made it.
 """
 
 import json
@@ -25,6 +27,7 @@ from t2i.version import __version__
 
 FORMAT = 1
 CLASS_NAME = "TextToImagePipeline"
+BUILT_IN = "emoji"  # the name of the model that comes with the package
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,19 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription, str]:
     return generator.eval().requires_grad_(False), description, digest
 
 
+def find_model(name: Path | str) -> Path:
+    """The model folder that a user means: one, or a run folder that has one, or the built-in model by its name.
+
+    What lies at the path comes before the name. Where there is nothing, the path itself, of which load_model says why.
+    """
+    path = Path(name)
+    if str(name) == BUILT_IN and not path.exists():
+        return Path(__file__).parent.parent / "assets" / BUILT_IN
+    if not (path / "model_index.json").is_file() and (path / "model" / "model_index.json").is_file():
+        return path / "model"
+    return path
+
+
 def _check_description(description: ModelDescription) -> None:
     """Raises TypeError or ValueError where a value of model_index.json or config.json is of the wrong kind."""
     text = description.text_encoder
@@ -161,6 +177,7 @@ def model_card(name: str, description: ModelDescription) -> str:
         "resolution": f"{description.resolution} x {description.resolution} px",
         "text encoder": f"{description.text_encoder['name']} ({description.conditioning} conditioning)",
         "trained on": training.get("data", "unknown"),
+        **({"licences": training["licences"]} if "licences" in training else {}),
         "images seen": f"{training.get('images_seen', 0):,}",
         "made with": f"t2i {__version__}",
     }

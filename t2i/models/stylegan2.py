@@ -1,18 +1,20 @@
 """StyleGAN2 from text: modulated convolutions, RGB skips, a residual discriminator.
 
-Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020 (SG2). It has no progressive growing:
-the generator sums RGB pictures of every resolution, so that training itself shifts from coarse to fine.
+Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020 (SG2). The generator sums RGB pictures
+of every resolution, so that training itself shifts from coarse to fine.
 
 Text enters the generator's w beside what the mapping makes of the noise, as in StyleGAN-T (Sauer et al. 2023, sec.
 3.1), so that truncation acts on the noise alone; the discriminator has a projection term beside its unconditional
 logit (Miyato & Koyama 2018), and sees wrong captions.
 
-Departures from the paper: no noise images and no style mixing (nothing that a caption speaks of), no path length
+Departures from the paper: it can grow all the same (Karras et al. 2018), for a step at 32 px costs a quarter of one at
+64; no noise images and no style mixing (nothing that a caption speaks of), no path length
 penalty, and R1 is taken in the same optimiser step as the loss. The discriminator halves a picture by a convolution
 with stride 2, without the low-pass before it, and works at half the size: cheaper, and it learns outlines sooner
 (docs/training.md). Pooled text goes through a layer of its own in both networks.
 """
 
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -20,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.models.base import Discriminator, Generator
+from t2i.models.growing import Growth, blend
 from t2i.models.layers import (
     GROUP,
     SQRT2,
@@ -34,6 +37,7 @@ from t2i.models.layers import (
     resolutions_to,
     width,
 )
+from t2i.models.layers import upsample as repeat_pixels
 from t2i.models.projected import ProjectedDiscriminator
 from t2i.models.registry import Architecture, preset_rows, register
 from t2i.precision import at_least_fp32
@@ -99,7 +103,10 @@ class ToRGB(nn.Module):
 
 
 class StyleGAN2Generator(Generator):
-    """noise [B, z_dim] and a TextBatch -> images [B, 3, R, R], about [-1, 1]."""
+    """noise [B, z_dim] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
+
+    growth: [resolution, alpha] to start at; left out, fully grown.
+    """
 
     def __init__(
         self,
@@ -112,10 +119,12 @@ class StyleGAN2Generator(Generator):
         mapping_layers: int = 2,
         fmap_base: int = 16384,
         fmap_max: int = 512,
+        growth: Sequence[float] | None = None,
         **_discriminator_only: object,
     ):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
+        self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
         self.pooler = make_pooler(conditioning, statistics)
         self.text_layer = TextLayer(self.pooler.out_width, w_dim)
         self.text = EqualLinear(w_dim, w_dim, gain=1.0)
@@ -133,8 +142,8 @@ class StyleGAN2Generator(Generator):
 
     @property
     def layer_count(self) -> int:
-        """Style layers: one at 4 px, two at each other resolution, and the last ToRGB."""
-        return 2 * len(self.to_rgb)
+        """Style layers in use: one at 4 px, two at each other resolution, and the last ToRGB."""
+        return 2 * len(resolutions_to(self.growth.resolution))
 
     def map(self, z: Tensor) -> Tensor:  # [B, Z] -> [B, W]
         x = pixel_norm(z)
@@ -154,14 +163,16 @@ class StyleGAN2Generator(Generator):
         return torch.cat([w, text], dim=1)[:, None].expand(-1, self.layer_count, -1)
 
     def render(self, styles: Tensor) -> Tensor:
-        """Styles [B, layers, 2 W] -> images [B, 3, R, R]."""
+        """Styles [B, layers, 2 W] -> images [B, 3, r, r]."""
         x = self.first(self.constant.expand(len(styles), -1, -1, -1), styles[:, 0])
-        rgb = self.to_rgb[0](x, styles[:, 1])
-        for number, (up, conv) in enumerate(self.convs, start=1):
+        rgb = old = self.to_rgb[0](x, styles[:, 1])
+        for number, (up, conv) in enumerate(self.convs[: self.layer_count // 2 - 1], start=1):
             x = up(upsample(x), styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
             x = conv(x, styles[:, 2 * number])
+            old = rgb
             rgb = upsample(rgb) + self.to_rgb[number](x, styles[:, 2 * number + 1])
-        return rgb
+        # While a resolution fades in, the old one has its pixels repeated, as the real pictures have (growing.real_at).
+        return rgb if self.growth.alpha == 1 else blend(repeat_pixels(old), rgb, self.growth.alpha)
 
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         return self.render(self.styles(z, condition, truncation_psi))
@@ -182,7 +193,10 @@ class ResidualBlock(nn.Module):
 
 
 class StyleGAN2Discriminator(Discriminator):
-    """images [B, 3, R, R] and a TextBatch -> logits [B]."""
+    """images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution.
+
+    shown_at: the resolutions that pictures can enter at, the last always among them; `growth` chooses.
+    """
 
     def __init__(
         self,
@@ -193,20 +207,33 @@ class StyleGAN2Discriminator(Discriminator):
         fmap_base: int = 16384,
         fmap_max: int = 512,
         match_width: int = 512,
+        shown_at: Iterable[int] = (),
         **_generator_only: object,
     ):
         super().__init__()
+        self.growth = Growth(resolution)
         self.pooler = make_pooler(conditioning, statistics)
-        channels = [width(side, fmap_base, fmap_max) for side in reversed(resolutions_to(resolution))]
-        self.from_rgb = EqualConv2d(3, channels[0], 3)
-        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(channels))
-        self.head = ProjectionHead(channels[-1], self.pooler.out_width, match_width, text_width=match_width)
+        widths = {side: width(side, fmap_base, fmap_max) for side in reversed(resolutions_to(resolution))}
+        shown = sorted({*shown_at, resolution}, reverse=True)
+        self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 3) for side in shown})
+        self.blocks = nn.ModuleDict(
+            {str(side): ResidualBlock(widths[side], widths[side // 2]) for side in widths if side > 4}
+        )
+        self.head = ProjectionHead(widths[4], self.pooler.out_width, match_width, text_width=match_width)
 
-    def features(self, images: Tensor) -> Tensor:  # [B, 3, R, R] -> [B, C]
-        x = leaky_relu(self.from_rgb(images))
-        for block in self.blocks:
-            x = block(x)
+    def features(self, images: Tensor) -> Tensor:  # [B, 3, r, r] -> [B, C]
+        side, alpha = self.growth
+        x = self._from_rgb(images, side)
+        if alpha < 1:  # a picture of half the size goes around the new block
+            x = blend(self._from_rgb(downsample(images), side // 2).to(x.dtype), self.blocks[str(side)](x), alpha)
+            side //= 2
+        while side > 4:
+            x = self.blocks[str(side)](x)
+            side //= 2
         return self.head.features(x)
+
+    def _from_rgb(self, images: Tensor, side: int) -> Tensor:
+        return leaky_relu(self.from_rgb[str(side)](images))
 
     def logits(self, features: Tensor, condition: Tensor) -> Tensor:
         return self.head.logits(features, condition)
@@ -225,6 +252,13 @@ def build_discriminator(
     if discriminator not in kinds:
         raise ValueError(f"discriminator is {' or '.join(kinds)}, not {discriminator!r}")
     return kinds[discriminator](resolution, conditioning, statistics, **options)
+
+
+def _stages(resolution: int) -> list[dict]:
+    """Where --growing goes through: half of the run at the last resolution, the rest at those from 32 px on before."""
+    before = [side for side in (32, 64, 128) if side < resolution] or [resolution // 2]
+    return [*({"resolution": side, "share": 0.5 / len(before)} for side in before),
+            {"resolution": resolution, "share": 0.5}]  # fmt: skip
 
 
 # `paper`: SG2's widths (its configuration F). `small`: what a CPU trains in an hour. `projected`: for a GPU, the same
@@ -246,6 +280,9 @@ _TABLE = (
 )  # fmt: skip
 _COLUMNS = ("z_dim", "w_dim", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "penalty_every", "kimg")
 _PRESETS = preset_rows(_COLUMNS, _TABLE)
+for _rows in _PRESETS.values():
+    for _resolution, _row in _rows.items():
+        _row.update(stages=_stages(_resolution))
 for _resolution, _row in _PRESETS["small"].items():
     _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256)
 for _row in _PRESETS["projected"].values():
@@ -265,6 +302,7 @@ STYLEGAN2 = register(
         presets=_PRESETS,
         defaults={"loss": "logistic", "penalty": "r1", "penalty_every": 16, "beta1": 0.0, "beta2": 0.99},
         smallest={"z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "match_width": 16},
+        grows=True,
         group=GROUP,
     )
 )  # fmt: skip

@@ -21,6 +21,7 @@ from typing import Any
 from t2i.config import TrainConfig, validate
 from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, make_folder, read_json, write_json
+from t2i.models.folder import BUILT_IN
 from t2i.training.checkpoint import list_checkpoints
 from t2i.version import __version__
 
@@ -108,6 +109,13 @@ def newest_model(root: Path | str = "runs") -> Path:
     if runs := find_runs(root):
         return runs[-1] / "model"
     raise UserError(f"no model here: there is no run in {root}/; train one with t2i train, or name a model folder")
+
+
+def default_model(root: Path | str = "runs") -> tuple[Path | str, str]:
+    """What to draw with where nobody said: the newest run's model, else the built-in one; and what to call it."""
+    if runs := find_runs(root):
+        return runs[-1] / "model", "the newest run"
+    return BUILT_IN, "built in; there is no run here"
 
 
 def newest_resumable(root: Path | str = "runs") -> Run:

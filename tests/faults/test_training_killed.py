@@ -36,8 +36,8 @@ def settings(arch, trained_text):
     changes = {"text_encoder": "transformer", "encoder": ENCODER} if trained_text else {}
     return validate(
         {**architecture.defaults, "arch": arch, "batch": 8, "accumulate": 2, "penalty_every": 2, "kimg": 0.048,
-         "log_kimg": 0.008, "snapshot_kimg": INTERVAL / 1000, "stages": stages, "model": architecture.smallest,
-         **changes}
+         "log_kimg": 0.008, "snapshot_kimg": INTERVAL / 1000, "growing": architecture.grows, "stages": stages,
+         "model": architecture.smallest, **changes}
     ).check()  # fmt: skip
 
 
