@@ -1,5 +1,6 @@
 """A text encoder that only runs forward: captions in, token embeddings out. Its kinds are minilm.py and encoders.py."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,15 +42,17 @@ class FrozenEncoder:
     def encode(self, texts: Sequence[str], batch: int = 64) -> list[np.ndarray]:
         """Token embeddings, one fp16 array [L_i, T] a caption, in the order given.
 
-        Captions are sorted by length and go through in batches, so that little padding is computed.
+        Captions of one length go through together, at most `batch` of them, so that no padding is computed.
         """
         ids = self.token_ids(texts)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out: list[np.ndarray] = [np.empty(0)] * len(ids)
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            for row, embedding in zip(rows, self._forward([ids[i] for i in rows])):
-                out[row] = embedding
+        for _, group in itertools.groupby(order, key=lambda i: len(ids[i])):
+            same = list(group)
+            for start in range(0, len(same), batch):
+                rows = same[start : start + batch]
+                for row, embedding in zip(rows, self._forward([ids[i] for i in rows])):
+                    out[row] = embedding
         return out
 
     def encode_batch(self, texts: Sequence[str]) -> TextBatch:

@@ -98,7 +98,7 @@ class Bert(nn.Module):
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         x = part["word_embeddings"](input_ids) + part["token_type_embeddings"].weight[0]
         x = part["LayerNorm"](x + part["position_embeddings"](positions))
-        seen = mask.bool()[:, None, None, :]
+        seen = None if mask.all() else mask.bool()[:, None, None, :]  # attention without a mask is faster
         for layer in self.encoder["layer"]:
             x = layer(x, seen)
         return x
@@ -118,7 +118,7 @@ class Layer(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(WIDTH, FEED_FORWARD)})
         self.output = _output(FEED_FORWARD)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:  # [B, L, 384], [B, 1, 1, L]
+    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:  # [B, L, 384], [B, 1, 1, L]
         query, key, value = (
             part(x).unflatten(2, (HEADS, -1)).transpose(1, 2) for part in self.attention["self"].values()
         )
