@@ -70,11 +70,10 @@ def main() -> None:
             list(prompts), seeds=range(options.seeds), output_type="np"
         ).images
         rows[model] = np.split(images, len(prompts))
+    print(f"distances within a prompt over those between prompts, {len(prompts)} of them")
     for name, groups in rows.items():
         features, pixels = ratios(network, groups)
-        print(
-            f"{name}: within a prompt over between prompts, {len(prompts)}: features {features:.2f}, pixels {pixels:.2f}"
-        )
+        print(f"{name}: features {features:.2f}, pixels {pixels:.2f}")
 
 
 if __name__ == "__main__":
