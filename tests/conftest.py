@@ -1,6 +1,6 @@
 """Shared fixtures: a text encoder that costs nothing, small prepared data sets, one small trained run."""
 
-import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,31 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import listing, not_root
 from hash_encoder import HashEncoder
 
 from t2i.cli import run
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
+from t2i.text.encoders import load_encoder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Networks this small only wait for other threads, the longer the busier the machine is."""
     torch.set_num_threads(1)
-
-
-@contextlib.contextmanager
-def not_root() -> Iterator[None]:
-    """Root, who may write anywhere, is somebody else for the while."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 @pytest.fixture
@@ -84,11 +73,6 @@ def tiny_run(minilm_data, tmp_path_factory) -> Path:
     return root / "00000-dfgan-shapes-train-16"
 
 
-def listing(folder: Path) -> dict[str, int]:
-    """Every file and folder below, with its size."""
-    return {str(p.relative_to(folder)): p.stat().st_size if p.is_file() else -1 for p in sorted(folder.rglob("*"))}
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty working folder."""
@@ -111,3 +95,29 @@ def refused(here, capfd):
         return lines[0]
 
     return check
+
+
+@pytest.fixture(scope="module")
+def one_encoder():
+    """The real text encoder, but read from disk once; one thread: small networks only wait for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr("t2i.pipeline.load_encoder", functools.cache(load_encoder))
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def t2i(here, capfd):
+    """Runs a command in process that must end well and say nothing on stderr; returns its stdout."""
+
+    def call(*arguments: object) -> str:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert (code, err) == (0, ""), err
+        return out
+
+    return call

@@ -7,7 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import HashEncoder
+from hash_encoder import HashEncoder
 from PIL import Image
 
 from t2i.data import captions, picture_shards, prepared

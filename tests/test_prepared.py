@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import HashEncoder
+from hash_encoder import HashEncoder
 
 from t2i.data import picture_shards
 from t2i.data.prepare import PrepareOptions, prepare

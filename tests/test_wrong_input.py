@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import listing
+from folders import listing
 from PIL import Image
 
 from t2i.cli import run

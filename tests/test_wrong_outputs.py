@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import listing, not_root
+from folders import listing, not_root
 
 from t2i.cli import run
 from t2i.text.minilm import bundled_minilm

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import listing
+from folders import listing
 
 from t2i.cli import run
 

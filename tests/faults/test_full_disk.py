@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import parts, state
 from hash_encoder import HashEncoder
 from processes import hurry
-from test_damaged_files import generator, parts, same, state, weights
+from test_damaged_files import generator, same, weights
 
 from t2i.cli import run
 from t2i.data import picture_shards, prepared

@@ -1,0 +1,70 @@
+"""A working folder to evaluate in: drawn shapes and a short run on them."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_features import inception_weights  # noqa: F401  (a fixture)
+
+from t2i import TextToImagePipeline
+from t2i.cli import run
+from t2i.data.prepared import PreparedDataset
+from t2i.evaluation import protocol
+from t2i.evaluation.painter import Painter
+from t2i.evaluation.protocol import Evaluator, Options
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """EfficientNet-Lite2 at 96 px instead of 260: a seventh of the time. test_features.py has it at its own size."""
+    from t2i.evaluation.features import load_lite2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "load_lite2", lambda device: replace(load_lite2(device), resolution=96))
+        yield
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Path:
+    """A working folder as a user has it: drawn shapes, training and validation split, and a short run on them."""
+    root = tmp_path_factory.mktemp("house")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        Path("tiny.toml").write_text("snapshot_kimg = 0.016\n[model]\nnf = 4\n")
+        prepare = ["--resolution", "32", "--workers", "1"]
+        assert run(["prepare", "--shapes", "420", "--val-fraction", "0.3", *prepare]) == 0
+        train = ["t2i-data/shapes-train-32", "--config", "tiny.toml", "--kimg", "0.016", "--batch", "8"]
+        assert run(["train", *train, "--device", "cpu"]) == 0
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def here(house, monkeypatch):
+    monkeypatch.chdir(house)
+    return house
+
+
+@pytest.fixture(scope="module")
+def data(house) -> PreparedDataset:
+    return PreparedDataset(house / "t2i-data" / "shapes-val-32")
+
+
+@pytest.fixture(scope="module")
+def train(house) -> PreparedDataset:
+    return PreparedDataset(house / "t2i-data" / "shapes-train-32")
+
+
+@pytest.fixture(scope="module")
+def painter(house) -> Painter:
+    return Painter.of_pipeline(
+        TextToImagePipeline.from_pretrained(house / "runs" / "00000-dfgan-shapes-train-32", "cpu")
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluator(data, train) -> Evaluator:
+    return Evaluator(data, train, Options(metrics=("fd", "kd", "prdc", "r-precision"), samples=100))

@@ -1,0 +1,262 @@
+"""Evaluation: does every score order what it should?"""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from test_features import inception_weights  # noqa: F401  (a fixture)
+
+from t2i import TextToImagePipeline
+from t2i.cli import run
+from t2i.data.prepared import PreparedDataset
+from t2i.data.shapes import draw, evaluation_scenes
+from t2i.data.shapes_captions import canonical_caption
+from t2i.errors import UserError
+from t2i.evaluation import attributes, matcher, protocol, statistics
+from t2i.evaluation.cache import cached
+from t2i.evaluation.features import silent
+from t2i.evaluation.painter import Painter
+from t2i.evaluation.protocol import Evaluator, Options, data_features
+from t2i.evaluation.retrieval import CHOICES, Judge, ask, right, shuffled
+
+# ---- the order of things ---------------------------------------------------------------------------------------
+
+
+def test_noise_is_worse_than_blur_is_worse_than_reals(evaluator, train):
+    network = evaluator.networks["lite2"]
+    reals = train.images(np.arange(100))
+    pictures = {
+        "blur": np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(1.5))) for image in reals]),
+        "noise": np.random.default_rng(0).integers(0, 256, reals.shape, np.uint8),
+    }
+    found = {
+        name: {s.name: s.value for s in evaluator.distances["lite2"].scores(network(x))} for name, x in pictures.items()
+    }
+    found["reals"] = {s.name: s.ceiling for s in evaluator.distances["lite2"].scores(network(pictures["blur"]))}
+    for name in ("FD-lite2", "KD-lite2"):
+        assert found["reals"][name] < found["blur"][name] < found["noise"][name], name
+    for name in ("precision", "recall", "coverage"):
+        assert found["reals"][name] > found["blur"][name] >= found["noise"][name], name
+    assert abs(found["reals"]["KD-lite2"]) < 0.1 * found["blur"]["KD-lite2"]
+
+
+def shares_right(judge: Judge, vectors: np.ndarray) -> list[float]:
+    """R-precision with none, a quarter, half and all captions shuffled."""
+    orders = [shuffled(len(vectors), share=share) for share in (0, 0.25, 0.5, 1)]
+    return [float(right(judge.similarities(vectors[order])).mean()) for order in orders]
+
+
+def test_shuffled_captions_bring_r_precision_down_to_chance_in_order():
+    """A judge that knows every picture: what is shuffled is lost, and nothing else."""
+    random = np.random.default_rng(0)
+    texts = random.standard_normal((1000, 64)).astype(np.float32)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    choices = np.array([[row, *random.choice(np.delete(np.arange(1000), row), 99, False)] for row in range(1000)])
+    judge = Judge("R-precision", "", lambda x: x, texts, choices, texts, "")
+    none, quarter, half, everything = shares_right(judge, texts)
+    assert none == 1 and quarter == pytest.approx(0.75, abs=0.02) and half == pytest.approx(0.5, abs=0.03)
+    assert everything == pytest.approx(0.01, abs=0.01)
+    score, = judge.scores(texts)  # fmt: skip
+    assert (score.value, score.ceiling, score.error) == (1, 1, 0) and score.floor < 0.02
+
+
+def test_the_matcher_knows_real_pictures_by_their_captions(evaluator):
+    judge = evaluator.judges["lite2"]
+    none, quarter, half, everything = shares_right(judge, judge.real)
+    assert none > 0.15 and none > quarter > half > everything  # 3 captions each of 294 small pictures taught it
+    assert everything < 0.05
+
+
+# ---- questions -------------------------------------------------------------------------------------------------
+
+
+def test_no_distractor_reads_like_the_own_caption_or_is_one_of_the_picture(data):
+    pictures = np.arange(len(data))
+    own = np.array([data.caption_ids(picture)[-1] for picture in pictures], np.int64)
+    choices = ask(data, pictures, own)
+    assert choices.shape == (len(data), CHOICES) and (choices[:, 0] == own).all()
+    for picture, row in zip(pictures, choices):
+        texts = [data.caption(int(caption)).casefold() for caption in row]
+        assert len(set(texts)) == CHOICES
+        assert not set(row[1:]) & set(data.caption_ids(picture).tolist())
+    assert (ask(data, pictures, own) == choices).all() and (ask(data, pictures, own, seed=1) != choices).any()
+
+
+def test_captions_that_differ_in_case_or_a_final_dot_read_the_same():
+    from t2i.evaluation.retrieval import _same_reading
+
+    assert _same_reading(["A dog .", "a  DOG", "a cat", "a dog!"]).tolist() == [0, 0, 1, 0]
+
+
+def test_a_shuffle_leaves_nothing_in_its_place():
+    for count in (2, 5, 100):
+        order = shuffled(count)
+        assert sorted(order) == list(range(count)) and (order != np.arange(count)).all()
+    assert (shuffled(100, share=0.25) != np.arange(100)).sum() == 25
+
+
+# ---- the matcher's data ----------------------------------------------------------------------------------------
+
+
+def test_the_matcher_trains_on_the_training_split_alone(evaluator, train, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(matcher, "cached", lambda path, name, key, make: (seen.append((name, key)), make())[1])
+    monkeypatch.setattr(PreparedDataset, "images", None)  # it sees features only: these of the training pictures
+    features = data_features(evaluator.networks["lite2"], train, len(train), silent)
+    degraded = data_features(evaluator.networks["lite2"], train, len(train), silent, degraded=True)
+    tokens = PreparedDataset.tokens
+    asked = []
+    monkeypatch.setattr(PreparedDataset, "tokens", lambda self, ids: (asked.append(self.path), tokens(self, ids))[1])
+    made = matcher.train_matcher(train, np.arange(len(train)), features, degraded, evaluator.networks["lite2"])
+    assert set(asked) == {train.path} != {data.path}
+    assert seen[0][0] == "matcher" and seen[0][1]["fingerprint"] == train.fingerprint == made.facts["fingerprint"]
+    assert set(made.arrays) == set(evaluator.matcher.arrays)
+
+
+def test_a_picture_is_degraded_the_same_way_every_time(train):
+    images, numbers = train.images(np.arange(20)), np.arange(20)
+    once = matcher.degrade(images, numbers)
+    assert once.dtype == np.uint8 and (once != images).any(axis=(1, 2, 3)).all()
+    assert (matcher.degrade(images[5:], numbers[5:]) == once[5:]).all()
+    assert (matcher.degrade(images[:1], numbers[1:2]) != once[:1]).any()
+    # It stays the picture that it was: nearer to itself than to the others.
+    distances = ((once[:, None].astype(float) - images[None]) ** 2).mean(axis=(2, 3, 4))
+    assert (distances.argmin(axis=1) == numbers).mean() > 0.9
+
+
+def test_the_evaluated_split_is_never_the_matcher_s(data, train, tmp_path):
+    with pytest.raises(UserError, match=r"must not see the evaluated one \(.* is the training set itself"):
+        Evaluator(train, train, Options(metrics=("r-precision",)))
+    # Another data set that holds the evaluated pictures among others: the fingerprints differ, the pictures do not.
+    larger = tmp_path / "larger"
+    prepare = ["--shapes", "130", "--split", "val", "--val-fraction", "0", "--resolution", "32", "--workers", "1"]
+    assert run(["prepare", *prepare, "--out", str(larger)]) == 0
+    assert protocol.shared_pictures(data, PreparedDataset(larger)) == len(data)
+    with pytest.raises(UserError, match=r"126 of the 126 pictures of .* are in .* too: neither a matcher"):
+        Evaluator(data, PreparedDataset(larger), Options(metrics=("r-precision",)))
+
+
+def test_too_few_training_pictures_make_no_matcher(data, train, monkeypatch):
+    monkeypatch.setattr(matcher, "LEAST", 300)
+    with pytest.raises(UserError, match="294 pictures are too few to train a matcher on; it needs 300"):
+        Evaluator(data, train, Options(metrics=("r-precision",)))
+    monkeypatch.setattr(protocol, "METRICS", {"kd": "lite2", "r-precision": "lite2"})
+    quiet = Evaluator(data, train, Options(samples=100))
+    assert quiet.metrics == ["kd"] and "r-precision left out: " in quiet.notes[0] and "294 pictures" in quiet.notes[0]
+
+
+def test_captions_of_another_encoder_are_read_by_minilm_once(shapes_data, tmp_path, monkeypatch):
+    copy = PreparedDataset(shutil.copytree(shapes_data.path, tmp_path / "copy"))
+    vectors = matcher.sentences(copy, np.arange(3, 20))
+    assert vectors.shape == (17, 384) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    monkeypatch.setattr(matcher, "load_encoder", None)
+    assert (matcher.sentences(copy, np.arange(3, 20)) == vectors).all()
+
+
+# ---- the cache -------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_cache_is_made_again(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"a": np.arange(1000, dtype=np.float32), "b": np.ones((2, 3))}
+
+    def get(key="k"):
+        found = cached(tmp_path, "thing", {"key": key}, make)
+        assert (found["a"] == np.arange(1000)).all() and found["b"].shape == (2, 3)
+        return len(calls)
+
+    assert (get(), get(), get("other"), get()) == (1, 1, 2, 2)
+    path, = [p for p in (tmp_path / "evaluation").iterdir() if b"other" not in p.read_bytes()]  # fmt: skip
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-100] ^= 1
+    damages = [whole[:500], b"", bytes(flipped), b"\xff" * 5000, whole.replace(b'\\"k', b'\\"j')]
+    for number, content in enumerate(damages):
+        assert content != whole
+        path.write_bytes(content)
+        assert (get(), get()) == (3 + number, 3 + number)
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(read_only_folder):
+    found = cached(read_only_folder, "thing", {}, lambda: {"a": np.ones(3)})
+    assert found["a"].sum() == 3 and not list(read_only_folder.iterdir())
+
+
+def test_features_of_the_reference_are_computed_once(evaluator, data, train):
+    def must_not(images):
+        raise AssertionError("computed again")
+
+    network = replace(evaluator.networks["lite2"], forward=must_not)
+    assert data_features(network, data, 10_000, silent).shape == (126, 1280)
+    with pytest.raises(AssertionError, match="computed again"):
+        data_features(replace(network, sha256="f" * 64), data, 10_000, silent)
+
+
+# ---- the evaluator ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_scores_and_another_seed_others(evaluator, painter, data, train):
+    options = evaluator.options
+    first, again = evaluator.score(painter).values(), evaluator.score(painter).values()
+    assert first == again
+    assert list(first) == ["FD-lite2", "KD-lite2", "precision", "recall", "density", "coverage", "R-precision"]
+    other = Evaluator(data, train, replace(options, metrics=("fd",), seed=1))
+    assert other.score(painter).values()["FD-lite2"] != first["FD-lite2"]
+    assert set(zip(other.seeds, other.caption_ids)).isdisjoint(zip(evaluator.seeds, evaluator.caption_ids))
+
+
+def test_a_generator_in_training_is_scored_without_a_pipeline(house, painter, data, train):
+    pipe = TextToImagePipeline.from_pretrained(house / "runs" / "00000-dfgan-shapes-train-32", "cpu")
+    bare = Painter.of_generator(pipe.generator, 32, painter.encoder_sha256, pipe.encode)
+    text = painter.captions(data, np.arange(3))
+    difference = bare.draw(text, range(3)).astype(int) - painter.draw(text, range(3))
+    assert np.abs(difference).max() <= 1  # the pipeline's groups round otherwise
+    asked = pipe([data.caption(number) for number in range(3)], seeds=[7], output_type="np").images
+    assert np.abs(painter.draw(text, [7] * 3).astype(int) - asked).max() <= 2  # embeddings were rounded in a batch
+    scores = protocol.score(bare, data, train, metrics=("kd",), samples=100)
+    assert list(scores) == ["KD-lite2"] and scores["KD-lite2"] > 0
+
+
+def test_more_samples_than_pictures_take_other_captions_and_noise(data, train):
+    evaluator = Evaluator(data, train, Options(metrics=("r-precision",), samples=300))
+    assert len(evaluator.pictures) == 300 and len(set(evaluator.seeds)) == 300
+    assert sorted(set(evaluator.pictures)) == list(range(126))
+    own = [set(data.caption_ids(picture)) for picture in evaluator.pictures]
+    assert all(caption in captions for caption, captions in zip(evaluator.caption_ids, own))
+
+
+def test_a_data_set_of_another_encoder_is_encoded_by_the_model_s_own(painter, data):
+    asked = []
+    other = replace(painter, encoder_sha256="1" * 64, encode=lambda texts: asked.extend(texts))
+    other.captions(data, [0, 2])
+    assert asked == [data.caption(0), data.caption(2)]
+
+
+def test_without_training_data_the_ceiling_is_one_half_against_the_other(data, painter, monkeypatch):
+    monkeypatch.setattr(statistics, "LEAST", 50)
+    report = Evaluator(data, None, Options(metrics=("kd", "prdc"), samples=60)).score(painter)
+    score = report.scores[0]
+    assert score.ceiling_of == "63 pictures of shapes val, against the other 63" and score.ceiling < score.value
+
+
+def test_attributes_are_read_off_drawn_shapes(data, painter):
+    scenes = {
+        canonical_caption(scene): scene
+        for objects in (1, 2) for seen in (True, False) for scene in evaluation_scenes(6, seen, objects)
+    }  # fmt: skip
+    obedient = attributes.accuracy(lambda prompts, seeds: np.stack([draw(scenes[p], 32) for p in prompts]), 32, 6)
+    assert set(obedient) == {(group, pairs) for group in ("single", "double") for pairs in ("seen", "unseen")}
+    for rulers in obedient.values():
+        assert set(rulers["model"].values()) == set(rulers["ceiling"].values()) == {1.0}
+        assert rulers["floor"]["all"] < 0.5
+    report = Evaluator(data, None, Options(metrics=("attributes",), scenes=6)).score(painter)
+    assert len(report.scores) == 22 and report.scores[0].name == "colour, one object, seen"
+    assert all(score.ceiling == 1 and 0 <= score.value <= 1 for score in report.scores)
+    from t2i.cli.evaluate import _show
+
+    _show(report)  # a table of its own

@@ -1,0 +1,167 @@
+"""The command line, pictures: generate, sample-grid, info."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i.version import __version__
+
+PYTHON = [sys.executable, "-m", "t2i"]
+pytestmark = pytest.mark.usefixtures("one_encoder")
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+# ---- generate --------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_and_seed_give_the_same_bytes_alone_in_company_and_in_another_process(here, t2i, tiny_run):
+    other = subprocess.Popen(
+        [*PYTHON, "generate", "a red circle", "--seed", "5", "--model", tiny_run, "-o", "other.png"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    t2i("generate", "a red circle", "--seed", "5", "--model", tiny_run, "-o", "alone.png")
+    alone = Path("alone.png").read_bytes()
+    t2i("generate", "a table", "a red circle", "a much longer prompt of a chair and nine green apples on it",
+        "--seed", "5", "--model", tiny_run, "-o", "many.png")  # fmt: skip
+    assert Path("many-001.png").read_bytes() == alone
+    t2i("generate", "a red circle", "--seeds", "0-3,5,9", "--model", tiny_run, "-o", "seeds")
+    assert Path("seeds/004.png").read_bytes() == alone
+    t2i("generate", "a red circle", "--seed", "3", "--num", "4", "--model", tiny_run / "model", "-o", "num")
+    assert Path("num/002.png").read_bytes() == alone
+    Path("prompts.txt").write_text("a table\n\n  a red circle \n")
+    t2i("generate", "--prompts", "prompts.txt", "--seed", "5", "--model", tiny_run, "-o", "file")
+    assert Path("file/001.png").read_bytes() == alone
+    out, err = other.communicate(timeout=120)
+    assert (other.returncode, out, err) == (0, "wrote other.png\n", "")
+    assert Path("other.png").read_bytes() == alone
+
+
+def test_seeds_prompts_and_truncation_change_the_picture(here, t2i, tiny_run):
+    t2i("generate", "a table", "--seeds", "0,1", "--model", tiny_run, "-o", "a.png")
+    t2i("generate", "a table", "--seeds", "0,1", "--truncation", "0", "--model", tiny_run, "-o", "b.png")
+    assert (pixels("a-000.png") != pixels("a-001.png")).any()
+    assert (pixels("b-000.png") == pixels("b-001.png")).all()
+
+
+def test_how_pictures_are_named(here, t2i, tiny_run):
+    def names() -> list[str]:
+        found = sorted(str(path.relative_to(here)) for path in here.rglob("*") if path.is_file())
+        for path in here.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return found
+
+    t2i("generate", "a", "--model", tiny_run)
+    assert names() == ["out.png"]
+    t2i("generate", "a", "b", "--model", tiny_run, "-o", "deep/er/x.jpg")
+    assert names() == ["deep/er/x-000.jpg", "deep/er/x-001.jpg"]
+    t2i("generate", "a", "--model", tiny_run, "-o", "pictures")
+    assert names() == ["pictures/000.png"]
+    (here / "dotted.d").mkdir()
+    t2i("generate", "a", "--num", "2", "--model", tiny_run, "-o", "dotted.d")
+    assert names() == ["dotted.d/000.png", "dotted.d/001.png"]
+    report = json.loads(t2i("generate", "a", "b", "--seeds", "3-4", "--model", tiny_run, "-o", "x.webp", "--json"))
+    assert [(entry["prompt"], entry["seed"]) for entry in report] == [("a", 3), ("a", 4), ("b", 3), ("b", 4)]
+    assert [entry["path"] for entry in report] == names()
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.jpg", "out.webp"])
+def test_a_picture_says_how_it_was_made(t2i, tiny_run, name):
+    t2i("generate", "ein Tisch, größer als drei", "--seed", "7", "--model", tiny_run, "-o", name)
+    facts = json.loads(t2i("info", name, "--json"))
+    model = json.loads(t2i("info", tiny_run / "model", "--json"))
+    assert facts == {
+        "kind": "picture",
+        "path": name,
+        "prompt": "ein Tisch, größer als drei",
+        "seed": "7",
+        "truncation_psi": "1",
+        "model": f"dfgan sha256:{model['sha256']}",
+        "software": f"t2i {__version__}",
+    }
+    assert model["sha256"] in t2i("info", name)  # not cut to the width of a terminal
+
+
+# ---- sample-grid -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cells(monkeypatch):
+    """The pictures that the next grids are made of, [rows][columns], before they are enlarged and labelled."""
+    from t2i import grids
+
+    seen = []
+    table_grid = grids.table_grid
+    monkeypatch.setattr(
+        grids, "table_grid", lambda rows, *rest: (seen.append((rows, *rest)), table_grid(rows, *rest))[1]
+    )
+    return seen
+
+
+def test_the_cells_of_a_grid_are_the_pictures_of_generate(here, t2i, tiny_run, cells):
+    t2i("sample-grid", "a table", "a red circle", "a chair", "--seeds", "1,4", "--model", tiny_run, "-o", "grid.png")
+    t2i("generate", "a table", "a red circle", "a chair", "--seeds", "1,4", "--model", tiny_run, "-o", "one")
+    (rows, labels, columns, _), = cells  # fmt: skip
+    assert (labels, columns) == (["a table", "a red circle", "a chair"], ["seed 1", "seed 4"])
+    drawn = [picture for row in rows for picture in row]
+    assert len(drawn) == 6
+    assert all((picture == pixels(f"one/{number:03d}.png")).all() for number, picture in enumerate(drawn))
+    # The sheet shows them, each pixel enlarged to 8 x 8.
+    sheet, picture = pixels("grid.png"), drawn[5].repeat(8, axis=0).repeat(8, axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(sheet[:, :, 0], (8, 8))[:, :, 0, 0]
+    places = np.argwhere(windows == picture[0, 0, 0])
+    assert any(np.array_equal(sheet[y : y + 128, x : x + 128], picture) for y, x in places)
+
+
+def test_an_interpolation_starts_and_ends_at_its_prompts(here, t2i, tiny_run, cells):
+    said = t2i("sample-grid", "--interpolate", "a table", "a red circle", "--cols", "3", "--rows", "2",
+               "--model", tiny_run, "-o", "grid.png")  # fmt: skip
+    assert said == "wrote grid.png (2 x 3 pictures)\n"
+    t2i("generate", "a table", "a red circle", "--seeds", "0,1", "--model", tiny_run, "-o", "one")
+    (rows, labels, columns, _), = cells  # fmt: skip
+    assert (labels, columns) == (["seed 0", "seed 1"], ["0%", "50%", "100%"])
+    for seed in range(2):
+        assert (rows[seed][0] == pixels(f"one/00{seed}.png")).all()
+        assert (rows[seed][2] == pixels(f"one/00{seed + 2}.png")).all()
+        assert (rows[seed][1] != rows[seed][0]).any() and (rows[seed][1] != rows[seed][2]).any()
+    assert json.loads(t2i("info", "grid.png", "--json"))["prompt"] == "a table | a red circle"
+
+
+def test_a_truncation_sweep_has_a_column_for_each_truncation(here, t2i, tiny_run, cells):
+    t2i("sample-grid", "a table", "--truncation-sweep", "--seeds", "2", "--model", tiny_run, "-o", "grid.png")
+    t2i("generate", "a table", "--seed", "2", "--truncation", "0.5", "--model", tiny_run, "-o", "half.png")
+    t2i("generate", "a table", "--seed", "2", "--model", tiny_run, "-o", "whole.png")
+    (rows, _, columns, _), = cells  # fmt: skip
+    assert columns == ["psi 0", "psi 0.25", "psi 0.5", "psi 0.75", "psi 1", "psi 1.25"]
+    assert (rows[0][2] == pixels("half.png")).all() and (rows[0][4] == pixels("whole.png")).all()
+
+
+def test_a_grid_without_prompts_shows_training_captions(here, t2i, tiny_run, cells):
+    t2i("sample-grid", "--cols", "2", "--rows", "3", "--model", tiny_run)
+    known = json.loads((tiny_run / "model" / "model_index.json").read_text())["training"]["prompts"]
+    assert cells[0][1] == known[:3]
+
+
+# ---- info ------------------------------------------------------------------------------------------------------
+
+
+def test_info_knows_every_kind_of_folder(t2i, minilm_data, tiny_run):
+    checkpoint = tiny_run / "checkpoints" / "000000048"
+    paths = {"prepared data set": minilm_data, "run": tiny_run, "checkpoint": checkpoint, "model": tiny_run / "model"}
+    facts = {kind: json.loads(t2i("info", path, "--json")) for kind, path in paths.items()}
+    assert {kind: found["kind"] for kind, found in facts.items()} == {kind: kind for kind in paths}
+    assert facts["prepared data set"]["pictures"] == 48
+    assert facts["run"]["checkpoints"] == "000000032, 000000048" and facts["run"]["images_seen"] == 48
+    assert facts["checkpoint"]["images_seen"] == 48
+    assert facts["model"]["architecture"] == "dfgan" and facts["model"]["resolution"] == 16
+    for kind, path in paths.items():
+        assert t2i("info", path).startswith(f"{path}: {kind}\n")
