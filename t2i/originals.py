@@ -181,4 +181,4 @@ def generate_image_from_text(text: str, model: Path | str | None = None, seed: i
     from t2i.pipeline import TextToImagePipeline
     from t2i.training.run import default_model
 
-    return TextToImagePipeline.from_pretrained(model or default_model()[0])(text, seeds=[seed]).images[0]
+    return TextToImagePipeline.from_pretrained(model or default_model())(text, seeds=[seed]).images[0]

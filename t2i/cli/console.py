@@ -160,13 +160,16 @@ def take_arguments(given: list[str] | None) -> list[str]:
 
 def load_pipeline(model: Path | None, device: str, quiet: bool = False) -> "TextToImagePipeline":
     """The model named, else the newest run's, else the built-in one (and says which)."""
+    from t2i.models.folder import BUILT_IN
     from t2i.pipeline import TextToImagePipeline
     from t2i.training.run import default_model
 
-    name, why = (model, "") if model is not None else default_model()
-    if why and not quiet:
-        say(f"model: {name} ({why}; choose another with --model)")
-    pipe = TextToImagePipeline.from_pretrained(name, device)
+    if model is None:
+        model = default_model()
+        which = f"{BUILT_IN.name} (built in; there is no run here" if model == BUILT_IN else f"{model} (the newest run"
+        if not quiet:
+            say(f"model: {which}; choose another with --model)")
+    pipe = TextToImagePipeline.from_pretrained(model, device)
     if pipe.grown.resolution < pipe.resolution:
         size, full = pipe.grown.resolution, pipe.resolution
         warn(f"this model was saved while it grew: it draws {size} px, enlarged to {full}; t2i train --resume goes on")

@@ -27,7 +27,7 @@ from t2i.version import __version__
 
 FORMAT = 1
 CLASS_NAME = "TextToImagePipeline"
-BUILT_IN = "emoji"  # the name of the model that comes with the package
+BUILT_IN = Path(__file__).parent.parent / "assets" / "emoji"  # the model that comes with the package
 
 
 @dataclass(frozen=True)
@@ -139,16 +139,15 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription, str]:
 
 
 def find_model(name: Path | str) -> Path:
-    """The model folder that a user means: one, or a run folder that has one, or the built-in model by its name.
+    """The model folder that a user means: one, a run folder that has one, or by its name the built-in model, "emoji".
 
-    What lies at the path comes before the name. Where there is nothing, the path itself, of which load_model says why.
+    A model that lies at the path comes before the name. Where there is none, the path, of which load_model says why.
     """
     path = Path(name)
-    if str(name) == BUILT_IN and not path.exists():
-        return Path(__file__).parent.parent / "assets" / BUILT_IN
-    if not (path / "model_index.json").is_file() and (path / "model" / "model_index.json").is_file():
-        return path / "model"
-    return path
+    for folder in (path, path / "model"):
+        if (folder / "model_index.json").is_file():
+            return folder
+    return BUILT_IN if str(name) == BUILT_IN.name else path
 
 
 def _check_description(description: ModelDescription) -> None:

@@ -111,11 +111,9 @@ def newest_model(root: Path | str = "runs") -> Path:
     raise UserError(f"no model here: there is no run in {root}/; train one with t2i train, or name a model folder")
 
 
-def default_model(root: Path | str = "runs") -> tuple[Path | str, str]:
-    """What to draw with where nobody said: the newest run's model, else the built-in one; and what to call it."""
-    if runs := find_runs(root):
-        return runs[-1] / "model", "the newest run"
-    return BUILT_IN, "built in; there is no run here"
+def default_model(root: Path | str = "runs") -> Path:
+    """What to draw with where nobody said: the newest run's model below `root`, else the built-in one."""
+    return newest_model(root) if find_runs(root) else BUILT_IN
 
 
 def newest_resumable(root: Path | str = "runs") -> Run:

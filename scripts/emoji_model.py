@@ -1,0 +1,85 @@
+"""Trains the built-in model, emoji and icons from captions, and puts it into the package.
+
+    python scripts/emoji_pictures.py WORK
+    python scripts/emoji_model.py train WORK --minutes 60     # again: goes on with the run
+    python scripts/emoji_model.py pack WORK                   # into t2i/assets/emoji, in half precision
+    python scripts/emoji_model.py page OUT.png                # what the packed model draws of emoji_prompts.txt
+
+WORK holds the pictures, the prepared data (WORK/t2i-data) and the run (WORK/runs); emoji_model.toml has the settings.
+"""
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from t2i import TextToImagePipeline
+from t2i.cli.console import read_prompts
+from t2i.grids import captioned_grid, save_png
+from t2i.models.folder import BUILT_IN
+from t2i.training.run import newest_model, newest_resumable
+
+HERE = Path(__file__).parent
+PROMPTS = (
+    "a red apple", "a purple heart", "a grinning face", "a dog", "a blue car", "a green leaf", "a rocket", "a cat",
+)  # fmt: skip
+FACTS = {
+    "data": "emoji in three styles: Noto Emoji, Twemoji and Fluent Emoji 3D; names and tags from emojibase",
+    "licences": "Noto Emoji: Google, Apache-2.0. Twemoji: Twitter and contributors, CC BY 4.0 "
+    "(https://creativecommons.org/licenses/by/4.0/). Fluent Emoji: Microsoft, MIT. emojibase: MIT",
+}
+
+
+def t2i(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "t2i", *map(str, arguments)], check=True)
+
+
+def train(options: argparse.Namespace) -> None:
+    data, runs = options.work / "t2i-data", options.work / "runs"
+    for split in ("train", "val"):
+        if not (out := data / f"emoji-{split}-{options.resolution}").is_dir():
+            folder = options.work / split / "emoji"
+            t2i("prepare", "--images", folder / "images", "--captions", folder / "captions", "--split", split,
+                "--resolution", options.resolution, "--out", out)  # fmt: skip
+    if runs.is_dir():
+        t2i("train", "--resume", newest_resumable(runs).folder, "--minutes", options.minutes)
+    else:
+        t2i("train", data / f"emoji-train-{options.resolution}", "--config", options.config,
+            "--minutes", options.minutes, "--out", runs)  # fmt: skip
+
+
+def pack(options: argparse.Namespace) -> None:
+    pipe = TextToImagePipeline.from_pretrained(newest_model(options.work / "runs"), "cpu")
+    facts = {**FACTS, "images_seen": pipe.description.training["images_seen"], "prompts": list(PROMPTS)}
+    pipe.description = dataclasses.replace(pipe.description, training=facts)
+    pipe.save_pretrained(BUILT_IN, torch.float16)
+    size = sum(path.stat().st_size for path in BUILT_IN.rglob("*") if path.is_file())
+    print(f"{BUILT_IN}: {size / 1e6:.1f} MB, {facts['images_seen']:,} images seen")
+
+
+def page(options: argparse.Namespace) -> None:
+    prompts = read_prompts(HERE / "emoji_prompts.txt")
+    pictures = TextToImagePipeline.from_pretrained(device="cpu")(prompts, seeds=[0], output_type="np").images
+    save_png(captioned_grid(list(pictures), prompts, 10), options.out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for work in (train, pack, page):
+        command = commands.add_parser(work.__name__)
+        command.add_argument("out" if work is page else "work", type=Path)
+        command.set_defaults(run=work)
+        if work is train:
+            command.add_argument("--minutes", type=float, default=60)
+            command.add_argument("--resolution", type=int, default=64)
+            command.add_argument("--config", type=Path, default=HERE / "emoji_model.toml")
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
