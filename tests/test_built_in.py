@@ -36,6 +36,7 @@ def test_without_a_run_generate_draws_with_it_and_says_so(tmp_path, monkeypatch,
     assert drawn.shape == (pipe.resolution, pipe.resolution, 3)
     assert np.array_equal(drawn, np.asarray(pipe("a red apple", seeds=[0]).images[0]))
     assert np.array_equal(drawn, np.asarray(generate_image_from_text("a red apple")))
+    assert run(["sample-grid", "--rows", "1", "--cols", "1"]) == 0 and Path("grid.png").is_file()
 
 
 def test_it_has_a_name_but_a_model_that_lies_there_comes_first(tmp_path, tiny_run, monkeypatch, capfd, pipe):

@@ -189,8 +189,8 @@ def test_unknown_commands_and_options(refused, arguments, words):
 
 def test_nothing_to_pick_names_the_command_to_run_first(refused):
     refused(1, "t2i prepare", "train")
-    refused(1, "t2i train", "generate", "a table")
-    refused(1, "t2i train", "sample-grid")
+    refused(1, "t2i train", "evaluate")
+    refused(1, "t2i train", "train", "--resume")
 
 
 @pytest.mark.parametrize("name", ["missing", "folder", "note.txt", "black.png", "note.png"])
