@@ -7,8 +7,8 @@ Text enters the generator's w beside what the mapping makes of the noise, as in 
 3.1), so that truncation acts on the noise alone; the discriminator has a projection term beside its unconditional
 logit (Miyato & Koyama 2018), and sees wrong captions.
 
-Departures from the paper: it can grow all the same (Karras et al. 2018), for a step at 32 px costs a quarter of one at
-64; no noise images and no style mixing (nothing that a caption speaks of), no path length
+Departures from the paper: it can grow all the same (Karras et al. 2018), for steps at a low resolution are cheaper; no
+noise images and no style mixing (nothing that a caption speaks of), no path length
 penalty, and R1 is taken in the same optimiser step as the loss. The discriminator halves a picture by a convolution
 with stride 2, without the low-pass before it, and works at half the size: cheaper, and it learns outlines sooner
 (docs/training.md). Pooled text goes through a layer of its own in both networks.
