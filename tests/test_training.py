@@ -14,13 +14,14 @@ from t2i.text.pooler import TextBatch
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
 from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
+from t2i.training.growth import Schedule
 from t2i.training.loading import BatchLoader, to_device
 from t2i.training.loop import train
 from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run, find_runs
-from t2i.training.state import NotFinite, TrainingState
-from t2i.training.text import PreparedText
+from t2i.training.state import TRANSFORMER_LR, NotFinite, TrainingState
+from t2i.training.text import PreparedText, make_text
 
 CPU = torch.device("cpu")
 SMALL_ENCODER = {"vocabulary": 300, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
@@ -61,8 +62,8 @@ def assert_same_bits(first, second):
     "changes",
     [
         {},
-        {"accumulate": 2, "penalty_every": 3, "mismatches": 3},
-        {"text_encoder": "transformer", "encoder": SMALL_ENCODER, "mismatches": 2},
+        {"accumulate": 2, "penalty_every": 3, "mismatches": 3, "captioning": 0.2},
+        {"text_encoder": "transformer", "encoder": SMALL_ENCODER, "mismatches": 2, "captioning": 0.2},
     ],
     ids=["plain", "accumulate-lazy", "trained-encoder"],
 )
@@ -107,6 +108,22 @@ def test_accumulation_trains_the_same_weights(shapes_data, tmp_path):
             for key, value in tensors.items():
                 # Adam divides by tiny second moments in its first steps, which blows rounding up
                 torch.testing.assert_close(final_tensors(pieces)[name][key], value, rtol=0, atol=5e-4)
+
+
+def test_captioning_has_its_own_weights_metrics_and_learning_rate(shapes_data, tmp_path):
+    run, _ = start(config("stylegan2", kimg=0.016, captioning=0.2, lr_d=0.01), shapes_data, tmp_path / "with")
+    plain, _ = start(config("stylegan2", kimg=0.016, lr_d=0.01), shapes_data, tmp_path / "without")
+    assert "captioner.safetensors" in final_tensors(run).keys() - final_tensors(plain).keys()
+    last = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["caption"] > 1 and last["caption_g"] > 1
+    assert (run.folder / "tokenizer.json").is_file() and not (plain.folder / "tokenizer.json").exists()
+
+    settings = config("stylegan2", captioning=0.2, lr_d=0.01)
+    state = TrainingState(settings, 16, make_text(settings, shapes_data, run.folder), CPU)
+    for images_seen in (0, 32):
+        state.enter(Schedule(settings, 16).at(images_seen), images_seen)
+        rates = [group["lr"] for group in state.phases[0].optimizer.param_groups]
+        assert rates == [0.01, TRANSFORMER_LR]
 
 
 def test_minutes_stop_a_run(shapes_data, tmp_path):

@@ -71,6 +71,7 @@ class BatchLoader:
             mismatched_weight=torch.from_numpy((wrong[rows] >= 0).astype(np.float32)),
             captions=texts,
             caption_ids=torch.from_numpy(captions),
+            words=self.text.words(captions[rows]),
         )
 
 
@@ -92,4 +93,5 @@ def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
         batch.mismatched_weight.to(device),
         captions,
         batch.caption_ids.to(device),
+        None if batch.words is None else batch.words.to(device, torch.int64),
     )

@@ -3,7 +3,8 @@
 `TrainingState.parts` is what a checkpoint holds. All else of a run follows from its settings and the images seen.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import nn
 from t2i.config import TrainConfig
 from t2i.errors import UserError
 from t2i.losses.adversarial import LOSSES
+from t2i.losses.captioning import CaptionHead
 from t2i.losses.contrastive import ContrastiveHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.growing import set_growth
+from t2i.text.transformer import TransformerEncoder
 from t2i.training.checkpoint import load_checkpoint
 from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
@@ -25,6 +28,10 @@ from t2i.training.objective import Batch, GANObjective, Phase
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.setup import contrast_weight
 from t2i.training.text import PreparedText, TrainedText
+
+# Adam's step for a Transformer, at the most: beyond it what was learned is lost again. The learning rate of a StyleGAN
+# is for equalised layers, whose weights it moves by a twentieth as much.
+TRANSFORMER_LR = 1e-3
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,18 +50,20 @@ class TrainingState:
             resolution, config.conditioning, text.statistics, self.options, derive_seed(config.seed, "weights")
         )
         contrast = make_contrast(config, self.discriminator, resolution)
+        captioner = make_captioner(config, self.discriminator, resolution, text)
         for network in (self.generator, self.discriminator):
             network.to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.generator, config.ema_kimg * 1000)
-        extras = {**text.modules(), **({"contrast": contrast} if contrast else {})}
+        heads = {"contrast": contrast, "captioner": captioner}
+        extras = {**text.modules(), **{name: head for name, head in heads.items() if head is not None}}
         for module in extras.values():
             module.to(device)
-        judges = nn.ModuleList([m for m in (self.discriminator, text.encoder, contrast) if m is not None])
+        judges = [m for m in (self.discriminator, text.encoder, contrast, captioner) if m is not None]
         self.phases = [
-            Phase("D", judges, make_adam(judges, config.lr_d, config, device)),
-            Phase("G", self.generator, make_adam(self.generator, config.lr_g, config, device)),
+            Phase("D", nn.ModuleList(judges), make_adam(judges, config.lr_d, config, device)),
+            Phase("G", self.generator, make_adam([self.generator], config.lr_g, config, device)),
         ]
-        self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, contrast)
+        self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, contrast, captioner)
         enabled = config.precision == "fp16"
         self.scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=enabled) for phase in self.phases}
         self.parts = {
@@ -80,7 +89,8 @@ class TrainingState:
         for phase, lr in zip(self.phases, (span.lr_d, span.lr_g)):
             if begins:
                 phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
-            phase.optimizer.param_groups[0]["lr"] = lr
+            for group in phase.optimizer.param_groups:
+                group["lr"] = min(lr, group["most"])
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
         self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)
 
@@ -113,22 +123,41 @@ class TrainingState:
         self.text.average(images_seen, batch)
 
 
-def make_adam(network: nn.Module, lr: float, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
-    """Adam with the run's betas, in one fused kernel where the device has one."""
+def make_adam(networks: Sequence[nn.Module], lr: float, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
+    """Adam with the run's betas, in one fused kernel where the device has one; Transformers at most at their own lr."""
+    groups = []
+    for network in networks:
+        most = TRANSFORMER_LR if isinstance(network, TransformerEncoder | CaptionHead) else math.inf
+        groups.append({"params": list(network.parameters()), "lr": min(lr, most), "most": most})
     fused = device.type in ("cuda", "cpu")
-    return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
+    return torch.optim.Adam(groups, betas=(config.beta1, config.beta2), fused=fused)
 
 
 def make_contrast(config: TrainConfig, discriminator: nn.Module, resolution: int) -> ContrastiveHead | None:
     """The head of the contrastive term, where the config asks for one."""
     if not contrast_weight(config):
         return None
-    with torch.no_grad():
-        probe = next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution)
-        channels = discriminator.features(probe).shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "contrast"))
-        return ContrastiveHead(channels, discriminator.pooler.out_width)
+        return ContrastiveHead(feature_shape(discriminator, resolution)[0], discriminator.pooler.out_width)
+
+
+def make_captioner(
+    config: TrainConfig, discriminator: nn.Module, resolution: int, text: PreparedText | TrainedText
+) -> CaptionHead | None:
+    """The head of the captioning term, where the config asks for one."""
+    if not config.captioning:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "captioner"))
+        return CaptionHead(feature_shape(discriminator, resolution), text.tokenizer.vocabulary_size)
+
+
+@torch.no_grad()
+def feature_shape(discriminator: nn.Module, resolution: int) -> tuple[int, ...]:
+    """(C,) or (C, h, w): what the discriminator makes of a picture."""
+    probe = next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution)
+    return tuple(discriminator.features(probe).shape[1:])
 
 
 def make_objective(
@@ -137,6 +166,7 @@ def make_objective(
     discriminator: nn.Module,
     text_encoder: nn.Module | None = None,
     contrast: ContrastiveHead | None = None,
+    captioner: CaptionHead | None = None,
 ) -> GANObjective:
     """The objective that a config asks for; the weight of its penalty is set with each stage."""
     return GANObjective(
@@ -150,6 +180,8 @@ def make_objective(
         text_encoder=text_encoder,
         contrast=contrast,
         contrast_weight=contrast_weight(config),
+        captioner=captioner,
+        caption_weight=config.captioning,
     )
 
 
