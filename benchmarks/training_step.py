@@ -4,7 +4,7 @@
 
 VARIANT: see variants.py. The turns of the variants alternate in one process, so that a busy machine slows all of them;
 the ratio is the median over the turns of each variant's speed by the first one's. --profile adds where the time of a
-step goes, by torch.profiler.
+step goes, by torch.profiler: the shares of kinds of operations, and the longest operations.
 """
 
 import argparse
@@ -66,6 +66,23 @@ class Steps:
             torch.cuda.synchronize()
 
 
+KINDS = {  # by a part of an operation's name, the first that fits
+    "convolution": ("convolution", "conv2d"),
+    "linear layers": ("addmm", "aten::mm", "bmm", "baddbmm", "linear"),
+    "optimisers, averages": ("adam", "_foreach"),
+}
+
+
+def shares(profile: torch.profiler.profile) -> dict[str, float]:
+    """The share of each kind of operation in the time of all, without what it calls; they sum to 1."""
+    times = dict.fromkeys([*KINDS, "the rest"], 0.0)
+    for event in profile.key_averages():
+        name = event.key.lower()
+        kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "the rest")
+        times[kind] += event.self_cpu_time_total
+    return {kind: value / sum(times.values()) for kind, value in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -97,7 +114,7 @@ def main() -> None:
         for name, run in runs.items():
             with torch.profiler.profile() as profile:
                 run.take(options.steps)
-            print(f"\n{name}")
+            print(f"\n{name}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in shares(profile).items()))
             print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=40))
     for run in runs.values():
         run.loader.close()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from t2i.data.shapes_captions import COLOUR_WORDS
 from t2i.errors import UserError
 from t2i.text import encoders
 from t2i.text.encoders import load_encoder
@@ -100,8 +101,9 @@ def test_order_and_company_hardly_change_an_embedding(minilm):
 
 
 def test_a_prompt_encodes_to_the_same_bits_in_any_batch(minilm):
-    batch = minilm.encode_batch(CAPTIONS)
-    for row, caption in enumerate(CAPTIONS):
+    captions = [*CAPTIONS, *(f"a {colour} heart" for colour in COLOUR_WORDS), CAPTIONS[0]]  # more than a group
+    batch = minilm.encode_batch(captions)
+    for row, caption in enumerate(captions):
         alone = minilm.encode_batch([caption])
         length = alone.mask.shape[1]
         assert torch.equal(batch.tokens[row, :length], alone.tokens[0])

@@ -43,10 +43,7 @@ class HubEncoder(FrozenEncoder):
                 f"cannot load the text encoder {name!r}: {first_line(error)}; give 'minilm', a folder with "
                 "config.json, a tokenizer and model.safetensors, or a name on the Hugging Face hub"
             ) from error
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer = tokenizer
-        self.pad_id = tokenizer.pad_token_id or 0
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.width = int(model.config.hidden_size)
         limit = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS

@@ -1,7 +1,7 @@
 """A text encoder that only runs forward: captions in, token embeddings out. Its kinds are minilm.py and encoders.py."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from t2i.text.pooler import TextBatch
 
+GROUP = 8  # prompts that are encoded together
 MAX_TOKENS = 128  # longer captions are cut: a picture is described in its first sentences
 
 
@@ -23,7 +24,6 @@ class FrozenEncoder:
     sha256: str
     width: int
     max_tokens: int
-    pad_id: int
     device: torch.device
     truncated = 0
 
@@ -45,27 +45,41 @@ class FrozenEncoder:
         Captions of one length go through together, at most `batch` of them, so that no padding is computed.
         """
         ids = self.token_ids(texts)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out: list[np.ndarray] = [np.empty(0)] * len(ids)
-        for _, group in itertools.groupby(order, key=lambda i: len(ids[i])):
-            same = list(group)
-            for start in range(0, len(same), batch):
-                rows = same[start : start + batch]
-                for row, embedding in zip(rows, self._forward([ids[i] for i in rows])):
-                    out[row] = embedding
+        for rows in groups_of_one_length(ids, batch):
+            for row, embedding in zip(rows, self._forward([ids[i] for i in rows])):
+                out[row] = embedding
         return out
 
     def encode_batch(self, texts: Sequence[str]) -> TextBatch:
-        """Prompts as a padded batch. Each runs alone, so that a prompt's embedding does not depend on its company."""
-        return pad_tokens([self._forward([ids])[0] for ids in self.token_ids(texts)])
+        """Prompts as a padded batch.
+
+        They go through in groups of one size, the last filled up, because the rounding of a matrix product depends on
+        its shape: a prompt's embedding does not depend on its company.
+        """
+        ids = [tuple(row) for row in self.token_ids(texts)]
+        unique = list(dict.fromkeys(ids))
+        found: dict[tuple[int, ...], np.ndarray] = {}
+        for rows in groups_of_one_length(unique, GROUP):
+            group = [unique[row] for row in rows]
+            found.update(zip(group, self._forward([*group, *[group[-1]] * (GROUP - len(group))])))
+        return pad_tokens([found[row] for row in ids])
 
     @torch.inference_mode()
-    def _forward(self, ids: list[list[int]]) -> list[np.ndarray]:
-        longest = max(len(row) for row in ids)
-        input_ids = torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in ids], device=self.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=self.device)
-        half = self.hidden(input_ids, mask).clamp(-65504, 65504).half().cpu().numpy()
-        return [half[i, : len(row)].copy() for i, row in enumerate(ids)]
+    def _forward(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Captions of one length."""
+        input_ids = torch.tensor(ids, device=self.device)
+        half = self.hidden(input_ids, torch.ones_like(input_ids)).clamp(-65504, 65504).half().cpu().numpy()
+        return list(half)
+
+
+def groups_of_one_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """The numbers of the rows, those of rows of one length together, at most `size` of them."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for _, same in itertools.groupby(order, key=lambda i: len(rows[i])):
+        numbers = list(same)
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size]
 
 
 def pad_tokens(rows: Sequence[np.ndarray]) -> TextBatch:

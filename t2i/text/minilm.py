@@ -38,7 +38,7 @@ def bundled_minilm() -> Path | None:
 class MiniLM(FrozenEncoder):
     """The bundled default encoder. folder: of the package. Raises UserError, one line, where it is not that one."""
 
-    name, sha256, width, max_tokens, pad_id = MINILM, MINILM_SHA256, WIDTH, MAX_TOKENS, 0
+    name, sha256, width, max_tokens = MINILM, MINILM_SHA256, WIDTH, MAX_TOKENS
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         from tokenizers import Tokenizer

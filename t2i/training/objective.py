@@ -11,7 +11,8 @@ with e' the caption of another picture, or the mean over several. G phase: gener
 
 With a contrastive term the discriminator learns besides to tell a real picture's caption from the batch's others, and
 the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4). With a captioning term it
-learns to say a real picture's caption, and the generator to draw pictures of which it says theirs.
+learns to say a real picture's caption, and the generator to draw pictures of which it says theirs. With a diversity
+term the generator is rewarded for pictures of one caption that differ.
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
 above; the generator takes its embeddings as they are.
@@ -29,6 +30,7 @@ from t2i.losses.adversarial import AdversarialLoss
 from t2i.losses.augment import NUMBERS, augment, blur
 from t2i.losses.captioning import CaptionHead
 from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
+from t2i.losses.diversity import diversity
 from t2i.losses.penalties import Penalty
 from t2i.text.pooler import TextBatch
 from t2i.training.distributed import ALONE, Ranks
@@ -125,10 +127,11 @@ class GANObjective:
         contrast_weight: float = 1.0,
         captioner: CaptionHead | None = None,
         caption_weight: float = 1.0,
+        diversity_weight: float = 0.0,
     ):
         self.text_encoder, self.contrast, self.contrast_weight = text_encoder, contrast, contrast_weight
         self.captioner, self.caption_weight = captioner, caption_weight
-        self.generator, self.discriminator = generator, discriminator
+        self.generator, self.discriminator, self.diversity_weight = generator, discriminator, diversity_weight
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.augments, self.autocast_dtype = augments, autocast_dtype
@@ -210,8 +213,13 @@ class GANObjective:
             features = self.discriminator.features(self._augment(fakes, random, "G"))
             conditions, condition = self._pool(captions, text, random)
             fake = self.discriminator.logits(features, condition)
+            others = self._draw(text, random, "G other") if self.diversity_weight else None
         losses = heads(self.loss.generator(fake))
         self.statistics.add("loss_g", losses)
+        if others is not None:
+            difference = diversity(fakes, others)
+            self.statistics.add("difference", difference)
+            losses = losses - self.diversity_weight * difference
         if self.contrast is not None:
             losses = losses + self._contrastive("contrast_g", features, conditions, batch, random)
         if self.captioner is not None:

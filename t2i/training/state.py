@@ -182,6 +182,7 @@ def make_objective(
         contrast_weight=contrast_weight(config),
         captioner=captioner,
         caption_weight=config.captioning,
+        diversity_weight=config.diversity,
     )
 
 
