@@ -62,8 +62,8 @@ def assert_same_bits(first, second):
     "changes",
     [
         {},
-        {"accumulate": 2, "penalty_every": 3, "mismatches": 3, "captioning": 0.2},
-        {"text_encoder": "transformer", "encoder": SMALL_ENCODER, "mismatches": 2, "captioning": 0.2},
+        {"accumulate": 2, "penalty_every": 3, "mismatches": 3, "diversity": 4.0},
+        {"text_encoder": "transformer", "encoder": SMALL_ENCODER, "mismatches": 2},
     ],
     ids=["plain", "accumulate-lazy", "trained-encoder"],
 )
@@ -110,20 +110,14 @@ def test_accumulation_trains_the_same_weights(shapes_data, tmp_path):
                 torch.testing.assert_close(final_tensors(pieces)[name][key], value, rtol=0, atol=5e-4)
 
 
-def test_captioning_has_its_own_weights_metrics_and_learning_rate(shapes_data, tmp_path):
-    run, _ = start(config("stylegan2", kimg=0.016, captioning=0.2, lr_d=0.01), shapes_data, tmp_path / "with")
-    plain, _ = start(config("stylegan2", kimg=0.016, lr_d=0.01), shapes_data, tmp_path / "without")
-    assert "captioner.safetensors" in final_tensors(run).keys() - final_tensors(plain).keys()
-    last = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["caption"] > 1 and last["caption_g"] > 1
-    assert (run.folder / "tokenizer.json").is_file() and not (plain.folder / "tokenizer.json").exists()
-
-    settings = config("stylegan2", captioning=0.2, lr_d=0.01)
-    state = TrainingState(settings, 16, make_text(settings, shapes_data, run.folder), CPU)
+def test_a_trained_encoder_has_a_learning_rate_of_its_own(shapes_data, tmp_path):
+    settings = config("stylegan2", text_encoder="transformer", encoder=SMALL_ENCODER, contrastive=1.0, lr_d=0.01)
+    state = TrainingState(settings, 16, make_text(settings, shapes_data, tmp_path), CPU)
+    discriminator, encoder, contrast = state.phases[0].optimizer.param_groups
+    assert len(encoder["params"]) == len(list(state.text.encoder.parameters()))
     for images_seen in (0, 32):
         state.enter(Schedule(settings, 16).at(images_seen), images_seen)
-        rates = [group["lr"] for group in state.phases[0].optimizer.param_groups]
-        assert rates == [0.01, TRANSFORMER_LR]
+        assert [discriminator["lr"], encoder["lr"], contrast["lr"]] == [0.01, TRANSFORMER_LR, 0.01]
 
 
 def test_minutes_stop_a_run(shapes_data, tmp_path):

@@ -86,7 +86,7 @@ def test_a_block_is_the_transformer_layer_of_pytorch(encoder):
     x, mask = torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool)
     mask[0, 3:] = False
     expected = theirs(x, src_key_padding_mask=~mask)
-    torch.testing.assert_close(block(x, mask[:, None, None], [1.0, 1.0])[mask], expected[mask])
+    torch.testing.assert_close(block(x, mask, [1.0, 1.0])[mask], expected[mask])
 
 
 def test_padding_changes_nothing_whatever_is_written_there(tokenizer, encoder):
@@ -123,7 +123,7 @@ def encoder_scaled(encoder, ids):
     keep = 1 / (1 - encoder.dropout)
     x = keep * (encoder.embedding(ids.tokens) * 4 + sinusoids(ids.tokens.shape[1], 16))
     for block in encoder.blocks:
-        x = block(x, ids.mask[:, None, None], [keep, keep])
+        x = block(x, ids.mask, [keep, keep])
     return encoder.norm(x)
 
 

@@ -48,10 +48,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (sec. 3.2.2).
-
-    mask: bool, of a shape that broadcasts to [B, heads, L, L]: which keys each query sees, one at least.
-    """
+    """Multi-head self-attention (sec. 3.2.2). Padding is no key; what comes out at padding means nothing."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -60,11 +57,11 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # [B, L, W], [.., L, L]
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # [B, L, W], [B, L]
         qkv = at_least_fp32(self.qkv(x)).unflatten(2, (3, self.heads, -1))  # [B, L, 3, H, W / H]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, W / H]
         with torch.autocast(x.device.type, enabled=False):
-            x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
         return self.out(x.transpose(1, 2).flatten(2))  # [B, H, L, W / H] -> [B, L, W]
 
 
@@ -149,7 +146,7 @@ class TransformerEncoder(nn.Module):
         x = self.embedding(tokens) * math.sqrt(self.width) + sinusoids(tokens.shape[1], self.width, tokens.device)
         x = keep[0] * x  # [B, L, W]
         for layer, block in enumerate(self.blocks):
-            x = block(x, mask[:, None, None], keep[1 + 2 * layer : 3 + 2 * layer])
+            x = block(x, mask, keep[1 + 2 * layer : 3 + 2 * layer])
         return TextBatch(self.norm(x), mask)
 
 

@@ -71,7 +71,6 @@ class BatchLoader:
             mismatched_weight=torch.from_numpy((wrong[rows] >= 0).astype(np.float32)),
             captions=texts,
             caption_ids=torch.from_numpy(captions),
-            words=self.text.words(captions[rows]),
         )
 
 
@@ -93,5 +92,4 @@ def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
         batch.mismatched_weight.to(device),
         captions,
         batch.caption_ids.to(device),
-        None if batch.words is None else batch.words.to(device, torch.int64),
     )

@@ -38,9 +38,8 @@ from t2i.training.text import PreparedText, TrainedText, make_text
 
 COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib",
-    "loss_g", "loss_d", "penalty", "contrast", "contrast_g", "caption", "caption_g",
-    "logits_real", "logits_mismatch", "logits_fake", "saturated", "diversity", "difference", "gradient_g", "gradient_d",
-    "resolution", "alpha", *SCORES,
+    "loss_g", "loss_d", "penalty", "contrast", "contrast_g", "logits_real", "logits_mismatch", "logits_fake",
+    "saturated", "diversity", "difference", "gradient_g", "gradient_d", "resolution", "alpha", *SCORES,
 )  # fmt: skip
 ROLLBACKS = 3
 

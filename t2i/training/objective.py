@@ -10,9 +10,8 @@ D phase (DF-GAN eq. 1, for any adversarial loss):
 with e' the caption of another picture, or the mean over several. G phase: generator(D(G(z, e), e)).
 
 With a contrastive term the discriminator learns besides to tell a real picture's caption from the batch's others, and
-the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4). With a captioning term it
-learns to say a real picture's caption, and the generator to draw pictures of which it says theirs. With a diversity
-term the generator is rewarded for pictures of one caption that differ.
+the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4). With a diversity term the
+generator is rewarded for pictures of one caption that differ.
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
 above; the generator takes its embeddings as they are.
@@ -28,7 +27,6 @@ from torch import Tensor, nn
 
 from t2i.losses.adversarial import AdversarialLoss
 from t2i.losses.augment import NUMBERS, augment, blur
-from t2i.losses.captioning import CaptionHead
 from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
 from t2i.losses.diversity import diversity
 from t2i.losses.penalties import Penalty
@@ -46,7 +44,6 @@ class Batch:
     captions: those of the whole batch of N pictures, of which these may be a few. caption_ids: [N], equal where they
     are.
     With a text encoder that is trained, the texts hold token ids.
-    words: token ids of the pictures' own captions, where the captioning term needs them.
     """
 
     images: Tensor
@@ -55,7 +52,6 @@ class Batch:
     mismatched_weight: Tensor
     captions: TextBatch
     caption_ids: Tensor
-    words: TextBatch | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,7 +64,6 @@ class Batch:
             self.mismatched_weight[rows],
             self.captions,
             self.caption_ids,
-            None if self.words is None else self.words[rows],
         )
 
 
@@ -125,12 +120,9 @@ class GANObjective:
         text_encoder: nn.Module | None = None,
         contrast: ContrastiveHead | None = None,
         contrast_weight: float = 1.0,
-        captioner: CaptionHead | None = None,
-        caption_weight: float = 1.0,
         diversity_weight: float = 0.0,
     ):
         self.text_encoder, self.contrast, self.contrast_weight = text_encoder, contrast, contrast_weight
-        self.captioner, self.caption_weight = captioner, caption_weight
         self.generator, self.discriminator, self.diversity_weight = generator, discriminator, diversity_weight
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
@@ -201,8 +193,6 @@ class GANObjective:
             losses = losses + self.penalty_every * penalty
         if self.contrast is not None:
             losses = losses + self._contrastive("contrast", features, conditions, batch, random)
-        if self.captioner is not None:
-            losses = losses + self._captioning("caption", features, batch)
         return losses.mean()
 
     def _generator_loss(self, batch: Batch, random: StepRandom) -> Tensor:
@@ -222,8 +212,6 @@ class GANObjective:
             losses = losses - self.diversity_weight * difference
         if self.contrast is not None:
             losses = losses + self._contrastive("contrast_g", features, conditions, batch, random)
-        if self.captioner is not None:
-            losses = losses + self._captioning("caption_g", features, batch)
         return losses.mean()
 
     def _texts(self, batch: Batch, random: StepRandom) -> tuple[TextBatch | None, TextBatch]:
@@ -246,12 +234,6 @@ class GANObjective:
         contrast = contrastive_loss(self.contrast(features, conditions), own, batch.caption_ids)
         self.statistics.add(name, contrast)
         return self.contrast_weight * contrast
-
-    def _captioning(self, name: str, features: Tensor, batch: Batch) -> Tensor:
-        """The weighted captioning term, [B]: how surprising are these pictures' captions, in nats?"""
-        surprise = -self.captioner(features, batch.words).sum(1)
-        self.statistics.add(name, surprise)
-        return self.caption_weight * surprise
 
     def _encode(self, text: TextBatch, random: StepRandom, name: str, captions: int = 1) -> TextBatch:
         """Embeddings of a trained encoder, with dropout; those of a frozen one are there already.

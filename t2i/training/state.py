@@ -14,7 +14,6 @@ from torch import nn
 from t2i.config import TrainConfig
 from t2i.errors import UserError
 from t2i.losses.adversarial import LOSSES
-from t2i.losses.captioning import CaptionHead
 from t2i.losses.contrastive import ContrastiveHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
@@ -50,20 +49,18 @@ class TrainingState:
             resolution, config.conditioning, text.statistics, self.options, derive_seed(config.seed, "weights")
         )
         contrast = make_contrast(config, self.discriminator, resolution)
-        captioner = make_captioner(config, self.discriminator, resolution, text)
         for network in (self.generator, self.discriminator):
             network.to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.generator, config.ema_kimg * 1000)
-        heads = {"contrast": contrast, "captioner": captioner}
-        extras = {**text.modules(), **{name: head for name, head in heads.items() if head is not None}}
+        extras = {**text.modules(), **({"contrast": contrast} if contrast else {})}
         for module in extras.values():
             module.to(device)
-        judges = [m for m in (self.discriminator, text.encoder, contrast, captioner) if m is not None]
+        judges = [m for m in (self.discriminator, text.encoder, contrast) if m is not None]
         self.phases = [
             Phase("D", nn.ModuleList(judges), make_adam(judges, config.lr_d, config, device)),
             Phase("G", self.generator, make_adam([self.generator], config.lr_g, config, device)),
         ]
-        self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, contrast, captioner)
+        self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, contrast)
         enabled = config.precision == "fp16"
         self.scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=enabled) for phase in self.phases}
         self.parts = {
@@ -124,10 +121,10 @@ class TrainingState:
 
 
 def make_adam(networks: Sequence[nn.Module], lr: float, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
-    """Adam with the run's betas, in one fused kernel where the device has one; Transformers at most at their own lr."""
+    """Adam with the run's betas, in one fused kernel where the device has one; a Transformer at most at its own lr."""
     groups = []
     for network in networks:
-        most = TRANSFORMER_LR if isinstance(network, TransformerEncoder | CaptionHead) else math.inf
+        most = TRANSFORMER_LR if isinstance(network, TransformerEncoder) else math.inf
         groups.append({"params": list(network.parameters()), "lr": min(lr, most), "most": most})
     fused = device.type in ("cuda", "cpu")
     return torch.optim.Adam(groups, betas=(config.beta1, config.beta2), fused=fused)
@@ -137,27 +134,12 @@ def make_contrast(config: TrainConfig, discriminator: nn.Module, resolution: int
     """The head of the contrastive term, where the config asks for one."""
     if not contrast_weight(config):
         return None
+    with torch.no_grad():
+        probe = next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution)
+        channels = discriminator.features(probe).shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "contrast"))
-        return ContrastiveHead(feature_shape(discriminator, resolution)[0], discriminator.pooler.out_width)
-
-
-def make_captioner(
-    config: TrainConfig, discriminator: nn.Module, resolution: int, text: PreparedText | TrainedText
-) -> CaptionHead | None:
-    """The head of the captioning term, where the config asks for one."""
-    if not config.captioning:
-        return None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "captioner"))
-        return CaptionHead(feature_shape(discriminator, resolution), text.tokenizer.vocabulary_size)
-
-
-@torch.no_grad()
-def feature_shape(discriminator: nn.Module, resolution: int) -> tuple[int, ...]:
-    """(C,) or (C, h, w): what the discriminator makes of a picture."""
-    probe = next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution)
-    return tuple(discriminator.features(probe).shape[1:])
+        return ContrastiveHead(channels, discriminator.pooler.out_width)
 
 
 def make_objective(
@@ -166,7 +148,6 @@ def make_objective(
     discriminator: nn.Module,
     text_encoder: nn.Module | None = None,
     contrast: ContrastiveHead | None = None,
-    captioner: CaptionHead | None = None,
 ) -> GANObjective:
     """The objective that a config asks for; the weight of its penalty is set with each stage."""
     return GANObjective(
@@ -180,8 +161,6 @@ def make_objective(
         text_encoder=text_encoder,
         contrast=contrast,
         contrast_weight=contrast_weight(config),
-        captioner=captioner,
-        caption_weight=config.captioning,
         diversity_weight=config.diversity,
     )
 

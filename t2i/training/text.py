@@ -21,26 +21,17 @@ from t2i.training.randomness import derive_seed
 
 
 class PreparedText:
-    """The token embeddings of a prepared data set, by a frozen encoder.
-
-    tokenizer: of the ids that the captioning term foretells; None without that term.
-    """
+    """The token embeddings of a prepared data set, by a frozen encoder."""
 
     encoder = None
 
-    def __init__(self, dataset: PreparedDataset, tokenizer: CaptionTokenizer | None = None):
-        self.dataset, self.tokenizer = dataset, tokenizer
+    def __init__(self, dataset: PreparedDataset):
+        self.dataset = dataset
         self.statistics = TextStatistics(*torch.from_numpy(dataset.text_statistics()))
 
     def batch(self, caption_ids: Sequence[int] | np.ndarray) -> TextBatch:
         """Captions, by their ids in the data set, as a networks' input: half precision on the CPU."""
         return pad_tokens(self.dataset.tokens(caption_ids))
-
-    def words(self, caption_ids: Sequence[int] | np.ndarray) -> TextBatch | None:
-        """Captions as token ids [B, L], where the captioning term needs them."""
-        if self.tokenizer is None:
-            return None
-        return pad_ids(self.tokenizer.encode([self.dataset.caption(int(caption)) for caption in caption_ids]))
 
     def for_drawing(self, text: TextBatch) -> TextBatch:
         """A batch as the averaged generator takes it."""
@@ -62,14 +53,17 @@ class PreparedText:
 
 
 class TrainedText:
-    """Captions as ids, and the encoder that trains with the GAN; its average is what draws."""
+    """Captions as ids, and the encoder that trains with the GAN; its average is what draws.
 
-    def __init__(self, config: TrainConfig, dataset: PreparedDataset, tokenizer: CaptionTokenizer):
+    tokenizer: the run's, of an earlier start; None trains one on the data set's captions.
+    """
+
+    def __init__(self, config: TrainConfig, dataset: PreparedDataset, tokenizer: CaptionTokenizer | None = None):
+        captions = list(dataset.captions())
         settings = {**SETTINGS, **config.encoder}
-        del settings["vocabulary"]  # how large it may be; the tokenizer knows how large it is
-        self.captioning = bool(config.captioning)
-        self.tokenizer = tokenizer
-        self.rows = self.tokenizer.encode(list(dataset.captions()))
+        vocabulary, longest = settings.pop("vocabulary"), settings["max_tokens"]
+        self.tokenizer = tokenizer or CaptionTokenizer.train(captions, vocabulary=vocabulary, max_tokens=longest)
+        self.rows = self.tokenizer.encode(captions)
         self.truncated = self.tokenizer.truncated
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, "text encoder"))
@@ -83,10 +77,6 @@ class TrainedText:
     def batch(self, caption_ids: Sequence[int] | np.ndarray) -> TextBatch:
         """Captions, by their ids in the data set, as token ids [B, L]."""
         return pad_ids([self.rows[caption] for caption in caption_ids])
-
-    def words(self, caption_ids: Sequence[int] | np.ndarray) -> TextBatch | None:
-        """The same, where the captioning term needs them."""
-        return self.batch(caption_ids) if self.captioning else None
 
     def encode(self, captions: Sequence[str]) -> TextBatch:
         """Captions of any data set as token ids [B, L]."""
@@ -117,19 +107,15 @@ class TrainedText:
 def make_text(
     config: TrainConfig, dataset: PreparedDataset, run_folder: Path, write: bool = True
 ) -> PreparedText | TrainedText:
-    """The text of a run. A vocabulary of its captions is kept in the run folder and found there again on resuming.
+    """The text of a run. A trained vocabulary is kept in the run folder and found there again on resuming.
 
     write: False on the ranks that only read; the vocabulary of the same captions is the same in every process.
     """
-    trained = config.text_encoder == "transformer"
-    if not trained and not config.captioning:
+    if config.text_encoder == "prepared":
         return PreparedText(dataset)
     path = run_folder / "tokenizer.json"
-    if path.is_file():
-        tokenizer = CaptionTokenizer.load(path)
-    else:
-        settings = {**SETTINGS, **config.encoder} if trained else SETTINGS
-        tokenizer = CaptionTokenizer.train(dataset.captions(), settings["vocabulary"], settings["max_tokens"])
-        if write:
-            tokenizer.save(path)
-    return TrainedText(config, dataset, tokenizer) if trained else PreparedText(dataset, tokenizer)
+    tokenizer = CaptionTokenizer.load(path) if path.is_file() else None
+    text = TrainedText(config, dataset, tokenizer)
+    if write and tokenizer is None:
+        text.tokenizer.save(path)
+    return text
