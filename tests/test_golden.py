@@ -38,8 +38,8 @@ def losses(arch: str) -> list[dict[str, float]]:
     objective.penalty_weight = 2.0
     cpu = torch.device("cpu")
     phases = [
-        Phase("D", discriminator, make_adam([discriminator], config.lr_d, config, cpu)),
-        Phase("G", generator, make_adam([generator], config.lr_g, config, cpu)),
+        Phase("D", discriminator, make_adam(discriminator, config.lr_d, config, cpu)),
+        Phase("G", generator, make_adam(generator, config.lr_g, config, cpu)),
     ]
     lines = []
     for step in range(STEPS):

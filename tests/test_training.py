@@ -14,14 +14,13 @@ from t2i.text.pooler import TextBatch
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
 from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
-from t2i.training.growth import Schedule
 from t2i.training.loading import BatchLoader, to_device
 from t2i.training.loop import train
 from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run, find_runs
-from t2i.training.state import TRANSFORMER_LR, NotFinite, TrainingState
-from t2i.training.text import PreparedText, make_text
+from t2i.training.state import NotFinite, TrainingState
+from t2i.training.text import PreparedText
 
 CPU = torch.device("cpu")
 SMALL_ENCODER = {"vocabulary": 300, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
@@ -108,16 +107,6 @@ def test_accumulation_trains_the_same_weights(shapes_data, tmp_path):
             for key, value in tensors.items():
                 # Adam divides by tiny second moments in its first steps, which blows rounding up
                 torch.testing.assert_close(final_tensors(pieces)[name][key], value, rtol=0, atol=5e-4)
-
-
-def test_a_trained_encoder_has_a_learning_rate_of_its_own(shapes_data, tmp_path):
-    settings = config("stylegan2", text_encoder="transformer", encoder=SMALL_ENCODER, contrastive=1.0, lr_d=0.01)
-    state = TrainingState(settings, 16, make_text(settings, shapes_data, tmp_path), CPU)
-    discriminator, encoder, contrast = state.phases[0].optimizer.param_groups
-    assert len(encoder["params"]) == len(list(state.text.encoder.parameters()))
-    for images_seen in (0, 32):
-        state.enter(Schedule(settings, 16).at(images_seen), images_seen)
-        assert [discriminator["lr"], encoder["lr"], contrast["lr"]] == [0.01, TRANSFORMER_LR, 0.01]
 
 
 def test_minutes_stop_a_run(shapes_data, tmp_path):

@@ -30,9 +30,12 @@ from t2i.losses.augment import NUMBERS, augment, blur
 from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
 from t2i.losses.diversity import diversity
 from t2i.losses.penalties import Penalty
+from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch
 from t2i.training.distributed import ALONE, Ranks
 from t2i.training.randomness import StepRandom
+
+REDRAWN = 4  # one picture in so many is drawn a second time, for the diversity term
 
 
 @dataclass
@@ -151,7 +154,7 @@ class GANObjective:
         scale(loss * share).backward()
 
     def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom) -> Tensor:
-        with torch.no_grad(), self._autocast(batch):
+        with torch.no_grad(), self._autocast(batch.images):
             fakes = self._draw(self._encode_plainly(batch.text), random, "D")
         watch_collapse(self.statistics, batch.images, fakes)
 
@@ -159,10 +162,10 @@ class GANObjective:
         penalise = self.penalty is not None and step % self.penalty_every == 0
         on_reals = penalise and not self.penalty.between
         images = self._augment(batch.images, random, "D real").detach()
-        with self._autocast(batch):
+        with self._autocast(batch.images):
             captions, text = self._texts(batch, random)
             wrong_text = self._encode(flat(batch.mismatched), random, "D mismatch", batch.mismatched_weight.shape[1])
-        with contextlib.nullcontext() if on_reals else self._autocast(batch):
+        with contextlib.nullcontext() if on_reals else self._autocast(batch.images):
             conditions, condition = self._pool(captions, text, random)
             if on_reals:
                 images.requires_grad_(True)
@@ -173,7 +176,7 @@ class GANObjective:
             others = self.discriminator.pool(wrong_text).unflatten(0, batch.mismatched_weight.shape)  # [B, K, E]
             wrong = torch.stack([self.discriminator.logits(features, other) for other in others.unbind(1)], dim=1)
         fakes = self._augment(fakes, random, "D fake")
-        with self._autocast(batch):
+        with self._autocast(batch.images):
             fake = self.discriminator(fakes, text)
 
         mismatch = (batch.mismatched_weight * heads(self.loss.fake(wrong), 2)).mean(1)
@@ -196,20 +199,17 @@ class GANObjective:
         return losses.mean()
 
     def _generator_loss(self, batch: Batch, random: StepRandom) -> Tensor:
-        with self._autocast(batch):
+        with self._autocast(batch.images):
             text = self._encode_plainly(batch.text)
             captions = None if self.contrast is None else self._encode_plainly(batch.captions)
             fakes = self._draw(text, random, "G")
             features = self.discriminator.features(self._augment(fakes, random, "G"))
             conditions, condition = self._pool(captions, text, random)
             fake = self.discriminator.logits(features, condition)
-            others = self._draw(text, random, "G other") if self.diversity_weight else None
         losses = heads(self.loss.generator(fake))
         self.statistics.add("loss_g", losses)
-        if others is not None:
-            difference = diversity(fakes, others)
-            self.statistics.add("difference", difference)
-            losses = losses - self.diversity_weight * difference
+        if self.diversity_weight:
+            losses = losses - self._diversity(fakes, text, random)
         if self.contrast is not None:
             losses = losses + self._contrastive("contrast_g", features, conditions, batch, random)
         return losses.mean()
@@ -235,6 +235,18 @@ class GANObjective:
         self.statistics.add(name, contrast)
         return self.contrast_weight * contrast
 
+    def _diversity(self, fakes: Tensor, text: TextBatch, random: StepRandom) -> Tensor:
+        """The weighted diversity term, [B]: every REDRAWN-th picture of the whole batch stands for as many."""
+        found = torch.zeros_like(fakes[:, 0, 0, 0], dtype=at_least_fp32(fakes).dtype)
+        rows = slice(-random.rows.start % REDRAWN, None, REDRAWN)
+        if rows.start < len(fakes):
+            with self._autocast(fakes):
+                others = self._draw(text[rows], random, "G other", rows)
+            difference = diversity(fakes[rows], others)
+            self.statistics.add("difference", difference)
+            found[rows] = REDRAWN * self.diversity_weight * difference
+        return found
+
     def _encode(self, text: TextBatch, random: StepRandom, name: str, captions: int = 1) -> TextBatch:
         """Embeddings of a trained encoder, with dropout; those of a frozen one are there already.
 
@@ -252,10 +264,11 @@ class GANObjective:
         """The embeddings that a prompt will have when the generator draws."""
         return text if self.text_encoder is None else self.text_encoder(text)
 
-    def _draw(self, text: TextBatch, random: StepRandom, name: str) -> Tensor:
-        z = random.normal(f"{name} z", self.generator.z_dim)
+    def _draw(self, text: TextBatch, random: StepRandom, name: str, rows: slice = slice(None)) -> Tensor:
+        """Pictures of these texts, with those rows of the numbers."""
+        z = random.normal(f"{name} z", self.generator.z_dim)[rows]
         if count := getattr(self.generator, "training_noise", 0):
-            return self.generator(z, text, shake=random.normal(f"{name} shake", count))
+            return self.generator(z, text, shake=random.normal(f"{name} shake", count)[rows])
         return self.generator(z, text)
 
     def _augment(self, images: Tensor, random: StepRandom, name: str) -> Tensor:
@@ -264,10 +277,10 @@ class GANObjective:
             return images
         return augment(images, random.uniform(f"{name} augment", NUMBERS), self.augments)
 
-    def _autocast(self, batch: Batch) -> contextlib.AbstractContextManager:
+    def _autocast(self, images: Tensor) -> contextlib.AbstractContextManager:
         if self.autocast_dtype is None:
             return contextlib.nullcontext()
-        return torch.autocast(batch.images.device.type, self.autocast_dtype)
+        return torch.autocast(images.device.type, self.autocast_dtype)
 
 
 def heads(losses: Tensor, dimensions: int = 1) -> Tensor:

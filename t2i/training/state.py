@@ -3,8 +3,7 @@
 `TrainingState.parts` is what a checkpoint holds. All else of a run follows from its settings and the images seen.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from t2i.losses.contrastive import ContrastiveHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.growing import set_growth
-from t2i.text.transformer import TransformerEncoder
 from t2i.training.checkpoint import load_checkpoint
 from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
@@ -27,10 +25,6 @@ from t2i.training.objective import Batch, GANObjective, Phase
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.setup import contrast_weight
 from t2i.training.text import PreparedText, TrainedText
-
-# Adam's step for a Transformer, at the most: beyond it what was learned is lost again. The learning rate of a StyleGAN
-# is for equalised layers, whose weights it moves by a twentieth as much.
-TRANSFORMER_LR = 1e-3
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,10 +49,10 @@ class TrainingState:
         extras = {**text.modules(), **({"contrast": contrast} if contrast else {})}
         for module in extras.values():
             module.to(device)
-        judges = [m for m in (self.discriminator, text.encoder, contrast) if m is not None]
+        judges = nn.ModuleList([m for m in (self.discriminator, text.encoder, contrast) if m is not None])
         self.phases = [
-            Phase("D", nn.ModuleList(judges), make_adam(judges, config.lr_d, config, device)),
-            Phase("G", self.generator, make_adam([self.generator], config.lr_g, config, device)),
+            Phase("D", judges, make_adam(judges, config.lr_d, config, device)),
+            Phase("G", self.generator, make_adam(self.generator, config.lr_g, config, device)),
         ]
         self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, contrast)
         enabled = config.precision == "fp16"
@@ -86,8 +80,7 @@ class TrainingState:
         for phase, lr in zip(self.phases, (span.lr_d, span.lr_g)):
             if begins:
                 phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
-            for group in phase.optimizer.param_groups:
-                group["lr"] = min(lr, group["most"])
+            phase.optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
         self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)
 
@@ -120,14 +113,10 @@ class TrainingState:
         self.text.average(images_seen, batch)
 
 
-def make_adam(networks: Sequence[nn.Module], lr: float, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
-    """Adam with the run's betas, in one fused kernel where the device has one; a Transformer at most at its own lr."""
-    groups = []
-    for network in networks:
-        most = TRANSFORMER_LR if isinstance(network, TransformerEncoder) else math.inf
-        groups.append({"params": list(network.parameters()), "lr": min(lr, most), "most": most})
+def make_adam(network: nn.Module, lr: float, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
+    """Adam with the run's betas, in one fused kernel where the device has one."""
     fused = device.type in ("cuda", "cpu")
-    return torch.optim.Adam(groups, betas=(config.beta1, config.beta2), fused=fused)
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
 
 
 def make_contrast(config: TrainConfig, discriminator: nn.Module, resolution: int) -> ContrastiveHead | None:
