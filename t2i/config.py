@@ -73,6 +73,9 @@ class TrainConfig:
     stages: tuple[Stage, ...] = _setting((), "Resolutions that growing goes through, a [[stages]] table each.")
     grow_kimg: float | None = _setting(None, "Run length that the stages are shares of; left out, --kimg.")
     fade: float = _setting(0.5, "Share of a stage in which its new resolution fades in.")
+    begin_with: str | None = _setting(
+        None, "Begin with the networks of this run, as its last checkpoint has them, not with random ones."
+    )
     batch: int = _setting(32, "Pictures per step, over all accumulation steps.")
     accumulate: int = _setting(1, "Split a batch into this many pieces, one after the other, to save memory.")
     kimg: float = _setting(1000.0, "Train until this many thousand pictures were seen.")

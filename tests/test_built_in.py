@@ -71,8 +71,13 @@ def test_colour_words_are_obeyed(prompt, pipe):
 
 
 def test_the_script_that_trained_it_can_be_started(minilm_data, tmp_path, capsys):
-    settings, _ = new_settings(PreparedDataset(minilm_data), {}, SCRIPTS / "emoji_model.toml", "cpu")
-    assert settings.arch == "stylegan2" and settings.growing
+    first, second = (
+        new_settings(PreparedDataset(minilm_data), {}, SCRIPTS / f"{name}.toml", "cpu")[0]
+        for name in ("emoji_model", "emoji_model_variety")
+    )
+    assert first.growing and not first.diversity
+    assert second.diversity and not second.growing
+    assert (first.arch, first.model) == (second.arch, second.model)  # the second begins with the networks of the first
     spec = importlib.util.spec_from_file_location("emoji_model", SCRIPTS / "emoji_model.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

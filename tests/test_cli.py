@@ -26,8 +26,8 @@ TINY = "snapshot_kimg = 0.016\nlog_kimg = 0.008\nbatch = 8\n[model]\nnf = 4\n"
 OPTIONS = {
     "prepare": "--annotations --captions --coco --fraction --imagefolder --images --json --limit --max-skipped --out "
     "--overwrite --resolution --shapes --shard --shards --split --strict --text-encoder --val-fraction --workers",
-    "train": "--accumulate --amp --arch --batch --best-by --checkpoint-minutes --conditioning --config --device "
-    "--dry-run --eval-every --gpus --growing --kimg --loss --lr-d --lr-g --minutes --on-nan --out "
+    "train": "--accumulate --amp --arch --batch --begin-with --best-by --checkpoint-minutes --conditioning --config "
+    "--device --dry-run --eval-every --gpus --growing --kimg --loss --lr-d --lr-g --minutes --on-nan --out "
     "--penalty --penalty-every --precision --preset --resume --seed --text-encoder",
     "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --truncation -o",
     "sample-grid": "--cols --device --interpolate --model --out --prompts --rows --seeds --style-mixing "

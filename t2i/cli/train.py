@@ -63,6 +63,7 @@ def train(
             metavar="[RUN]", help="Go on with a run, with its settings; alone, the newest in runs/.", show_default=False
         ),
     ] = None,
+    begin_with: Annotated[str | None, _setting("begin_with", "RUN")] = None,
     gpus: Annotated[
         int | None, Option(help="Processes on this machine, a GPU each (or a share of the cores).", show_default=False)
     ] = None,
@@ -85,7 +86,7 @@ def train(
         "penalty_every": penalty_every, "growing": growing, "batch": batch,
         "accumulate": accumulate, "kimg": kimg, "minutes": minutes, "lr_g": lr_g, "lr_d": lr_d,
         "precision": precision, "seed": seed, "checkpoint_minutes": checkpoint_minutes, "eval_every": eval_every,
-        "best_by": best_by, "on_nan": on_nan,
+        "best_by": best_by, "on_nan": on_nan, "begin_with": begin_with,
     }  # fmt: skip
     flags = {name: value for name, value in given.items() if value is not None}
     if amp:
@@ -140,7 +141,7 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     from t2i.training.distributed import RestartNote
     from t2i.training.run import Run
     from t2i.training.scoring import held_out
-    from t2i.training.setup import check_together, new_settings
+    from t2i.training.setup import check_source, check_together, new_settings
 
     note = RestartNote(out, console.arguments())
     if (begun := ranks.share(note.begun())) and list_checkpoints(begun / "checkpoints"):
@@ -153,6 +154,7 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     dataset.check()
     settings, origin = new_settings(dataset, request.flags, request.config, device.type)
     check_together(settings, ranks.size)
+    check_source(settings, dataset)
     _show(settings, origin, dataset, device, ranks.size)
     if request.dry_run:
         return

@@ -76,14 +76,15 @@ def list_checkpoints(root: Path) -> list[Path]:
     return []
 
 
-def newest_checkpoint(root: Path) -> tuple[Path, dict[str, Any], list[str]]:
+def newest_checkpoint(root: Path, ours: bool = True) -> tuple[Path, dict[str, Any], list[str]]:
     """The newest checkpoint that verifies: its folder, its state, and a line for each damaged one passed over.
 
-    For the process that is to write there next: what a killed one was writing is swept away. Raises UserError where
-    there is no checkpoint.
+    ours: this process is to write there next, so that what a killed one was writing is swept away. Raises UserError
+    where there is no checkpoint.
     """
     complaints = []
-    sweep(root)
+    if ours:
+        sweep(root)
     for folder in reversed(list_checkpoints(root)):
         try:
             return folder, verify(folder), complaints
@@ -120,6 +121,27 @@ def load_checkpoint(folder: Path, parts: Mapping[str, Stateful]) -> None:
             raise UserError(
                 f"{folder}/{name}.safetensors does not fit this model: it was made with other settings"
             ) from error
+
+
+def load_network(folder: Path, name: str, network: nn.Module) -> None:
+    """Fill a network from a part of a verified checkpoint of another run, which may have more tensors.
+
+    Raises UserError, one line, where it lacks one or has it in another shape.
+    """
+    path = folder / f"{name}.safetensors"
+    try:
+        tensors = load_tensors(path)
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    wanted = network.state_dict()
+    for key, value in wanted.items():
+        if key not in tensors or tensors[key].shape != value.shape:
+            there = f"{tuple(tensors[key].shape)} there" if key in tensors else "missing there"
+            raise UserError(
+                f"{path} does not fit: {key} is {tuple(value.shape)} here and {there}; a run begins with networks of "
+                "the same architecture, preset, [model] settings and resolution"
+            )
+    network.load_state_dict({key: tensors[key] for key in wanted})
 
 
 def pack(part: Stateful) -> dict[str, torch.Tensor]:

@@ -89,6 +89,8 @@ def train(
     images_seen, seconds_before, rollbacks = 0, 0.0, 0
     if resume:
         images_seen, seconds_before, rollbacks = go_back(state, run, ranks, say)
+    elif config.begin_with:
+        begin_with(state, Run(config.begin_with), ranks, say)
 
     seed = seed_after(config.seed, rollbacks)
     open_loader = partial(BatchLoader, dataset, text, device=device, ranks=ranks, mismatches=config.mismatches)
@@ -235,6 +237,15 @@ def go_back(state: TrainingState, run: Run, ranks: Ranks, say: Callable[[str], N
     state.objective.statistics.read()
     say(f"resumed at {facts['images_seen']:,} images from {folder}")
     return facts["images_seen"], facts["seconds"], facts.get("rollbacks", 0)
+
+
+def begin_with(state: TrainingState, source: Run, ranks: Ranks, say: Callable[[str], None]) -> None:
+    """Fill the networks of a new run from the newest good checkpoint of another one. Raises UserError."""
+    folder, facts, complaints = ranks.share(newest_checkpoint(source.checkpoints, ours=False) if ranks.first else None)
+    for complaint in complaints:
+        say(f"passed over a damaged checkpoint: {complaint}")
+    state.begin_with(folder)
+    say(f"begins with the networks of {folder} ({facts['images_seen']:,} images)")
 
 
 def seed_after(seed: int, rollbacks: int) -> int:

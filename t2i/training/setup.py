@@ -7,8 +7,10 @@ from typing import Any
 from t2i.config import COMMAND_LINE, TrainConfig, option, read_toml, resolve
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError, UserError
+from t2i.files import read_json
 from t2i.models import get_architecture
 from t2i.text.transformer import SETTINGS, SMALL
+from t2i.training.checkpoint import newest_checkpoint
 from t2i.training.run import Run
 
 
@@ -88,6 +90,33 @@ def check_together(settings: TrainConfig, ranks: int = 1) -> None:
                 f"{architecture.name} compares pictures in groups of {architecture.group}, "
                 "so a piece must be a multiple of that"
             )
+
+
+def check_source(settings: TrainConfig, dataset: PreparedDataset) -> None:
+    """Can a new run begin with the networks of `begin_with`? Raises UsageError or UserError, one line."""
+    if settings.begin_with is None:
+        return
+    source = Run(settings.begin_with)
+    theirs, facts = source.read_config()
+    if "transformer" in (settings.text_encoder, theirs.text_encoder):
+        raise UsageError(
+            "--begin-with is for runs with the frozen text encoder: the vocabulary of a trained one is its run's own"
+        )
+    options = get_architecture(settings.arch).model_options
+    here, there = (
+        {"arch": s.arch, "conditioning": s.conditioning, "resolution": resolution, **options, **s.model}
+        for s, resolution in ((settings, dataset.resolution), (theirs, facts.get("resolution")))
+    )
+    for name, value in here.items():
+        if there.get(name) != value:
+            raise UsageError(f"--begin-with {source.folder}: its {name} is {there.get(name)}, here it is {value}")
+    encoder = read_json(source.model / "model_index.json", "model description").get("text_encoder")
+    if not isinstance(encoder, dict) or encoder.get("sha256") != dataset.text["sha256"]:
+        raise UserError(
+            f"{dataset.path} was prepared with another text encoder than {source.folder} was trained with; "
+            "prepare it with that one"
+        )
+    newest_checkpoint(source.checkpoints, ours=False)
 
 
 def _check_table(name: str, table: Any, known: dict[str, Any], owner: str, config: Path | None) -> None:

@@ -17,7 +17,7 @@ from t2i.losses.contrastive import ContrastiveHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.growing import set_growth
-from t2i.training.checkpoint import load_checkpoint
+from t2i.training.checkpoint import load_checkpoint, load_network
 from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
 from t2i.training.growth import Schedule, Span
@@ -71,6 +71,16 @@ class TrainingState:
         load_checkpoint(folder, self.parts)
         for name, scaler in self.scalers.items():
             scaler.load_state_dict(state["scalers"][name])
+
+    def begin_with(self, folder: Path) -> None:
+        """Take the networks of another run's verified checkpoint; the optimisers begin anew.
+
+        The statistics of its captions, which its poolers were trained with, come with them. Raises UserError, one line,
+        where a network does not fit.
+        """
+        for name in ("generator", "discriminator", "ema", "contrast"):
+            if name in self.parts and (name != "contrast" or (folder / f"{name}.safetensors").is_file()):
+                load_network(folder, name, self.parts[name])
 
     def enter(self, span: Span, images_seen: int) -> None:
         """Put networks, optimisers, penalty and blur where they stand for the step that begins at `images_seen`."""
