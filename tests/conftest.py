@@ -24,6 +24,16 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory) -> Iterator[None]:
+    """One folder for the temporary files of all processes that tests start: one that is killed leaves its own."""
+    tmp_path_factory.getbasetemp()  # this process's are where they were, and what a failed test leaves is kept there
+    with tempfile.TemporaryDirectory(prefix="t2i-tests-") as folder, pytest.MonkeyPatch.context() as patch:
+        os.chmod(folder, 0o1777)  # as /tmp: some tests give up root's rights
+        patch.setenv("TMPDIR", folder)
+        yield
+
+
 @pytest.fixture
 def read_only_folder() -> Iterator[Path]:
     """A folder that may not be written, not even by root."""
