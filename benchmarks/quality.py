@@ -1,12 +1,12 @@
 """Which architecture or setting makes better pictures in the same minutes? Scores against minutes of training.
 
-    python benchmarks/quality.py run DATA VARIANT [VARIANT ...] --minutes 20 --looks 4 --out quality.jsonl
+    python benchmarks/quality.py run DATA VARIANT [VARIANT ...] --minutes 20 --looks 4 --seeds 0 1 2 --out quality.jsonl
     python benchmarks/quality.py report quality.jsonl [...] --plot quality.png
 
 VARIANT: an architecture ("stylegan2"), or a name and settings ("wide=stylegan2,fmap_base=1024,lr_g=1e-3"), see
-variants.py. Each is trained for the same minutes in equal parts, from which it resumes, and
-scored after each part on the validation split beside DATA; scoring costs it no training time. Repeat with --seed for
-more seeds; run two at once with OMP_NUM_THREADS=1 and two --out files, both of the same kind.
+variants.py. Each is trained for the same minutes in equal parts, from which it resumes, and scored after each part on
+the validation split beside DATA; scoring costs it no training time. The same command again goes on where it was
+stopped. Run two at once with OMP_NUM_THREADS=1 and two --out files, both of the same kind.
 """
 
 import argparse
@@ -36,25 +36,43 @@ def run(options: argparse.Namespace) -> None:
         raise SystemExit(f"{data.path} has no validation split beside it")
     device = pick_device(options.device)
     evaluator = Evaluator(validation, data, Options(samples=options.samples, device=str(device), scenes=options.scenes))
-    for text in options.variants:
-        part = options.minutes / options.looks
-        ours = {"kimg": 100_000.0, "snapshot_kimg": 1e6, "seed": options.seed, "minutes": part}
-        name, settings = settings_of(text, data, device, **ours)
+    for seed in options.seeds:
+        for text in options.variants:
+            compete(text, seed, data, evaluator, device, options)
+
+
+def compete(
+    text: str, seed: int, data: PreparedDataset, evaluator: Evaluator, device: torch.device, options: argparse.Namespace
+) -> None:
+    """Train and score one variant with one seed, from where the lines of options.out end."""
+    part = options.minutes / options.looks
+    # No checkpoint inside a part: one that is stopped begins again, and no variant gets more time than another.
+    ours = {"kimg": 100_000.0, "snapshot_kimg": 1e6, "checkpoint_minutes": 1e6, "seed": seed, "minutes": part}
+    name, settings = settings_of(text, data, device, **ours)
+    key = {"variant": name, "settings": text, "data": str(data.path), "seed": seed}
+    done = [line for line in read_lines(options.out) if key.items() <= line.items()]
+    if done:
+        run = Run(done[-1]["run"])
+    else:
         facts = {"name": data.name, "split": data.split, "resolution": data.resolution, "path": str(data.path),
                  "fingerprint": data.fingerprint}  # fmt: skip
         run = Run.create(options.runs, settings, facts, str(device))
-        for look in range(options.looks):
-            outcome = train(settings, data, run, device, resume=look > 0)
-            report = evaluator.score(Painter.of_pipeline(TextToImagePipeline.from_pretrained(run.model, device)))
-            line = {
-                "variant": name, "settings": text, "data": str(data.path), "seed": options.seed, "run": str(run.folder),
-                "minutes": part * (look + 1), "images_seen": outcome.images_seen, "threads": torch.get_num_threads(),
-                "scores": {s.name: [s.value, s.ceiling, s.floor] for s in report.scores},
-            }  # fmt: skip
-            with open(options.out, "a") as stream:
-                stream.write(json.dumps(line) + "\n")
-            shown = "  ".join(f"{key} {value:.4f}" for key, value in report.values().items() if of_interest(key))
-            print(f"{name}, {line['minutes']:g} minutes, {outcome.images_seen:,} images: {shown}", flush=True)
+    for look in range(len(done), options.looks):
+        outcome = train(settings, data, run, device, resume=look > 0)
+        report = evaluator.score(Painter.of_pipeline(TextToImagePipeline.from_pretrained(run.model, device)))
+        line = {
+            **key, "run": str(run.folder), "minutes": part * (look + 1),
+            "images_seen": outcome.images_seen, "threads": torch.get_num_threads(),
+            "scores": {s.name: [s.value, s.ceiling, s.floor] for s in report.scores},
+        }  # fmt: skip
+        with open(options.out, "a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in report.values().items() if of_interest(key))
+        print(f"{name}, seed {seed}, {line['minutes']:g} minutes, {outcome.images_seen:,} images: {shown}", flush=True)
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def of_interest(name: str) -> bool:
@@ -63,52 +81,75 @@ def of_interest(name: str) -> bool:
 
 
 def report(options: argparse.Namespace) -> None:
-    lines = [json.loads(line) for path in options.files for line in Path(path).read_text().splitlines()]
-    names = [name for name in lines[0]["scores"] if of_interest(name)]
-    last = max(line["minutes"] for line in lines)
-    table = Table("data", "variant", "seeds", "images seen", *(name.replace(", one object,", "") for name in names))
-    groups: dict[tuple[str, str], list[dict]] = {}
+    lines = [line for path in options.files for line in read_lines(path)]
+    names = list(dict.fromkeys(name for line in lines for name in line["scores"] if of_interest(name)))
+    by_data: dict[str, list[dict]] = {}
     for line in lines:
-        groups.setdefault((line["data"], line["variant"]), []).append(line)
-    for (data, variant), members in groups.items():
-        final = [line for line in members if line["minutes"] == last]
-        if not final:
-            continue
-        cells = []
-        for name in names:
-            values = [line["scores"][name][0] for line in final if name in line["scores"]]
-            spread = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
-            cells.append(f"{sum(values) / len(values):.4f}{spread}" if values else "-")
-        images = sum(line["images_seen"] for line in final) // len(final)
-        table.add_row(Path(data).name, variant, str(len(final)), f"{images:,}", *cells)
-    ceilings = {name: lines[0]["scores"][name][1] for name in names}
-    table.add_row("", "ceiling", "", "", *("-" if v is None else f"{v:.4f}" for v in ceilings.values()))
+        by_data.setdefault(Path(line["data"]).name, []).append(line)
+    table = Table("data", "variant", "minutes", "seeds", "images seen", *map(short, names))
+    for data, ofdata in by_data.items():
+        for variant, members in by_variant(ofdata).items():
+            last = max(line["minutes"] for line in members)
+            final = [line for line in members if line["minutes"] == last]
+            images = sum(line["images_seen"] for line in final) // len(final)
+            cells = [spread(scores(final, name)) for name in names]
+            table.add_row(data, variant, f"{last:g}", str(len(final)), f"{images:,}", *cells)
+        ceilings = [ofdata[0]["scores"].get(name, [None, None])[1] for name in names]
+        table.add_row(data, "ceiling", "", "", "", *("-" if c is None else f"{c:.4g}" for c in ceilings))
+        table.add_section()
     Console(width=200).print(table)
     if options.plot:
-        plot(groups, names, options.plot)
+        plot(by_data, names, options.plot)
 
 
-def plot(groups: dict[tuple[str, str], list[dict]], names: list[str], path: Path) -> None:
+def by_variant(lines: list[dict]) -> dict[str, list[dict]]:
+    groups: dict[str, list[dict]] = {}
+    for line in lines:
+        groups.setdefault(line["variant"], []).append(line)
+    return groups
+
+
+def scores(lines: list[dict], name: str) -> list[float]:
+    return [line["scores"][name][0] for line in lines if name in line["scores"]]
+
+
+def spread(values: list[float]) -> str:
+    """The mean, and the smallest and the largest of several."""
+    if not values:
+        return "-"
+    mean = f"{sum(values) / len(values):.4g}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3g} to {max(values):.3g})"
+
+
+def short(name: str) -> str:
+    return name.replace(", one object,", "")
+
+
+def plot(by_data: dict[str, list[dict]], names: list[str], path: Path) -> None:
+    """A row of curves for each data set: the mean over the seeds, and a band from the smallest to the largest."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(5 * columns, 3.2 * rows), dpi=110, layout="constrained")
-    for number, name in enumerate(names):
-        axes = figure.add_subplot(rows, columns, number + 1)
-        for (data, variant), members in groups.items():
-            minutes = sorted({line["minutes"] for line in members})
-            values = [
-                [line["scores"][name][0] for line in members if line["minutes"] == minute and name in line["scores"]]
-                for minute in minutes
-            ]
-            means = [sum(v) / len(v) if v else float("nan") for v in values]
-            axes.plot(minutes, means, marker="o", label=f"{variant} ({Path(data).name})")
-        axes.set_title(name.replace(", one object,", ""), fontsize=10)
-        axes.set_xlabel("minutes of training")
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=7)
+    rows = [
+        (data, lines, [name for name in names if any(name in line["scores"] for line in lines)])
+        for data, lines in by_data.items()
+    ]
+    columns = max(len(shown) for *_, shown in rows)
+    figure = Figure(figsize=(4 * columns, 3 * len(rows)), dpi=90, layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes_row, (data, lines, shown) in zip(grid, rows, strict=True):
+        for axes in axes_row[len(shown) :]:
+            axes.set_axis_off()
+        for axes, name in zip(axes_row, shown, strict=False):
+            for variant, members in by_variant(lines).items():
+                minutes = sorted({line["minutes"] for line in members})
+                values = [scores([line for line in members if line["minutes"] == m], name) for m in minutes]
+                axes.plot(minutes, [sum(v) / len(v) for v in values], marker="o", label=variant)
+                axes.fill_between(minutes, [min(v) for v in values], [max(v) for v in values], alpha=0.2)
+            axes.set_title(f"{data}: {short(name)}", fontsize=9)
+            axes.set_xlabel("minutes of training")
+            axes.grid(alpha=0.3)
+        axes_row[0].legend(fontsize=7)
     FigureCanvasAgg(figure).print_png(path)
 
 
@@ -122,7 +163,7 @@ def main() -> None:
     runner.add_argument("--looks", type=int, default=4)
     runner.add_argument("--samples", type=int, default=1000)
     runner.add_argument("--scenes", type=int, default=200)
-    runner.add_argument("--seed", type=int, default=0)
+    runner.add_argument("--seeds", type=int, nargs="+", default=[0])
     runner.add_argument("--device", default="auto")
     runner.add_argument("--runs", type=Path, default=Path("runs"))
     runner.add_argument("--out", type=Path, default=Path("quality.jsonl"))
