@@ -4,10 +4,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from t2i.data.sampler import choice_at, mix, picture_at
+from t2i.data.sampler import BLOCK, choice_at, mix, picture_at, run_of_pictures
 
 
 def epoch(size, seed=0, number=0):
@@ -38,6 +38,15 @@ def test_a_picture_depends_on_its_position_alone(size, seed, positions):
     alone = [int(picture_at(np.array([position]), size, seed)[0]) for position in positions]
     assert together.dtype == np.int64 and together.tolist() == alone
     assert together.min() >= 0 and together.max() < size
+
+
+@settings(max_examples=50, deadline=None)
+@given(first=st.integers(0, 10**12), count=st.integers(1, 2 * BLOCK), size=st.integers(1, 10**9))
+@example(first=BLOCK - 1, count=1, size=10)
+@example(first=BLOCK - 1, count=2, size=10)
+@example(first=BLOCK, count=BLOCK, size=10)
+def test_a_run_of_pictures_is_what_its_positions_say(first, count, size):
+    assert np.array_equal(run_of_pictures(first, count, size, 7), picture_at(np.arange(first, first + count), size, 7))
 
 
 def test_a_batch_may_reach_over_the_end_of_an_epoch():

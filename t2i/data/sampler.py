@@ -5,9 +5,12 @@ each epoch, computed position by position (a Feistel network with cycle walking)
 size is held in memory and any rank can ask for any position.
 """
 
+import functools
+
 import numpy as np
 
 ROUNDS = 6
+BLOCK = 4096  # positions that run_of_pictures computes at once: 64 of them cost nearly as much
 
 
 def picture_at(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -26,6 +29,18 @@ def picture_at(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
         result[outside] = _feistel(result[outside], keys[outside], half_bits)
         outside = result >= size
     return result.astype(np.int64)
+
+
+def run_of_pictures(first: int, count: int, size: int, seed: int) -> np.ndarray:
+    """picture_at of the positions first ... first + count - 1; cheap where one run follows the other."""
+    blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
+    pictures = np.concatenate([_block(block, size, seed) for block in blocks])
+    return pictures[first - blocks[0] * BLOCK :][:count]
+
+
+@functools.lru_cache(maxsize=8)
+def _block(number: int, size: int, seed: int) -> np.ndarray:
+    return picture_at(np.arange(number * BLOCK, (number + 1) * BLOCK), size, seed)
 
 
 def choice_at(positions: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:

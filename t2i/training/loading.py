@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from t2i.data.prepared import PreparedDataset
-from t2i.data.sampler import choice_at, picture_at
+from t2i.data.sampler import choice_at, run_of_pictures
 from t2i.losses.matching import mismatch
 from t2i.text.pooler import TextBatch
 from t2i.training.distributed import ALONE, Ranks
@@ -54,7 +54,7 @@ class BatchLoader:
     def _read(self, images_seen: int, size: int) -> Batch:
         data = self.dataset
         positions = np.arange(images_seen, images_seen + size)
-        pictures = picture_at(positions, len(data), self._order_seed)
+        pictures = run_of_pictures(images_seen, size, len(data), self._order_seed)
         own = [data.caption_ids(int(picture)) for picture in pictures]
         choices = choice_at(positions, data.caption_counts(pictures), self._order_seed)
         captions = np.array([int(ids[choice]) for ids, choice in zip(own, choices)])
