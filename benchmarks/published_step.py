@@ -4,7 +4,7 @@
 
 The published loop, written anew from its description (not part of the product): NCHW, fp32, a pass over the real
 pictures, one over generated ones, a step; a pass and a step of their own for the gradient penalty; then the generator's
-step through a discriminator that collects gradients which nobody reads. The networks are t2i's with the
+step, with the pictures drawn already, through a discriminator that collects gradients which nobody reads. The networks are t2i's with the
 published widths, so that only the loop differs. DATA: a prepared data set, best of 64 px.
 """
 
@@ -110,7 +110,7 @@ def main() -> None:
         "published, bf16": Published(data, options.batch, device, amp=True),
     }
     for name, settings in OURS.items():
-        common = f"preset=paper,conditioning=sentence,augment=[],batch={options.batch}"
+        common = f"preset=paper,conditioning=sentence,augment=[],shared_fakes=true,batch={options.batch}"
         loops[name] = Steps(settings_of(f"x=dfgan,{common},{settings}", data, device)[1], data, device)
     speeds: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(options.turns + 1):

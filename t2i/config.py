@@ -66,6 +66,10 @@ class TrainConfig:
     penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
     penalty_every: int = _setting(1, "Take it every k-th step, k times as heavy.")
+    shared_fakes: bool = _setting(
+        False,
+        "The generator learns from the pictures that the discriminator has just seen: one drawing a step.",
+    )
     augment: tuple[Literal["translation", "cutout"], ...] = _setting(("translation",), "DiffAugment's parts.")
     mismatches: int = _setting(1, "Wrong captions that the discriminator sees with each real picture.")
     blur_kimg: float = _setting(0.0, "Blur what the discriminator sees, sigma from R/32 px to 0 in so many thousand.")
@@ -125,6 +129,9 @@ class TrainConfig:
         if self.batch % self.accumulate:
             multiple = f"is not a multiple of {called('accumulate')} {self.accumulate}"
             raise UsageError(f"{called('batch')} {self.batch} {multiple}")
+        if self.shared_fakes and self.text_encoder != "prepared":
+            why = "an encoder that is trained has changed by the generator's turn"
+            raise UsageError(f"{called('shared_fakes')} needs {called('text_encoder')} prepared: {why}")
         if self.loss == "wgan-gp" and self.penalty == "none":
             why = "nothing bounds a Wasserstein critic without one"
             raise UsageError(f"{called('loss')} wgan-gp needs a penalty, not {called('penalty')} none: {why}")

@@ -60,6 +60,7 @@ def test_a_value_of_the_wrong_type_is_refused_in_one_line(values, message):
         *({name: float("nan")} for name in ("kimg", "lr_g", "beta1", "penalty_weight", "minutes", "snapshot_kimg")),
         {"lr_d": float("inf")}, {"batch": 1}, {"beta2": 1.0}, {"beta1": -0.1}, {"penalty_weight": -1.0},
         {"seed": -1}, {"seed": 2**63}, {"batch": 7, "accumulate": 2},
+        {"shared_fakes": True, "text_encoder": "transformer"},
     ],
     ids=str,
 )  # fmt: skip

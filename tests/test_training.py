@@ -63,9 +63,10 @@ def assert_same_bits(first, second):
     [
         {},
         {"accumulate": 2, "penalty_every": 3, "mismatches": 3, "diversity": 4.0},
+        {"shared_fakes": True, "diversity": 4.0},
         {"text_encoder": "transformer", "encoder": SMALL_ENCODER, "mismatches": 2},
     ],
-    ids=["plain", "accumulate-lazy", "trained-encoder"],
+    ids=["plain", "accumulate-lazy", "shared-fakes", "trained-encoder"],
 )
 def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, changes, shapes_data, tmp_path):
     settings = config(arch, **changes)
@@ -100,14 +101,32 @@ def test_run_folder_holds_all_that_was_promised(shapes_data, tmp_path):
     assert find_runs(tmp_path) == [run.folder]
 
 
-def test_accumulation_trains_the_same_weights(shapes_data, tmp_path):
-    whole, _ = start(config(kimg=0.016), shapes_data, tmp_path / "a")
-    pieces, _ = start(config(kimg=0.016, accumulate=4), shapes_data, tmp_path / "b")
+@pytest.mark.parametrize("shared_fakes", [False, True])
+def test_accumulation_trains_the_same_weights(shared_fakes, shapes_data, tmp_path):
+    whole, _ = start(config(kimg=0.016, shared_fakes=shared_fakes), shapes_data, tmp_path / "a")
+    pieces, _ = start(config(kimg=0.016, shared_fakes=shared_fakes, accumulate=4), shapes_data, tmp_path / "b")
     for name, tensors in final_tensors(whole).items():
         if not name.startswith("optimizer"):
             for key, value in tensors.items():
                 # Adam divides by tiny second moments in its first steps, which blows rounding up
                 torch.testing.assert_close(final_tensors(pieces)[name][key], value, rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("arch", list_architectures())
+def test_pictures_kept_from_phase_to_phase_are_those_drawn_again(arch, shapes_data, tmp_path, monkeypatch):
+    """And the generator draws once a step: what sharing is for."""
+    drawn = []
+    draw = GANObjective._draw
+    monkeypatch.setattr(GANObjective, "_draw", lambda *given: drawn.append(1) or draw(*given))
+    settings = config(arch, kimg=0.016, snapshot_kimg=1.0, shared_fakes=True)
+    kept, _ = start(settings, shapes_data, tmp_path / "kept")
+    assert len(drawn) == 2  # of two steps
+    objective = GANObjective.__init__
+    again = {"shared_fakes": "redrawn"}
+    monkeypatch.setattr(GANObjective, "__init__", lambda *given, **named: objective(*given, **{**named, **again}))
+    redrawn, _ = start(settings, shapes_data, tmp_path / "redrawn")
+    assert_same_bits(final_tensors(kept), final_tensors(redrawn))
+    assert len(drawn) == 2 + 4
 
 
 def test_a_run_begins_with_the_networks_of_another(shapes_data, tmp_path):

@@ -20,6 +20,7 @@ above; the generator takes its embeddings as they are.
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,8 @@ class GANObjective:
     autocast_dtype: None for fp32, else the dtype of the generator's and of the penalty-free discriminator passes. A
     pass that a penalty is taken from runs in fp32.
     blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
+    shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop: "kept" from one to the
+    other with their graph, or "redrawn" from the same noise, for a batch in pieces.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
     al. 2020, appendix B).
     """
@@ -124,12 +127,15 @@ class GANObjective:
         contrast: ContrastiveHead | None = None,
         contrast_weight: float = 1.0,
         diversity_weight: float = 0.0,
+        shared_fakes: Literal["no", "kept", "redrawn"] = "no",
     ):
         self.text_encoder, self.contrast, self.contrast_weight = text_encoder, contrast, contrast_weight
         self.generator, self.discriminator, self.diversity_weight = generator, discriminator, diversity_weight
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.augments, self.autocast_dtype = augments, autocast_dtype
+        self.shared_fakes = shared_fakes
+        self._kept: Tensor | None = None
         self.blur_sigma = 0.0
         self.statistics = Statistics()
 
@@ -154,8 +160,7 @@ class GANObjective:
         scale(loss * share).backward()
 
     def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom) -> Tensor:
-        with torch.no_grad(), self._autocast(batch.images):
-            fakes = self._draw(self._encode_plainly(batch.text), random, "D")
+        fakes = self._fakes_to_judge(batch, random)
         watch_collapse(self.statistics, batch.images, fakes)
 
         # Real pictures: one pass serves the matching caption, the wrong one, and a penalty on real pairs.
@@ -202,7 +207,8 @@ class GANObjective:
         with self._autocast(batch.images):
             text = self._encode_plainly(batch.text)
             captions = None if self.contrast is None else self._encode_plainly(batch.captions)
-            fakes = self._draw(text, random, "G")
+            fakes = self._draw(text, random, "G") if self._kept is None else self._kept
+            self._kept = None
             features = self.discriminator.features(self._augment(fakes, random, "G"))
             conditions, condition = self._pool(captions, text, random)
             fake = self.discriminator.logits(features, condition)
@@ -213,6 +219,18 @@ class GANObjective:
         if self.contrast is not None:
             losses = losses + self._contrastive("contrast_g", features, conditions, batch, random)
         return losses.mean()
+
+    def _fakes_to_judge(self, batch: Batch, random: StepRandom) -> Tensor:
+        """Generated pictures for the discriminator's phase, which no gradient goes through."""
+        kept = self.shared_fakes == "kept"
+        if kept:
+            self.generator.requires_grad_(True)
+        with torch.set_grad_enabled(kept), self._autocast(batch.images):
+            fakes = self._draw(self._encode_plainly(batch.text), random, "D" if self.shared_fakes == "no" else "G")
+        if kept:
+            self.generator.requires_grad_(False)
+            self._kept = fakes
+        return fakes.detach()
 
     def _texts(self, batch: Batch, random: StepRandom) -> tuple[TextBatch | None, TextBatch]:
         """Embeddings of the whole batch's captions, which only the contrastive term needs, and of the pictures' own."""

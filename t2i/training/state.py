@@ -161,6 +161,7 @@ def make_objective(
         contrast=contrast,
         contrast_weight=contrast_weight(config),
         diversity_weight=config.diversity,
+        shared_fakes="no" if not config.shared_fakes else "kept" if config.accumulate == 1 else "redrawn",
     )
 
 
