@@ -4,8 +4,8 @@
 
 The published loop, written anew from its description (not part of the product): NCHW, fp32, a pass over the real
 pictures, one over generated ones, a step; a pass and a step of their own for the gradient penalty; then the generator's
-step, with the pictures drawn already, through a discriminator that collects gradients which nobody reads. The networks are t2i's with the
-published widths, so that only the loop differs. DATA: a prepared data set, best of 64 px.
+step, with the pictures drawn already, through a discriminator that collects gradients which nobody reads. The networks
+are t2i's with the published widths, so that only the loop differs. DATA: a prepared data set, best of 64 px.
 """
 
 import argparse
