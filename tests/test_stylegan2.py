@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from t2i.models import get_architecture
+from t2i.models.layers import scale_and_shift
 from t2i.models.stylegan2 import ModulatedConv2d, ResidualBlock, StyledConv, StyleGAN2Generator, upsample
 from t2i.text.pooler import TextBatch, TextStatistics
 
@@ -26,13 +27,33 @@ def generator():
 def test_scaling_in_and_out_is_a_kernel_for_each_picture(demodulate):
     """SG2, eq. 1 and 3, with the kernels written out, one group a picture."""
     torch.manual_seed(0)
-    conv = ModulatedConv2d(6, 5, 3, 7, demodulate=demodulate).double()
-    x, w = torch.randn(4, 6, 8, 8).double(), torch.randn(4, 7).double()
+    gain = 1.5 if demodulate else 1.0
+    conv = ModulatedConv2d(6, 5, 3, 7, demodulate=demodulate, gain=gain).double()
+    x, w, bias = torch.randn(4, 6, 8, 8).double(), torch.randn(4, 7).double(), torch.randn(5).double()
     kernels = conv.weight * conv.scale * conv.style(w)[:, None, :, None, None]  # [B, c_out, c_in, k, k]
     if demodulate:
         kernels = kernels / (kernels.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
     expected = F.conv2d(x.reshape(1, 24, 8, 8), kernels.reshape(20, 6, 3, 3), padding=1, groups=4)
-    torch.testing.assert_close(conv(x, w), expected.reshape(4, 5, 8, 8))
+    expected = gain * (expected.reshape(4, 5, 8, 8) + bias[:, None, None])
+    torch.testing.assert_close(conv(x, w, bias), expected)
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["one shift", "a shift each"])
+@pytest.mark.parametrize("channels", [24, 32])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_scaling_and_shifting_rows_of_pixels_is_scaling_and_shifting_channels(layout, channels, each):
+    torch.manual_seed(0)
+    x = torch.randn(3, channels, 4, 6).to(memory_format=layout)
+    scale, shift = torch.randn(3, channels), torch.randn(3, channels) if each else torch.randn(channels)
+    expected = x * scale[..., None, None] + (shift if each else shift.expand(3, -1))[..., None, None]
+    torch.testing.assert_close(scale_and_shift(x, scale, shift), expected)
+    half = [v.bfloat16().requires_grad_(True) for v in (x, scale, shift)]
+    found = scale_and_shift(*half)
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.04)
+    assert found.dtype == torch.bfloat16 and found.shape == x.shape
+    found.sum().backward()
+    torch.testing.assert_close(half[1].grad.float(), x.sum((2, 3)), rtol=0.02, atol=0.1)
+    torch.testing.assert_close(half[2].grad.float(), torch.full_like(shift, 24 if each else 72))
 
 
 def test_a_style_starts_at_one_and_a_layer_keeps_the_variance():

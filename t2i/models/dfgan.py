@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.models.base import Discriminator, Generator
+from t2i.models.layers import scale_and_shift
 from t2i.models.registry import Architecture, preset_rows, register
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextStatistics, make_pooler
@@ -42,7 +43,7 @@ class Affine(nn.Module):
             nn.init.constant_(branch[-1].bias, start)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # [B, C, h, w], [B, E]
-        return torch.addcmul(self.shift(condition)[..., None, None], x, self.scale(condition)[..., None, None])
+        return scale_and_shift(x, self.scale(condition), self.shift(condition))
 
 
 class Fuse(nn.Module):

@@ -1,4 +1,4 @@
-"""Layers that the style-based architectures share: equalised learning rate, filters, statistics over a minibatch."""
+"""Layers that architectures share: equalised learning rate, filters, statistics over a minibatch."""
 
 import math
 from itertools import pairwise
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from t2i.precision import at_least_fp32
 
 SQRT2 = math.sqrt(2)
+VECTOR = 32  # bf16 numbers that a CPU works on at once
 GROUP = 4  # pictures of a minibatch that minibatch standard deviation looks at together
 
 
@@ -48,17 +49,44 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(nn.Module):
-    """A convolution with equalised learning rate; [B, c_in, h, w] -> [B, c_out, h / stride, w / stride]."""
+    """A convolution with equalised learning rate; [B, c_in, h, w] -> [B, c_out, h / stride, w / stride].
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, gain: float = SQRT2, bias: bool = True):
+    factor: what the result is multiplied with, bias and all; here it costs nothing.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        gain: float = SQRT2,
+        bias: bool = True,
+        factor: float = 1.0,
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
-        self.scale = gain / math.sqrt(c_in * kernel * kernel)
+        self.scale, self.factor = factor * gain / math.sqrt(c_in * kernel * kernel), factor
         self.stride, self.padding = stride, (kernel - 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
+        bias = self.bias if self.bias is None or self.factor == 1 else self.bias * self.factor
+        return F.conv2d(x, self.weight * self.scale, bias, self.stride, self.padding)
+
+
+def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x [B, C, h, w] * scale [B, C] + shift [C] or [B, C], in x's number format."""
+    scale, shift = scale.to(x.dtype), shift.to(x.dtype).expand_as(scale)
+    channels, columns = x.shape[1], x.shape[3]
+    if x.dtype is not torch.bfloat16 or channels % VECTOR == 0:
+        return torch.addcmul(shift[..., None, None], x, scale[..., None, None])
+    # A broadcast over few channels, which lie innermost, is not vectorised (eight times as slow): repeat both along a
+    # row of pixels and take that as one long vector.
+    scale, shift = (v[:, None].expand(-1, columns, -1).flatten(1)[:, None] for v in (scale, shift))  # [B, 1, w C]
+    rows = x.permute(0, 2, 3, 1).flatten(2)  # [B, h, w C]
+    return torch.addcmul(shift, rows, scale).unflatten(2, (columns, channels)).permute(0, 3, 1, 2)
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:

@@ -35,6 +35,7 @@ from t2i.models.layers import (
     mapping_network,
     pixel_norm,
     resolutions_to,
+    scale_and_shift,
     width,
 )
 from t2i.models.layers import upsample as repeat_pixels
@@ -54,27 +55,28 @@ def upsample(x: Tensor) -> Tensor:
 class ModulatedConv2d(nn.Module):
     """A convolution whose input channels are scaled by a style, and whose output has variance 1 again (SG2, eq. 1, 3).
 
-    [B, c_in, h, w] and w [B, W] -> [B, c_out, h, w]. Scaling input and output, with one kernel for the batch, is the
-    same as a kernel for each picture, and faster than the grouped convolution which that takes.
+    [B, c_in, h, w], w [B, W] and a bias [c_out] -> [B, c_out, h, w]. Scaling input and output, with one kernel for the
+    batch, is the same as a kernel for each picture, and faster than the grouped convolution which that takes.
+    gain: what the result is multiplied with, bias and all. Not demodulated, as for RGB, the result is in at least fp32.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, w_dim: int, *, demodulate: bool = True):
+    def __init__(self, c_in: int, c_out: int, kernel: int, w_dim: int, *, demodulate: bool = True, gain: float = 1.0):
         super().__init__()
         self.style = EqualLinear(w_dim, c_in, gain=1.0, bias=1.0)
         self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
         self.scale = (c_in * kernel * kernel) ** -0.5
-        self.padding, self.demodulate = kernel // 2, demodulate
+        self.padding, self.demodulate, self.gain = kernel // 2, demodulate, gain
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
         style = at_least_fp32(self.style(w))  # [B, c_in]
         weight = self.weight * self.scale
         y = F.conv2d(x * style[..., None, None].to(x.dtype), weight, padding=self.padding)
         if not self.demodulate:
-            return y
+            return at_least_fp32(y) + bias[:, None, None]
         with torch.autocast(x.device.type, enabled=False):
             power = weight.square().sum((2, 3)).to(style.dtype)  # [c_out, c_in]
-            factor = torch.rsqrt(style.square() @ power.T + 1e-8)  # [B, c_out]
-        return y * factor[..., None, None].to(y.dtype)
+            factor = self.gain * torch.rsqrt(style.square() @ power.T + 1e-8)  # [B, c_out]
+        return scale_and_shift(y, factor, self.gain * bias)
 
 
 class StyledConv(nn.Module):
@@ -82,12 +84,11 @@ class StyledConv(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, w_dim: int):
         super().__init__()
-        self.conv = ModulatedConv2d(c_in, c_out, 3, w_dim)
+        self.conv = ModulatedConv2d(c_in, c_out, 3, w_dim, gain=SQRT2)  # as good before the ReLU as after it
         self.bias = nn.Parameter(torch.zeros(c_out))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = self.conv(x, w)
-        return leaky_relu(x + self.bias.to(x.dtype)[:, None, None]) * SQRT2
+        return leaky_relu(self.conv(x, w, self.bias))
 
 
 class ToRGB(nn.Module):
@@ -99,7 +100,7 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return at_least_fp32(self.conv(x, w)) + self.bias[:, None, None]
+        return self.conv(x, w, self.bias)
 
 
 class StyleGAN2Generator(Generator):
@@ -184,12 +185,12 @@ class ResidualBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
         self.conv1 = EqualConv2d(c_in, c_out, 4, stride=2)
-        self.conv2 = EqualConv2d(c_out, c_out, 3)
-        self.shortcut = EqualConv2d(c_in, c_out, 1, gain=1.0, bias=False)
+        self.conv2 = EqualConv2d(c_out, c_out, 3, factor=SQRT2**-1)  # as good before the ReLU as after it
+        self.shortcut = EqualConv2d(c_in, c_out, 1, gain=SQRT2**-1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = leaky_relu(self.conv2(leaky_relu(self.conv1(x))))
-        return (y + self.shortcut(downsample(x))) * SQRT2**-1
+        return y + self.shortcut(downsample(x))
 
 
 class StyleGAN2Discriminator(Discriminator):
