@@ -67,7 +67,7 @@ def compete(
         }  # fmt: skip
         with open(options.out, "a") as stream:
             stream.write(json.dumps(line) + "\n")
-        shown = "  ".join(f"{key} {value:.4f}" for key, value in report.values().items() if of_interest(key))
+        shown = "  ".join(f"{score} {value:.4f}" for score, value in report.values().items() if of_interest(score))
         print(f"{name}, seed {seed}, {line['minutes']:g} minutes, {outcome.images_seen:,} images: {shown}", flush=True)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_training import assert_same_bits, config, final_tensors, start, train
+from short_runs import assert_same_bits, config, final_tensors, start, train
 from torchvision.transforms.functional import gaussian_blur
 
 from t2i.losses.augment import blur

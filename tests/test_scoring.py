@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_training import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
+from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
 
 from t2i import TextToImagePipeline
 from t2i.data.prepare import PrepareOptions, prepare

@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
+from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
 
-from t2i.config import validate
 from t2i.errors import UserError
-from t2i.models import get_architecture, list_architectures
+from t2i.models import list_architectures
 from t2i.models.folder import load_tensors
 from t2i.text.pooler import TextBatch
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
@@ -19,42 +19,8 @@ from t2i.training.loop import train
 from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run, find_runs
-from t2i.training.setup import check_source
 from t2i.training.state import NotFinite, TrainingState
 from t2i.training.text import PreparedText
-
-CPU = torch.device("cpu")
-SMALL_ENCODER = {"vocabulary": 300, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
-
-
-def config(arch="dfgan", **changes):
-    """Six steps at 16 px, through every stage of growing where the architecture grows."""
-    architecture = get_architecture(arch)
-    stages = [{"resolution": 8, "share": 0.4}, {"resolution": 16, "share": 0.6}] if architecture.grows else []
-    settings = dict(
-        arch=arch, batch=8, kimg=0.048, log_kimg=0.008, snapshot_kimg=0.016, lr_g=1e-3,
-        growing=architecture.grows, stages=stages, model=architecture.smallest,
-    )  # fmt: skip
-    return validate({**architecture.defaults, **settings, **changes}).check()
-
-
-def start(settings, data, root, **how):
-    facts = {"name": data.name, "split": data.split, "resolution": data.resolution, "fingerprint": data.fingerprint}
-    run = Run.create(root, settings, facts, "cpu")
-    return run, train(settings, data, run, CPU, **how)
-
-
-def final_tensors(run):
-    folder = list_checkpoints(run.checkpoints)[-1]
-    return {file.name: load_tensors(file) for file in folder.glob("*.safetensors")}
-
-
-def assert_same_bits(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert first[name].keys() == second[name].keys()
-        for key in first[name]:
-            assert torch.equal(first[name][key], second[name][key]), f"{name}: {key}"
 
 
 @pytest.mark.parametrize("arch", list_architectures())
@@ -110,67 +76,6 @@ def test_accumulation_trains_the_same_weights(shared_fakes, shapes_data, tmp_pat
             for key, value in tensors.items():
                 # Adam divides by tiny second moments in its first steps, which blows rounding up
                 torch.testing.assert_close(final_tensors(pieces)[name][key], value, rtol=0, atol=5e-4)
-
-
-@pytest.mark.parametrize("arch", list_architectures())
-def test_pictures_kept_from_phase_to_phase_are_those_drawn_again(arch, shapes_data, tmp_path, monkeypatch):
-    """And the generator draws once a step: what sharing is for."""
-    drawn = []
-    draw = GANObjective._draw
-    monkeypatch.setattr(GANObjective, "_draw", lambda *given: drawn.append(1) or draw(*given))
-    settings = config(arch, kimg=0.016, snapshot_kimg=1.0, shared_fakes=True)
-    kept, _ = start(settings, shapes_data, tmp_path / "kept")
-    assert len(drawn) == 2  # of two steps
-    objective = GANObjective.__init__
-    again = {"shared_fakes": "redrawn"}
-    monkeypatch.setattr(GANObjective, "__init__", lambda *given, **named: objective(*given, **{**named, **again}))
-    redrawn, _ = start(settings, shapes_data, tmp_path / "redrawn")
-    assert_same_bits(final_tensors(kept), final_tensors(redrawn))
-    assert len(drawn) == 2 + 4
-
-
-def test_a_run_begins_with_the_networks_of_another(shapes_data, tmp_path):
-    """Grown there, at full size here: what the source has besides is left; after that it is a run like any other."""
-    source, _ = start(config("stylegan2"), shapes_data, tmp_path)
-    settings = config("stylegan2", growing=False, kimg=0.016, seed=1, begin_with=str(source.folder))
-    check_source(settings, shapes_data)
-    before = final_tensors(source)
-    run, _ = start(settings, shapes_data, tmp_path, stop=lambda: True)  # its first snapshot, before any step
-    after = final_tensors(run)
-    for name in ("generator", "discriminator", "ema"):
-        assert after[f"{name}.safetensors"], name
-        for key, value in after[f"{name}.safetensors"].items():
-            assert torch.equal(value, before[f"{name}.safetensors"][key]), f"{name}: {key}"
-    assert len(after["discriminator.safetensors"]) < len(before["discriminator.safetensors"])
-    assert not after["optimizer_g.safetensors"]
-    assert train(settings, shapes_data, run, CPU, resume=True).images_seen == 16
-    whole, _ = start(settings, shapes_data, tmp_path)
-    assert_same_bits(final_tensors(whole), final_tensors(run))
-    assert_same_bits(final_tensors(source), before)
-
-
-def test_a_run_begins_with_networks_that_fit_only(shapes_data, tmp_path):
-    source, _ = start(config("stylegan2", kimg=0.008), shapes_data, tmp_path)
-    begin = {"begin_with": str(source.folder), "kimg": 0.008}
-    for settings, words in [
-        (config("dfgan", **begin), "its arch is stylegan2, here it is dfgan"),
-        (config("stylegan2", conditioning="sentence", **begin), "its conditioning is attention, here it is sentence"),
-        (config("stylegan2", text_encoder="transformer", **begin), "the vocabulary of a trained one"),
-        (config("stylegan2", begin_with=str(tmp_path)), "no run here"),
-    ]:
-        with pytest.raises(UserError, match=words):
-            check_source(settings, shapes_data)
-    wider = config("stylegan2", model={**get_architecture("stylegan2").smallest, "fmap_base": 32}, **begin)
-    with pytest.raises(UserError, match="its fmap_base is 16, here it is 32"):
-        check_source(wider, shapes_data)
-    with pytest.raises(UserError, match="does not fit: convs"):
-        start(wider, shapes_data, tmp_path)
-    shapes_data.text["sha256"], there = "f" * 64, shapes_data.text["sha256"]
-    try:
-        with pytest.raises(UserError, match="another text encoder"):
-            check_source(config("stylegan2", **begin), shapes_data)
-    finally:
-        shapes_data.text["sha256"] = there
 
 
 def test_minutes_stop_a_run(shapes_data, tmp_path):

@@ -80,10 +80,10 @@ def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x [B, C, h, w] * scale [B, C] + shift [C] or [B, C], in x's number format."""
     scale, shift = scale.to(x.dtype), shift.to(x.dtype).expand_as(scale)
     channels, columns = x.shape[1], x.shape[3]
-    if x.dtype is not torch.bfloat16 or channels % VECTOR == 0:
+    if x.device.type != "cpu" or x.dtype is not torch.bfloat16 or channels % VECTOR == 0:
         return torch.addcmul(shift[..., None, None], x, scale[..., None, None])
-    # A broadcast over few channels, which lie innermost, is not vectorised (eight times as slow): repeat both along a
-    # row of pixels and take that as one long vector.
+    # A broadcast over few channels, which lie innermost, is not vectorised there: repeat both along a row of pixels and
+    # take that as one long vector.
     scale, shift = (v[:, None].expand(-1, columns, -1).flatten(1)[:, None] for v in (scale, shift))  # [B, 1, w C]
     rows = x.permute(0, 2, 3, 1).flatten(2)  # [B, h, w C]
     return torch.addcmul(shift, rows, scale).unflatten(2, (columns, channels)).permute(0, 3, 1, 2)

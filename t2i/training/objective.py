@@ -20,7 +20,6 @@ above; the generator takes its embeddings as they are.
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -106,8 +105,7 @@ class GANObjective:
     autocast_dtype: None for fp32, else the dtype of the generator's and of the penalty-free discriminator passes. A
     pass that a penalty is taken from runs in fp32.
     blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
-    shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop: "kept" from one to the
-    other with their graph, or "redrawn" from the same noise, for a batch in pieces.
+    shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
     al. 2020, appendix B).
     """
@@ -127,7 +125,7 @@ class GANObjective:
         contrast: ContrastiveHead | None = None,
         contrast_weight: float = 1.0,
         diversity_weight: float = 0.0,
-        shared_fakes: Literal["no", "kept", "redrawn"] = "no",
+        shared_fakes: bool = False,
     ):
         self.text_encoder, self.contrast, self.contrast_weight = text_encoder, contrast, contrast_weight
         self.generator, self.discriminator, self.diversity_weight = generator, discriminator, diversity_weight
@@ -147,20 +145,23 @@ class GANObjective:
         step: int,
         random: StepRandom,
         scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+        alone: bool = False,
     ) -> None:
         """Add the gradients of one micro-batch, which is `share` of the global batch; fp16 scales the loss up.
 
         With shares that sum to 1 the result is the gradient of the whole batch: every loss is a mean over pictures
         and no network mixes them (or mixes in groups of a fixed size).
+        alone: this process has no other micro-batch in this step. Shared fakes are then kept, with their graph, from the
+        D phase to the G phase; else they are drawn again from the same noise.
         """
         if phase.name == "D":
-            loss = self._discriminator_loss(batch, step, random)
+            loss = self._discriminator_loss(batch, step, random, keep=self.shared_fakes and alone)
         else:
             loss = self._generator_loss(batch, random)
         scale(loss * share).backward()
 
-    def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom) -> Tensor:
-        fakes = self._fakes_to_judge(batch, random)
+    def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom, keep: bool) -> Tensor:
+        fakes = self._fakes_to_judge(batch, random, keep)
         watch_collapse(self.statistics, batch.images, fakes)
 
         # Real pictures: one pass serves the matching caption, the wrong one, and a penalty on real pairs.
@@ -220,14 +221,17 @@ class GANObjective:
             losses = losses + self._contrastive("contrast_g", features, conditions, batch, random)
         return losses.mean()
 
-    def _fakes_to_judge(self, batch: Batch, random: StepRandom) -> Tensor:
-        """Generated pictures for the discriminator's phase, which no gradient goes through."""
-        kept = self.shared_fakes == "kept"
-        if kept:
+    def _fakes_to_judge(self, batch: Batch, random: StepRandom, keep: bool) -> Tensor:
+        """Generated pictures for the discriminator's phase, which no gradient goes through.
+
+        keep: for the generator's phase, which one does.
+        """
+        self._kept = None  # what a step that failed may have left
+        if keep:
             self.generator.requires_grad_(True)
-        with torch.set_grad_enabled(kept), self._autocast(batch.images):
-            fakes = self._draw(self._encode_plainly(batch.text), random, "D" if self.shared_fakes == "no" else "G")
-        if kept:
+        with torch.set_grad_enabled(keep), self._autocast(batch.images):
+            fakes = self._draw(self._encode_plainly(batch.text), random, "G" if self.shared_fakes else "D")
+        if keep:
             self.generator.requires_grad_(False)
             self._kept = fakes
         return fakes.detach()

@@ -106,7 +106,8 @@ class TrainingState:
         for start in range(0, len(batch), micro):
             numbers = random.take(slice(mine.start + start, mine.start + start + micro))
             rows = slice(start, start + micro)
-            self.objective.accumulate_gradients(phase, batch[rows], micro / total, step, numbers, scale)
+            share, alone = micro / total, pieces == 1
+            self.objective.accumulate_gradients(phase, batch[rows], share, step, numbers, scale, alone)
         ranks.sum_gradients(phase.module)
 
     def update(self, phase: Phase, images_seen: int) -> None:
@@ -161,7 +162,7 @@ def make_objective(
         contrast=contrast,
         contrast_weight=contrast_weight(config),
         diversity_weight=config.diversity,
-        shared_fakes="no" if not config.shared_fakes else "kept" if config.accumulate == 1 else "redrawn",
+        shared_fakes=config.shared_fakes,
     )
 
 
