@@ -151,8 +151,8 @@ class GANObjective:
 
         With shares that sum to 1 the result is the gradient of the whole batch: every loss is a mean over pictures
         and no network mixes them (or mixes in groups of a fixed size).
-        alone: this process has no other micro-batch in this step. Shared fakes are then kept, with their graph, from the
-        D phase to the G phase; else they are drawn again from the same noise.
+        alone: this process has no other micro-batch in this step. Shared fakes are then kept, with their graph, from
+        the D phase to the G phase; else they are drawn again from the same noise.
         """
         if phase.name == "D":
             loss = self._discriminator_loss(batch, step, random, keep=self.shared_fakes and alone)
