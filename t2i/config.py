@@ -61,7 +61,13 @@ class TrainConfig:
     contrastive: float | None = _setting(
         None, "Weight of the image-text contrastive term; left out, the preset's, or 1 with a trained text encoder."
     )
+    mirrors: bool = _setting(
+        False, "With a contrastive term: a mirrored picture is a wrong one for a caption that says left or above."
+    )
     diversity: float = _setting(0.0, "Weight of the diversity term: two noises of one caption, two pictures.")
+    likeness: float = _setting(
+        0.0, "Weight of the likeness term: a drawing's coarse colours are those of its caption's own picture."
+    )
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
     penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
@@ -146,7 +152,7 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
-        for name in ("penalty_weight", "contrastive", "diversity", "blur_kimg"):
+        for name in ("penalty_weight", "contrastive", "diversity", "likeness", "blur_kimg"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise UsageError(f"{called(name)} must not be negative, as {value} is")
         if not 0 <= self.seed < 2**63:

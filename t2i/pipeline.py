@@ -172,9 +172,19 @@ class TextToImagePipeline:
 
     @torch.inference_mode()
     def pool(self, text: TextBatch) -> Tensor:
-        """The generator's condition for each caption, [N, E] on the device; conditions can be mixed."""
-        pooled = [self.generator.pool(text[rows].to(self.device)) for rows in self._groups(len(text.mask))]
-        return torch.cat(pooled)[: len(text.mask)]
+        """The generator's condition for each caption, [N, E] on the device; conditions can be mixed.
+
+        Captions of one length are pooled together, without padding, whose amount would change the rounding.
+        """
+        lengths = text.mask.sum(1)  # padding stands behind
+        conditions = torch.empty(len(lengths), self.generator.pooler.out_width, device=self.device)
+        for length in lengths.unique().tolist():
+            alike = (lengths == length).nonzero()[:, 0]
+            for group in self._groups(len(alike)):
+                rows = alike[group]
+                part = TextBatch(text.tokens[rows, :length], text.mask[rows, :length])
+                conditions[rows] = self.generator.pool(part.to(self.device))
+        return conditions
 
     @torch.inference_mode()
     def draw(self, noise: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from t2i.losses.contrastive import MAX_SCALE, ContrastiveHead, contrastive_loss
+from t2i.text.pooler import TextBatch
 
 
 def log_odds(x):
@@ -48,22 +49,44 @@ def test_extreme_logits_have_finite_gradients(count):
     torch.testing.assert_close(loss, torch.full((count,), 1e4 * count))
 
 
+def captions(count, length=5, width=7):
+    mask = torch.ones(count, length, dtype=torch.bool)
+    mask[0, 3:] = False
+    return TextBatch(torch.randn(count, length, width), mask)
+
+
+def by_hand(head, regions, tokens):
+    """The logit of one picture [C, h, w] and one caption [L, W] without padding."""
+    places = nn.functional.normalize(head.image(regions.flatten(1).T) + head.place, dim=1)
+    words = nn.functional.normalize(head.text(tokens), dim=1)
+    best = (20 * places @ words.T).exp().sum(0).log() / 20  # of each word, over the regions
+    importance = head.importance(tokens)[:, 0].softmax(0)
+    return 10 * (importance * best).sum() - 4
+
+
 def test_the_head_is_the_formula_in_fp32_under_autocast():
-    head = ContrastiveHead(6, 5)
-    features, condition = torch.randn(3, 6, 4, 4), torch.randn(4, 5)
+    head = ContrastiveHead(6, 7)
+    nn.init.normal_(head.place)
+    regions, text = torch.randn(3, 6, 4, 4), captions(4)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = head(features, condition)
-    image = nn.functional.normalize(head.image(features.mean((2, 3))), dim=1)
-    text = nn.functional.normalize(head.text(condition), dim=1)
-    torch.testing.assert_close(logits, 10 * image @ text.T - 4)
-    torch.testing.assert_close(head(features.mean((2, 3)), condition), logits)
+        logits = head(regions, text)
+    for picture, row in zip(regions, logits):
+        for tokens, mask, logit in zip(text.tokens, text.mask, row):
+            torch.testing.assert_close(logit, by_hand(head, picture, tokens[mask]))
+    torch.testing.assert_close(head.pairs(regions, text[1:]), logits[:, 1:].diagonal())
+
+
+def test_padding_says_nothing():
+    head, regions, text = ContrastiveHead(6, 7), torch.randn(3, 6, 4, 4), captions(4)
+    other = TextBatch(text.tokens.masked_fill(~text.mask[..., None], 50.0), text.mask)
+    torch.testing.assert_close(head(regions, other), head(regions, text))
 
 
 def test_the_scale_is_learned_and_bounded():
-    head = ContrastiveHead(6, 5)
+    head = ContrastiveHead(6, 7)
     torch.testing.assert_close(head.scale, torch.tensor(10.0))
     head.log_scale.data.fill_(9.0)
     torch.testing.assert_close(head.scale, torch.tensor(MAX_SCALE))
     head.log_scale.data.fill_(1.0)
-    contrastive_loss(head(torch.randn(3, 6), torch.randn(3, 5))).mean().backward()
+    contrastive_loss(head(torch.randn(3, 6, 4, 4), captions(3))).mean().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())

@@ -47,7 +47,7 @@ def losses(arch: str) -> list[dict[str, float]]:
         text = TextBatch(random.normal("text", 5, WIDTH), torch.ones(BATCH, 5, dtype=torch.bool))
         images = random.uniform("images", 3, 16, 16) * 2 - 1
         wrong = one_each(text[torch.arange(BATCH).roll(1)])
-        batch = Batch(images, text, wrong, torch.ones(BATCH, 1), text, torch.arange(BATCH))
+        batch = Batch(images, text, wrong, torch.ones(BATCH, 1), text, torch.arange(BATCH), torch.zeros(BATCH))
         for phase in phases:
             generator.requires_grad_(phase.name == "G")
             discriminator.requires_grad_(phase.name == "D")

@@ -86,7 +86,7 @@ def test_a_block_is_the_transformer_layer_of_pytorch(encoder):
     x, mask = torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool)
     mask[0, 3:] = False
     expected = theirs(x, src_key_padding_mask=~mask)
-    torch.testing.assert_close(block(x, mask, [1.0, 1.0])[mask], expected[mask])
+    torch.testing.assert_close(block(x, mask[:, None, None, :])[mask], expected[mask])
 
 
 def test_padding_changes_nothing_whatever_is_written_there(tokenizer, encoder):
@@ -123,7 +123,7 @@ def encoder_scaled(encoder, ids):
     keep = 1 / (1 - encoder.dropout)
     x = keep * (encoder.embedding(ids.tokens) * 4 + sinusoids(ids.tokens.shape[1], 16))
     for block in encoder.blocks:
-        x = block(x, ids.mask, [keep, keep])
+        x = block(x, ids.mask[:, None, None, :], [keep, keep])
     return encoder.norm(x)
 
 
@@ -147,14 +147,13 @@ def test_attention_and_norms_are_computed_in_fp32_under_autocast(tokenizer, enco
 
 
 class Toy(nn.Module):
-    """Encoder, pooler and head, and made-up features of a picture: what a discriminator would see in it."""
+    """Encoder and head, and made-up features of a picture: what a discriminator would see in it."""
 
     def __init__(self, encoder, channels=32):
         super().__init__()
         torch.manual_seed(0)
         self.encoder = encoder
-        self.pooler = AttentionPooler(TextStatistics.identity(encoder.width))
-        self.head = ContrastiveHead(channels, self.pooler.out_width)
+        self.head = ContrastiveHead(channels, encoder.width)
         self.looks = {name: torch.randn(channels) for name in (*COLOURS, *SHAPES, *SIZES, *BACKGROUNDS)}
 
     def features(self, records):
@@ -168,7 +167,7 @@ class Toy(nn.Module):
         return looks + noise
 
     def logits(self, features, ids, numbers=None):
-        return self.head(features, self.pooler(self.encoder(ids, numbers)))
+        return self.head(features, self.encoder(ids, numbers))
 
     def loss(self, features, ids, numbers=None):
         return contrastive_loss(self.logits(features, ids, numbers))
@@ -207,7 +206,7 @@ def test_one_step_moves_every_weight_of_the_encoder_but_the_padding(tokenizer, e
 
 
 def test_the_encoder_learns_to_tell_captions_apart(tokenizer):
-    """Only the encoder is trained: neither the pooler nor the head can do its work for it."""
+    """Only the encoder is trained: the head cannot do its work for it."""
     torch.manual_seed(0)
     toy = Toy(TransformerEncoder(tokenizer.vocabulary_size, width=48, layers=2, heads=4, feed_forward=96))
     test_records = [ShapesSource(2000).record(index) for index in range(1000, 1256)]

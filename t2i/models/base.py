@@ -1,8 +1,20 @@
 """What every generator and discriminator has in common: text goes through its own pooler, then into the network."""
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from t2i.text.pooler import AttentionPooler, SentencePooler, TextBatch
+
+
+class Features(NamedTuple):
+    """What a discriminator sees in pictures.
+
+    summary: what it judges by, [B, C] or [B, C, h, w]. regions: [B, C', h, w], places of the picture.
+    """
+
+    summary: Tensor
+    regions: Tensor
 
 
 class Generator(nn.Module):
@@ -33,20 +45,23 @@ class Discriminator(nn.Module):
     """images [B, 3, R, R] and a TextBatch -> logits [B], or [B, heads] where it has several, in at least fp32.
 
     Its three steps are apart, so that one pass over the images serves several captions:
-    features: images -> [B, C, h, w] or [B, C]
-    pool: TextBatch -> condition [B, E]
+    features: images -> Features
+    read: TextBatch -> TextBatch of tokens as the pooler reads them; pool: TextBatch -> condition [B, E]
     logits: features and condition -> logits
     """
 
     pooler: AttentionPooler | SentencePooler
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Features:
         raise NotImplementedError
+
+    def read(self, text: TextBatch) -> TextBatch:
+        return self.pooler.read(text)
 
     def pool(self, text: TextBatch) -> Tensor:
         return self.pooler(text)
 
-    def logits(self, features: Tensor, condition: Tensor) -> Tensor:
+    def logits(self, features: Features, condition: Tensor) -> Tensor:
         raise NotImplementedError
 
     def forward(self, images: Tensor, text: TextBatch) -> Tensor:

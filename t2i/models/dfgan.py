@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i.models.base import Discriminator, Generator
+from t2i.models.base import Discriminator, Features, Generator
 from t2i.models.layers import scale_and_shift
 from t2i.models.registry import Architecture, preset_rows, register
 from t2i.precision import at_least_fp32
@@ -93,6 +93,7 @@ class DFGANGenerator(Generator):
         nf: int = 32,
         z_dim: int = 100,
         output: str = "linear",
+        text_layers: int = 0,
         gamma: float = 0.0,  # the discriminator's
     ):
         super().__init__()
@@ -100,7 +101,7 @@ class DFGANGenerator(Generator):
             raise ValueError(f"output is linear or tanh, not {output!r}")
         self.resolution, self.z_dim, self.output = resolution, z_dim, output
         widths = channels(resolution, nf)[::-1]
-        self.pooler = make_pooler(conditioning, statistics)
+        self.pooler = make_pooler(conditioning, statistics, text_layers)
         condition = z_dim + self.pooler.out_width
         self.stem = nn.Linear(z_dim, widths[0] * 4 * 4)
         self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths))
@@ -165,23 +166,24 @@ class DFGANDiscriminator(Discriminator):
         *,
         nf: int = 32,
         gamma: float = 0.0,
+        text_layers: int = 0,
         **_generator_only: object,
     ):
         super().__init__()
         widths = channels(resolution, nf)
-        self.pooler = make_pooler(conditioning, statistics)
+        self.pooler = make_pooler(conditioning, statistics, text_layers)
         self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(DiscriminatorBlock(c_in, c_out, gamma) for c_in, c_out in pairwise(widths))
         self.head = OneWayHead(widths[-1], self.pooler.out_width, 2 * nf)
 
-    def features(self, images: Tensor) -> Tensor:  # [B, 3, R, R] -> [B, 8 nf, 4, 4]
+    def features(self, images: Tensor) -> Features:  # [B, 3, R, R] -> [B, 8 nf, 4, 4], both
         x = self.from_rgb(images)
         for block in self.blocks:
             x = block(x)
-        return x
+        return Features(x, x)
 
-    def logits(self, features: Tensor, condition: Tensor) -> Tensor:
-        return self.head(features, condition)
+    def logits(self, features: Features, condition: Tensor) -> Tensor:
+        return self.head(features.summary, condition)
 
 
 # Two rows a resolution: as published, and what a CPU can train in minutes (docs/training.md has the comparison).
@@ -210,9 +212,9 @@ DFGAN = register(
         summary="DF-GAN (Tao et al. 2022): one stage, text fused into every generator block",
         build_generator=DFGANGenerator,
         build_discriminator=DFGANDiscriminator,
-        model_options={"nf": 32, "z_dim": 100, "output": "linear", "gamma": 0.0},
+        model_options={"nf": 32, "z_dim": 100, "output": "linear", "gamma": 0.0, "text_layers": 0},
         presets=_PRESETS,
         defaults={"loss": "hinge", "penalty": "ma-gp", "beta1": 0.0},
-        smallest={"nf": 4},
+        smallest={"nf": 4, "text_layers": 1},
     )
 )

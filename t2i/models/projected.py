@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i.models.base import Discriminator
+from t2i.models.base import Discriminator, Features
 from t2i.models.features import load_lite
 from t2i.models.layers import leaky_relu
 from t2i.precision import at_least_fp32
@@ -41,13 +41,14 @@ class ProjectedDiscriminator(Discriminator):
         statistics: TextStatistics,
         *,
         input_resolution: int = 128,
+        text_layers: int = 0,
         **_generator_only: object,
     ):
         super().__init__()
         if input_resolution < 32 * PATCHES or input_resolution % 32:
             raise ValueError(f"input_resolution is a multiple of 32 from {32 * PATCHES} on, not {input_resolution}")
         self.input_resolution = input_resolution
-        self.pooler = make_pooler(conditioning, statistics)
+        self.pooler = make_pooler(conditioning, statistics, text_layers)
         self.network = frozen(load_lite("lite0"))
         for number, (c_in, c_out) in enumerate(zip(TAPS, MIXED)):
             self.register_buffer(f"mix{number}", torch.randn(c_out, c_in, 1, 1) * c_in**-0.5)
@@ -58,8 +59,8 @@ class ProjectedDiscriminator(Discriminator):
         self.texts = nn.ModuleList(nn.Linear(self.pooler.out_width, HEAD) for _ in MIXED)
         self.alone = nn.ModuleList(SpectralConv2d(HEAD, 1, 1) for _ in MIXED)
 
-    def features(self, images: Tensor) -> Tensor:
-        """[B, 3, R, R] -> the heads' maps, one after the other: [B, 4 * 64, 4, 4]."""
+    def features(self, images: Tensor) -> Features:
+        """[B, 3, R, R] -> the heads' maps, one after the other: [B, 4 * 64, 4, 4], both."""
         side = self.input_resolution
         pixels = (F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False) + 1) * 127.5
         maps = self.network.maps(pixels)[1:]
@@ -70,12 +71,13 @@ class ProjectedDiscriminator(Discriminator):
                 coarse = F.interpolate(mixed[-1], size=x.shape[2:], mode="bilinear", align_corners=False)
                 x = (x + F.conv2d(coarse, getattr(self, f"down{number}"))) * 0.5**0.5
             mixed.append(x)
-        return torch.cat([head(x) for head, x in zip(self.heads, reversed(mixed))], dim=1)
+        found = torch.cat([head(x) for head, x in zip(self.heads, reversed(mixed))], dim=1)
+        return Features(found, found)
 
-    def logits(self, features: Tensor, condition: Tensor) -> Tensor:
+    def logits(self, features: Features, condition: Tensor) -> Tensor:
         """Of each head the mean over its patches of an unconditional logit and the projection on the text."""
         logits = []
-        for part, project, alone in zip(features.chunk(len(self.heads), dim=1), self.texts, self.alone):
+        for part, project, alone in zip(features.summary.chunk(len(self.heads), dim=1), self.texts, self.alone):
             text = at_least_fp32(project(condition))
             match = (at_least_fp32(part).mean((2, 3)) * text).sum(1) * HEAD**-0.5
             logits.append(at_least_fp32(alone(part)).mean((1, 2, 3)) + match)

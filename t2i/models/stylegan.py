@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from t2i.models.base import Discriminator, Generator
+from t2i.models.base import Discriminator, Features, Generator
 from t2i.models.growing import Growth, blend
 from t2i.models.layers import (
     GROUP,
@@ -120,12 +120,13 @@ class StyleGANGenerator(Generator):
         fmap_base: int = 8192,
         fmap_max: int = 512,
         shown_at: Iterable[int] = (),
+        text_layers: int = 0,
         growth: Sequence[float] | None = None,
     ):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
         self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics)
+        self.pooler = make_pooler(conditioning, statistics, text_layers)
         self.mapping = Mapping(z_dim, self.pooler.out_width, w_dim, mapping_layers)
         sides = resolutions_to(resolution)
         widths = {side: width(side, fmap_base, fmap_max) for side in sides}
@@ -227,12 +228,13 @@ class StyleGANDiscriminator(Discriminator):
         *,
         fmap_base: int = 8192,
         fmap_max: int = 512,
+        text_layers: int = 0,
         shown_at: Iterable[int] = (),
         **_generator_only: object,
     ):
         super().__init__()
         self.growth = Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics)
+        self.pooler = make_pooler(conditioning, statistics, text_layers)
         widths = {side: width(side, fmap_base, fmap_max) for side in resolutions_to(resolution)}
         shown = sorted({*shown_at, resolution})
         self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 1) for side in shown})
@@ -241,7 +243,7 @@ class StyleGANDiscriminator(Discriminator):
         )
         self.head = ProjectionHead(widths[4], self.pooler.out_width)
 
-    def features(self, images: Tensor) -> Tensor:  # [B, 3, r, r] -> [B, C]
+    def features(self, images: Tensor) -> Features:  # [B, 3, r, r] -> [B, C] and [B, C', 4, 4]
         side, alpha = self.growth
         x = self._from_rgb(images, side)
         if alpha < 1:
@@ -251,13 +253,13 @@ class StyleGANDiscriminator(Discriminator):
         while side > 4:
             x = self.blocks[str(side)](x)
             side //= 2
-        return self.head.features(x)
+        return Features(self.head.features(x), x)
 
     def _from_rgb(self, images: Tensor, side: int) -> Tensor:
         return leaky_relu(self.from_rgb[str(side)](images))
 
-    def logits(self, features: Tensor, condition: Tensor) -> Tensor:
-        return self.head.logits(features, condition)
+    def logits(self, features: Features, condition: Tensor) -> Tensor:
+        return self.head.logits(features.summary, condition)
 
 
 # Batches of the paper by resolution, and the learning rates that rise with it (the public code's).
@@ -309,13 +311,15 @@ STYLEGAN = register(
         summary="StyleGAN (Karras et al. 2019) from text: mapping network, AdaIN, progressive growing",
         build_generator=StyleGANGenerator,
         build_discriminator=StyleGANDiscriminator,
-        model_options={"z_dim": 512, "w_dim": 512, "mapping_layers": 8, "fmap_base": 8192, "fmap_max": 512},
+        model_options={
+            "z_dim": 512, "w_dim": 512, "mapping_layers": 8, "fmap_base": 8192, "fmap_max": 512, "text_layers": 0,
+        },
         presets=_PRESETS,
         defaults={
             "loss": "logistic", "penalty": "r1", "penalty_every": 16,
             "beta1": 0.0, "beta2": 0.99, "growing": True,
         },
-        smallest={"z_dim": 8, "w_dim": 16, "mapping_layers": 2, "fmap_base": 16, "fmap_max": 8},
+        smallest={"z_dim": 8, "w_dim": 16, "mapping_layers": 2, "fmap_base": 16, "fmap_max": 8, "text_layers": 1},
         grows=True,
         group=GROUP,
     )

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i.models.base import Discriminator, Generator
+from t2i.models.base import Discriminator, Features, Generator
 from t2i.models.growing import Growth, blend
 from t2i.models.layers import (
     GROUP,
@@ -120,13 +120,14 @@ class StyleGAN2Generator(Generator):
         mapping_layers: int = 2,
         fmap_base: int = 16384,
         fmap_max: int = 512,
+        text_layers: int = 0,
         growth: Sequence[float] | None = None,
         **_discriminator_only: object,
     ):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
         self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics)
+        self.pooler = make_pooler(conditioning, statistics, text_layers)
         self.text_layer = TextLayer(self.pooler.out_width, w_dim)
         self.text = EqualLinear(w_dim, w_dim, gain=1.0)
         self.mapping = mapping_network(z_dim, w_dim, mapping_layers)
@@ -208,12 +209,13 @@ class StyleGAN2Discriminator(Discriminator):
         fmap_base: int = 16384,
         fmap_max: int = 512,
         match_width: int = 512,
+        text_layers: int = 0,
         shown_at: Iterable[int] = (),
         **_generator_only: object,
     ):
         super().__init__()
         self.growth = Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics)
+        self.pooler = make_pooler(conditioning, statistics, text_layers)
         widths = {side: width(side, fmap_base, fmap_max) for side in reversed(resolutions_to(resolution))}
         shown = sorted({*shown_at, resolution}, reverse=True)
         self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 3) for side in shown})
@@ -222,7 +224,7 @@ class StyleGAN2Discriminator(Discriminator):
         )
         self.head = ProjectionHead(widths[4], self.pooler.out_width, match_width, text_width=match_width)
 
-    def features(self, images: Tensor) -> Tensor:  # [B, 3, r, r] -> [B, C]
+    def features(self, images: Tensor) -> Features:  # [B, 3, r, r] -> [B, C] and [B, C', 4, 4]
         side, alpha = self.growth
         x = self._from_rgb(images, side)
         if alpha < 1:  # a picture of half the size goes around the new block
@@ -231,13 +233,13 @@ class StyleGAN2Discriminator(Discriminator):
         while side > 4:
             x = self.blocks[str(side)](x)
             side //= 2
-        return self.head.features(x)
+        return Features(self.head.features(x), x)
 
     def _from_rgb(self, images: Tensor, side: int) -> Tensor:
         return leaky_relu(self.from_rgb[str(side)](images))
 
-    def logits(self, features: Tensor, condition: Tensor) -> Tensor:
-        return self.head.logits(features, condition)
+    def logits(self, features: Features, condition: Tensor) -> Tensor:
+        return self.head.logits(features.summary, condition)
 
 
 def build_discriminator(
@@ -298,11 +300,11 @@ STYLEGAN2 = register(
         build_discriminator=build_discriminator,
         model_options={
             "z_dim": 64, "w_dim": 512, "mapping_layers": 2, "fmap_base": 16384, "fmap_max": 512,
-            "match_width": 512, "discriminator": "scratch", "input_resolution": 128,
+            "match_width": 512, "discriminator": "scratch", "input_resolution": 128, "text_layers": 0,
         },
         presets=_PRESETS,
         defaults={"loss": "logistic", "penalty": "r1", "penalty_every": 16, "beta1": 0.0, "beta2": 0.99},
-        smallest={"z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "match_width": 16},
+        smallest={"z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "match_width": 16, "text_layers": 1},
         grows=True,
         group=GROUP,
     )

@@ -6,6 +6,9 @@ Two ways, chosen by `--conditioning`:
   own say, so colours and shapes that were never seen together can still be combined.
 - `sentence`: one fixed vector, the masked mean of the tokens (SentencePooler), as DF-GAN and StyleGAN-T have it.
 
+Before they are pooled, tokens can go through layers of attention among each other (`text_layers`; TokenReader), which
+say who is left of whom; these too are trained with their network.
+
 Both standardise with the data set's own statistics (TextStatistics). A sentence encoder's vectors are nearly
 parallel within one domain; without this the captions would hardly differ. The statistics are buffers: they belong
 to the model and are saved with it.
@@ -18,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.precision import at_least_fp32
+from t2i.text.attention import TokenReader
 
 CONDITIONINGS = ("attention", "sentence")
 
@@ -64,54 +68,72 @@ def sentence_vector(text: TextBatch) -> Tensor:
 class AttentionPooler(nn.Module):
     """K learned queries over the tokens; their K results, concatenated, are the condition.
 
-    Keys and values are linear maps of the standardised tokens, shared by the queries; the softmax runs over the
+    Keys and values are linear maps of the tokens as they are read, shared by the queries; the softmax runs over the
     tokens that are not padding.
 
-    forward: TextBatch -> [B, queries * query_width].
+    text_layers: of the TokenReader that reads them; 0: they are only standardised.
+    read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such tokens -> [B, queries * query_width].
     """
 
-    def __init__(self, statistics: TextStatistics, queries: int = 8, query_width: int = 48):
+    def __init__(self, statistics: TextStatistics, text_layers: int = 0, queries: int = 8, query_width: int = 48):
         super().__init__()
-        width = statistics.token_mean.numel()
+        tokens = statistics.token_mean.numel()
+        self.reader = TokenReader(tokens, text_layers) if text_layers else None
+        self.read_width = self.reader.width if self.reader else tokens
         self.out_width = queries * query_width
         self.query = nn.Parameter(torch.randn(queries, query_width))
-        self.key = nn.Linear(width, query_width)
-        self.value = nn.Linear(width, query_width)
+        self.key = nn.Linear(self.read_width, query_width)
+        self.value = nn.Linear(self.read_width, query_width)
         self.register_buffer("mean", statistics.token_mean.clone().float())
         self.register_buffer("std", statistics.token_std.clone().float())
 
-    def forward(self, text: TextBatch) -> Tensor:
+    def read(self, text: TextBatch) -> TextBatch:
         tokens = (text.tokens - self.mean) / self.std  # [B, L, T]
-        keys, values = self.key(tokens), self.value(tokens)  # [B, L, q]
+        return TextBatch(tokens if self.reader is None else self.reader(tokens, text.mask), text.mask)
+
+    def pool(self, read: TextBatch) -> Tensor:
+        keys, values = self.key(read.tokens), self.value(read.tokens)  # [B, L, q]
         # Scores and softmax in fp32: half-precision scores of close tokens would tie. A product and a sum, because
         # autocast would run a matrix product in half precision.
         keys = at_least_fp32(keys)[:, :, None, :]  # [B, L, 1, q]
         scores = (keys * self.query).sum(-1) * self.query.shape[1] ** -0.5  # [B, L, K]
-        scores = scores.masked_fill(~text.mask[..., None], float("-inf"))
+        scores = scores.masked_fill(~read.mask[..., None], float("-inf"))
         attention = scores.softmax(dim=1).to(values.dtype)
         return (attention.transpose(1, 2) @ values).flatten(1)  # [B, K, q] -> [B, K * q]
+
+    def forward(self, text: TextBatch) -> Tensor:
+        return self.pool(self.read(text))
 
 
 class SentencePooler(nn.Module):
     """The standardised sentence vector; nothing in it is trained.
 
-    forward: TextBatch -> [B, T].
+    read: TextBatch -> TextBatch of one token, that vector, [B, 1, T]. pool: that -> [B, T].
     """
 
     def __init__(self, statistics: TextStatistics):
         super().__init__()
-        self.out_width = statistics.token_mean.numel()
+        self.read_width = self.out_width = statistics.token_mean.numel()
         self.register_buffer("mean", statistics.sentence_mean.clone().float())
         self.register_buffer("std", statistics.sentence_std.clone().float())
 
+    def read(self, text: TextBatch) -> TextBatch:
+        vector = (sentence_vector(text) - self.mean) / self.std
+        return TextBatch(vector[:, None], text.mask[:, :1])
+
+    def pool(self, read: TextBatch) -> Tensor:
+        return read.tokens[:, 0]
+
     def forward(self, text: TextBatch) -> Tensor:
-        return (sentence_vector(text) - self.mean) / self.std
+        return self.pool(self.read(text))
 
 
-def make_pooler(conditioning: str, statistics: TextStatistics) -> AttentionPooler | SentencePooler:
-    """A new pooler of one of CONDITIONINGS."""
+def make_pooler(
+    conditioning: str, statistics: TextStatistics, text_layers: int = 0
+) -> AttentionPooler | SentencePooler:
+    """A new pooler of one of CONDITIONINGS. text_layers: of "attention"; the sentence vector has none."""
     if conditioning == "attention":
-        return AttentionPooler(statistics)
+        return AttentionPooler(statistics, text_layers)
     if conditioning == "sentence":
         return SentencePooler(statistics)
     raise ValueError(f"conditioning is one of {', '.join(CONDITIONINGS)}, not {conditioning!r}")

@@ -1,6 +1,6 @@
 """The text encoder that is trained with the GAN (`--text-encoder transformer`): ids in, token embeddings out.
 
-Read it top to bottom: attention, block, encoder; then its folder; then the encoder as a pipeline uses it.
+Read it top to bottom: encoder; then its folder; then the encoder as a pipeline uses it. Its blocks are in attention.py.
 
 It is the encoder half of Vaswani et al., "Attention Is All You Need", NIPS 2017, with three departures:
 - The norms come before each sub-layer and once at the end (pre-norm). With the norm after the sum, as published,
@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.errors import UserError
 from t2i.files import describe_os_error, first_line, make_folder, read_json, sweep, write_json
-from t2i.precision import at_least_fp32
 from t2i.tensors import hash_tensors, load_tensors, save_tensors
+from t2i.text.attention import Block, LayerNorm
 from t2i.text.pooler import TextBatch
 from t2i.text.tokenizer import MAX_TOKENS, PAD_ID, CaptionTokenizer
 
@@ -38,47 +37,6 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 SMALL: dict[str, Any] = {"width": 128, "layers": 2, "heads": 4, "feed_forward": 512}
 LARGEST = 2**20  # of any number in config.json; no encoder comes near it
-
-
-class LayerNorm(nn.LayerNorm):
-    """In fp32 at least, whatever the precision around it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(at_least_fp32(x), self.normalized_shape, self.weight, self.bias, self.eps)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention (sec. 3.2.2). Padding is no key; what comes out at padding means nothing."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        # No bias: that of the keys would cancel in the softmax, that of the values is a bias of `out`.
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # [B, L, W], [B, L]
-        qkv = at_least_fp32(self.qkv(x)).unflatten(2, (3, self.heads, -1))  # [B, L, 3, H, W / H]
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, W / H]
-        with torch.autocast(x.device.type, enabled=False):
-            x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
-        return self.out(x.transpose(1, 2).flatten(2))  # [B, H, L, W / H] -> [B, L, W]
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)); `keep` scales the channels of each sub-layer's result."""
-
-    def __init__(self, width: int, heads: int, feed_forward: int):
-        super().__init__()
-        self.norm1 = LayerNorm(width)
-        self.attention = SelfAttention(width, heads)
-        self.norm2 = LayerNorm(width)
-        self.expand = nn.Linear(width, feed_forward)
-        self.contract = nn.Linear(feed_forward, width)
-
-    def forward(self, x: Tensor, mask: Tensor, keep: Sequence[Tensor | float]) -> Tensor:
-        x = x + keep[0] * self.attention(self.norm1(x), mask)
-        return x + keep[1] * self.contract(F.gelu(self.expand(self.norm2(x))))
 
 
 class TransformerEncoder(nn.Module):
@@ -121,14 +79,8 @@ class TransformerEncoder(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Every layer keeps the variance of its input; what is added to the sum starts small (Radford et al. 2019)."""
         for block in self.blocks:
-            for linear in (block.attention.qkv, block.attention.out, block.expand, block.contract):
-                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-                if linear.bias is not None:
-                    nn.init.zeros_(linear.bias)
-            for linear in (block.attention.out, block.contract):
-                linear.weight.data.mul_((2 * len(self.blocks)) ** -0.5)
+            block.initialise(len(self.blocks))
         # Times sqrt(width) in forward (sec. 3.4): words start as far apart as positions, and learn faster than
         # weights of that size would at Adam's fixed step.
         nn.init.normal_(self.embedding.weight, std=self.width**-0.5)
@@ -146,7 +98,7 @@ class TransformerEncoder(nn.Module):
         x = self.embedding(tokens) * math.sqrt(self.width) + sinusoids(tokens.shape[1], self.width, tokens.device)
         x = keep[0] * x  # [B, L, W]
         for layer, block in enumerate(self.blocks):
-            x = block(x, mask, keep[1 + 2 * layer : 3 + 2 * layer])
+            x = block(x, mask[:, None, None, :], keep[1 + 2 * layer : 3 + 2 * layer])
         return TextBatch(self.norm(x), mask)
 
 

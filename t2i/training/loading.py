@@ -7,6 +7,7 @@ import torch
 
 from t2i.data.prepared import PreparedDataset
 from t2i.data.sampler import choice_at, run_of_pictures
+from t2i.data.sides import mirror_axis
 from t2i.losses.matching import mismatch
 from t2i.text.pooler import TextBatch
 from t2i.training.distributed import ALONE, Ranks
@@ -19,7 +20,7 @@ class BatchLoader:
     """Makes the batch that starts at `images_seen`; the next one is read in the background meanwhile.
 
     The global batch is a pure function of (data set, seed, images seen, size); a rank reads its rows of it.
-    mismatches: wrong captions for each picture.
+    mismatches: wrong captions for each picture. mirrors: say which pictures, mirrored, belie their captions.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class BatchLoader:
         device: torch.device | str,
         ranks: Ranks = ALONE,
         mismatches: int = 1,
+        mirrors: bool = False,
     ):
         self.dataset, self.text, self.seed, self.ranks = dataset, text, seed, ranks
-        self.mismatches = mismatches
+        self.mismatches, self.mirrors = mismatches, mirrors
         self.device = torch.device(device)
         self._order_seed = derive_seed(seed, "order")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -71,6 +73,7 @@ class BatchLoader:
             mismatched_weight=torch.from_numpy((wrong[rows] >= 0).astype(np.float32)),
             captions=texts,
             caption_ids=torch.from_numpy(captions),
+            mirror=torch.tensor([mirror_axis(data.caption(int(i))) if self.mirrors else 0 for i in captions[rows]]),
         )
 
 
@@ -92,4 +95,5 @@ def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
         batch.mismatched_weight.to(device),
         captions,
         batch.caption_ids.to(device),
+        batch.mirror,
     )

@@ -38,8 +38,8 @@ from t2i.training.text import PreparedText, TrainedText, make_text
 
 COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib",
-    "loss_g", "loss_d", "penalty", "contrast", "contrast_g", "logits_real", "logits_mismatch", "logits_fake",
-    "saturated", "diversity", "difference", "gradient_g", "gradient_d", "resolution", "alpha", *SCORES,
+    "loss_g", "loss_d", "penalty", "contrast", "contrast_g", "mirror", "logits_real", "logits_mismatch", "logits_fake",
+    "saturated", "diversity", "difference", "unlike", "gradient_g", "gradient_d", "resolution", "alpha", *SCORES,
 )  # fmt: skip
 ROLLBACKS = 3
 
@@ -93,7 +93,9 @@ def train(
         begin_with(state, Run(config.begin_with), ranks, say)
 
     seed = seed_after(config.seed, rollbacks)
-    open_loader = partial(BatchLoader, dataset, text, device=device, ranks=ranks, mismatches=config.mismatches)
+    open_loader = partial(
+        BatchLoader, dataset, text, device=device, ranks=ranks, mismatches=config.mismatches, mirrors=config.mirrors
+    )
     loader = open_loader(seed)
     preview = Preview(dataset, text, state.generator.z_dim, config.seed, device)
     watch = CollapseWatch()

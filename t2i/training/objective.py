@@ -25,10 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.data.sides import MIRRORS
 from t2i.losses.adversarial import AdversarialLoss
 from t2i.losses.augment import NUMBERS, augment, blur
 from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
 from t2i.losses.diversity import diversity
+from t2i.losses.likeness import coarse_difference
 from t2i.losses.penalties import Penalty
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch
@@ -46,6 +48,7 @@ class Batch:
     tensors [B, K, ...]. mismatched_weight: [B, K], 1, or 0 where the batch had no other caption.
     captions: those of the whole batch of N pictures, of which these may be a few. caption_ids: [N], equal where they
     are.
+    mirror: [B], on the CPU: the axis of [3, R, R] along which a picture mirrored belies its caption, or 0.
     With a text encoder that is trained, the texts hold token ids.
     """
 
@@ -55,6 +58,7 @@ class Batch:
     mismatched_weight: Tensor
     captions: TextBatch
     caption_ids: Tensor
+    mirror: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,6 +71,7 @@ class Batch:
             self.mismatched_weight[rows],
             self.captions,
             self.caption_ids,
+            self.mirror[rows],
         )
 
 
@@ -125,10 +130,12 @@ class GANObjective:
         contrast: ContrastiveHead | None = None,
         contrast_weight: float = 1.0,
         diversity_weight: float = 0.0,
+        likeness_weight: float = 0.0,
         shared_fakes: bool = False,
     ):
         self.text_encoder, self.contrast, self.contrast_weight = text_encoder, contrast, contrast_weight
-        self.generator, self.discriminator, self.diversity_weight = generator, discriminator, diversity_weight
+        self.generator, self.discriminator = generator, discriminator
+        self.diversity_weight, self.likeness_weight = diversity_weight, likeness_weight
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.augments, self.autocast_dtype = augments, autocast_dtype
@@ -172,7 +179,7 @@ class GANObjective:
             captions, text = self._texts(batch, random)
             wrong_text = self._encode(flat(batch.mismatched), random, "D mismatch", batch.mismatched_weight.shape[1])
         with contextlib.nullcontext() if on_reals else self._autocast(batch.images):
-            conditions, condition = self._pool(captions, text, random)
+            read, condition = self._read(captions, text, random)
             if on_reals:
                 images.requires_grad_(True)
                 if not condition.requires_grad:  # a pooler without weights
@@ -201,7 +208,8 @@ class GANObjective:
             self.statistics.add("penalty", penalty)
             losses = losses + self.penalty_every * penalty
         if self.contrast is not None:
-            losses = losses + self._contrastive("contrast", features, conditions, batch, random)
+            losses = losses + self._contrastive("contrast", features.regions, read, batch, random)
+            losses = losses + self._mirrored(images, read[random.rows], batch.mirror)
         return losses.mean()
 
     def _generator_loss(self, batch: Batch, random: StepRandom) -> Tensor:
@@ -211,14 +219,18 @@ class GANObjective:
             fakes = self._draw(text, random, "G") if self._kept is None else self._kept
             self._kept = None
             features = self.discriminator.features(self._augment(fakes, random, "G"))
-            conditions, condition = self._pool(captions, text, random)
+            read, condition = self._read(captions, text, random)
             fake = self.discriminator.logits(features, condition)
         losses = heads(self.loss.generator(fake))
         self.statistics.add("loss_g", losses)
+        if self.likeness_weight:
+            likeness = coarse_difference(fakes, batch.images)
+            self.statistics.add("unlike", likeness)
+            losses = losses + self.likeness_weight * likeness
         if self.diversity_weight:
             losses = losses - self._diversity(fakes, text, random)
         if self.contrast is not None:
-            losses = losses + self._contrastive("contrast_g", features, conditions, batch, random)
+            losses = losses + self._contrastive("contrast_g", features.regions, read, batch, random)
         return losses.mean()
 
     def _fakes_to_judge(self, batch: Batch, random: StepRandom, keep: bool) -> Tensor:
@@ -243,19 +255,32 @@ class GANObjective:
         captions = self._encode(batch.captions, random.take(slice(0, random.batch)), "D text")
         return captions, captions[random.rows]
 
-    def _pool(self, captions: TextBatch | None, text: TextBatch, random: StepRandom) -> tuple[Tensor | None, Tensor]:
-        """The discriminator's conditions of the whole batch, [N, E], and of the pictures' own captions, [B, E]."""
+    def _read(self, captions: TextBatch | None, text: TextBatch, random: StepRandom) -> tuple[TextBatch | None, Tensor]:
+        """The whole batch's captions as the discriminator reads them, and the conditions of its pictures, [B, E]."""
         if captions is None:
             return None, self.discriminator.pool(text)
-        conditions = self.discriminator.pool(captions)
-        return conditions, conditions[random.rows]
+        read = self.discriminator.read(captions)
+        return read, self.discriminator.pooler.pool(read[random.rows])
 
-    def _contrastive(self, name: str, features: Tensor, conditions: Tensor, batch: Batch, random: StepRandom) -> Tensor:
-        """The weighted contrastive term, [B]: do these pictures' features know their captions?"""
-        own = torch.arange(random.batch, device=features.device)[random.rows]
-        contrast = contrastive_loss(self.contrast(features, conditions), own, batch.caption_ids)
+    def _contrastive(self, name: str, regions: Tensor, read: TextBatch, batch: Batch, random: StepRandom) -> Tensor:
+        """The weighted contrastive term, [B]: do these pictures' regions know their captions?"""
+        own = torch.arange(random.batch, device=regions.device)[random.rows]
+        contrast = contrastive_loss(self.contrast(regions, read), own, batch.caption_ids)
         self.statistics.add(name, contrast)
         return self.contrast_weight * contrast
+
+    def _mirrored(self, images: Tensor, read: TextBatch, axes: Tensor) -> Tensor:
+        """The weighted term of mirrored pictures, [B]: their captions speak of sides, and are wrong."""
+        found = torch.zeros(len(images), dtype=at_least_fp32(images).dtype, device=images.device)
+        rows = torch.cat([(axes == axis).nonzero()[:, 0] for axis in MIRRORS])
+        if len(rows) == 0:
+            return found
+        mirrored = torch.cat([images.detach()[axes == axis].flip(axis) for axis in MIRRORS])
+        with self._autocast(images):
+            regions = self.discriminator.features(mirrored).regions
+        losses = F.softplus(self.contrast.pairs(regions, read[rows]))
+        self.statistics.add("mirror", losses)
+        return found.index_put((rows,), self.contrast_weight * losses)
 
     def _diversity(self, fakes: Tensor, text: TextBatch, random: StepRandom) -> Tensor:
         """The weighted diversity term, [B]: every REDRAWN-th picture of the whole batch stands for as many."""

@@ -136,10 +136,10 @@ def make_contrast(config: TrainConfig, discriminator: nn.Module, resolution: int
         return None
     with torch.no_grad():
         probe = next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution)
-        channels = discriminator.features(probe).shape[1]
+        _, channels, side, _ = discriminator.features(probe).regions.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "contrast"))
-        return ContrastiveHead(channels, discriminator.pooler.out_width)
+        return ContrastiveHead(channels, discriminator.pooler.read_width, side)
 
 
 def make_objective(
@@ -162,6 +162,7 @@ def make_objective(
         contrast=contrast,
         contrast_weight=contrast_weight(config),
         diversity_weight=config.diversity,
+        likeness_weight=config.likeness,
         shared_fakes=config.shared_fakes,
     )
 

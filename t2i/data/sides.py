@@ -1,0 +1,15 @@
+"""Captions that speak of sides: their picture mirrored is a wrong one, and the hardest to tell from the right one."""
+
+import re
+
+ACROSS, UP_AND_DOWN = 3, 2  # axes of pictures [B, 3, R, R]
+MIRRORS = (ACROSS, UP_AND_DOWN)
+_LEFT_RIGHT = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_ABOVE_BELOW = re.compile(r"\b(above|below|over|under|beneath|underneath|top|bottom)\b", re.IGNORECASE)
+
+
+def mirror_axis(caption: str) -> int:
+    """The axis along which a picture of this caption, mirrored, belies it; 0 where it speaks of no side (English)."""
+    if _LEFT_RIGHT.search(caption):
+        return ACROSS
+    return UP_AND_DOWN if _ABOVE_BELOW.search(caption) else 0

@@ -1,0 +1,107 @@
+"""Self-attention over the tokens of a caption, and the block of a Transformer that is built of it.
+
+Vaswani et al., "Attention Is All You Need", NIPS 2017, with the norms before each sub-layer (pre-norm; Xiong et al.
+2020) and GELU in place of ReLU.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2i.precision import at_least_fp32
+
+SLOPES = (1.0, 0.5, 0.25, 0.0)  # ALiBi's, of the heads that look one way
+
+
+class LayerNorm(nn.LayerNorm):
+    """In fp32 at least, whatever the precision around it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(at_least_fp32(x), self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (sec. 3.2.2). What comes out at padding means nothing."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        # No bias: that of the keys would cancel in the softmax, that of the values is a bias of `out`.
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        """x [B, L, W]; allowed [B, 1 or H, 1 or L, L]: True where a query may look, or what is added to a score."""
+        qkv = at_least_fp32(self.qkv(x)).unflatten(2, (3, self.heads, -1))  # [B, L, 3, H, W / H]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, W / H]
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        return self.out(x.transpose(1, 2).flatten(2))  # [B, H, L, W / H] -> [B, L, W]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)); `keep` scales the channels of each sub-layer's result."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int):
+        super().__init__()
+        self.norm1 = LayerNorm(width)
+        self.attention = SelfAttention(width, heads)
+        self.norm2 = LayerNorm(width)
+        self.expand = nn.Linear(width, feed_forward)
+        self.contract = nn.Linear(feed_forward, width)
+
+    def initialise(self, layers: int) -> None:
+        """Every layer keeps the variance of its input; what is added to the sum of `layers` blocks starts small.
+
+        Radford et al. 2019.
+        """
+        for linear in (self.attention.qkv, self.attention.out, self.expand, self.contract):
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+        for linear in (self.attention.out, self.contract):
+            linear.weight.data.mul_((2 * layers) ** -0.5)
+
+    def forward(self, x: Tensor, allowed: Tensor, keep: Sequence[Tensor | float] = (1.0, 1.0)) -> Tensor:
+        x = x + keep[0] * self.attention(self.norm1(x), allowed)
+        return x + keep[1] * self.contract(F.gelu(self.expand(self.norm2(x))))
+
+
+class TokenReader(nn.Module):
+    """Who does what to whom: blocks in which half of the heads look back and half ahead, near words before far ones.
+
+    A sentence encoder's last layer hardly says any more which of two like things is the left one. A head that sees only
+    what comes after its own word, and one that sees only what came before, make it a sum: "left of" ahead of a word
+    speaks for it, behind it against it. Distance lowers a score as in ALiBi (Press et al. 2022). docs/training.md has
+    what this was measured against.
+
+    forward: tokens [B, L, T] and mask [B, L] -> [B, L, width]; what stands at padding means nothing.
+    """
+
+    def __init__(self, tokens: int, layers: int, width: int = 128, heads: int = 8):
+        super().__init__()
+        self.width = width
+        self.enter = nn.Linear(tokens, width)
+        self.blocks = nn.ModuleList(Block(width, heads, 2 * width) for _ in range(layers))
+        for block in self.blocks:
+            block.initialise(layers)
+        slopes = torch.tensor(SLOPES).repeat(heads // 2 // len(SLOPES))
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        x = self.enter(tokens)
+        allowed = self.scores(mask)
+        for block in self.blocks:
+            x = block(x, allowed)
+        return x
+
+    def scores(self, mask: Tensor) -> Tensor:
+        """What is added to the scores, [B, H, L, L]: -inf where a head does not look. Each token sees itself."""
+        places = torch.arange(mask.shape[1], device=mask.device)
+        ahead = places - places[:, None]  # [L, L], of a key from its query
+        near = -self.slopes[:, None, None] * ahead.abs()  # [H / 2, L, L]
+        biases = torch.cat([near.masked_fill(ahead > 0, float("-inf")), near.masked_fill(ahead < 0, float("-inf"))])
+        hidden = ~mask[:, None, None, :] & (ahead != 0)  # [B, 1, L, L]
+        return biases.masked_fill(hidden, float("-inf"))

@@ -1,0 +1,75 @@
+"""Reading tokens among each other: which way a head looks, what padding may do, and what it is for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from t2i.text.attention import TokenReader
+from t2i.text.pooler import AttentionPooler, TextBatch, TextStatistics
+
+
+def reader(layers=1, tokens=12):
+    torch.manual_seed(0)
+    return TokenReader(tokens, layers)
+
+
+def test_half_of_the_heads_look_back_and_half_ahead_near_words_first():
+    scores = reader().scores(torch.ones(1, 4, dtype=torch.bool))[0]  # [H, L, L]
+    assert len(scores) == 8
+    ahead = torch.arange(4) - torch.arange(4)[:, None]
+    for head, slope in enumerate([1.0, 0.5, 0.25, 0.0] * 2):
+        seen = ahead <= 0 if head < 4 else ahead >= 0
+        assert torch.equal(scores[head].isfinite(), seen)
+        assert torch.equal(scores[head][seen], (-slope * ahead.abs())[seen])
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_padding_changes_nothing_and_gives_no_nan(layers):
+    read, tokens = reader(layers), torch.randn(3, 6, 12)
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2, [True] + [False] * 5])
+    found = read(tokens, mask)
+    assert found.isfinite().all()
+    for row, length in enumerate((6, 4, 1)):
+        alone = read(tokens[row : row + 1, :length], mask[row : row + 1, :length])
+        torch.testing.assert_close(found[row, :length], alone[0])
+
+
+def test_words_that_change_places_are_read_otherwise():
+    """Pooled from the tokens alone they are the same; read first they are not."""
+    torch.manual_seed(0)
+    statistics = TextStatistics.identity(12)
+    tokens, mask = torch.randn(1, 5, 12), torch.ones(1, 5, dtype=torch.bool)
+    turned = TextBatch(tokens[:, [4, 1, 2, 3, 0]], mask)
+    plain, reading = AttentionPooler(statistics), AttentionPooler(statistics, text_layers=1)
+    torch.testing.assert_close(plain(turned), plain(TextBatch(tokens, mask)))
+    assert not torch.allclose(reading(turned), reading(TextBatch(tokens, mask)), atol=1e-2)
+
+
+def test_who_is_left_of_whom_is_learned():
+    """Eight things, two a caption, and a word between them that says which one is left: read, then pooled.
+
+    The tokens of a word are the same wherever it stands, as if an encoder had forgotten the order.
+    """
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randn(10, 32, generator=generator)  # eight things, "left of", "right of"
+
+    def examples(count):
+        things = torch.stack([torch.randperm(8, generator=generator)[:2] for _ in range(count)])
+        way = torch.randint(0, 2, (count,), generator=generator)
+        text = words[torch.stack([things[:, 0], 8 + way, things[:, 1]], dim=1)]
+        left = torch.where(way == 0, things[:, 0], things[:, 1])
+        return TextBatch(text, torch.ones(count, 3, dtype=torch.bool)), left
+
+    torch.manual_seed(0)
+    pooler = AttentionPooler(TextStatistics.identity(32), text_layers=1)
+    network = nn.ModuleList([pooler, nn.Linear(pooler.out_width, 8)])
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    for _ in range(150):
+        text, left = examples(64)
+        loss = F.cross_entropy(network[1](pooler(text)), left)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    text, left = examples(500)
+    assert (network[1](pooler(text)).argmax(1) == left).float().mean() > 0.95

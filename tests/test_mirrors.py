@@ -1,0 +1,80 @@
+"""Captions that speak of sides, and the pictures that belie them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_models import build, make_batch, make_objective
+
+from t2i.data.sides import mirror_axis
+from t2i.losses.contrastive import ContrastiveHead
+from t2i.models import get_architecture
+from t2i.training.loading import BatchLoader
+from t2i.training.text import PreparedText
+
+
+@pytest.mark.parametrize(
+    "caption, axis",
+    [
+        ("a red circle to the Left of a box", 3),
+        ("right of a star is a ring", 3),
+        ("a dog under the table, left of a cat", 3),
+        ("a ring at the top and a star at the bottom", 2),
+        ("a bird over the sea", 2),
+        ("a bright, leftover overcoat", 0),
+        ("", 0),
+    ],
+)
+def test_the_axis_along_which_a_caption_is_belied(caption, axis):
+    assert mirror_axis(caption) == axis
+
+
+def test_mirrored_pictures_are_judged_with_their_own_captions():
+    architecture = get_architecture("stylegan2")
+    generator, discriminator = build(architecture)
+    objective = make_objective(architecture, generator, discriminator)
+    _, channels, side, _ = discriminator.features(torch.zeros(1, 3, 32, 32)).regions.shape
+    objective.contrast = ContrastiveHead(channels, discriminator.pooler.read_width, side)
+    objective.contrast_weight = 2.0
+    batch = make_batch(4)
+    read, axes = discriminator.read(batch.text), torch.tensor([0, 3, 2, 3])
+    found = objective._mirrored(batch.images, read, axes)
+    assert found[0] == 0
+    for row, axis in ((1, 3), (2, 2), (3, 3)):
+        regions = discriminator.features(batch.images[row : row + 1].flip(axis)).regions
+        expected = 2.0 * F.softplus(objective.contrast(regions, read)[0, row])
+        torch.testing.assert_close(found[row], expected)
+    assert (objective._mirrored(batch.images, read, torch.zeros(4)) == 0).all()
+
+
+def test_batches_say_which_pictures_only_where_asked(shapes_data):
+    text = PreparedText(shapes_data)
+    for asked in (False, True):
+        loader = BatchLoader(shapes_data, text, 0, "cpu", mirrors=asked)
+        batch = loader.load(0, 32)
+        loader.close()
+        captions = [shapes_data.caption(int(number)) for number in batch.caption_ids]
+        expected = [mirror_axis(caption) if asked else 0 for caption in captions]
+        assert batch.mirror.tolist() == expected
+        assert any(expected) == asked
+        assert batch[4:8].mirror.tolist() == expected[4:8]
+
+
+def test_pieces_of_a_batch_have_its_gradients():
+    architecture = get_architecture("dfgan")
+    generator, discriminator = (network.double() for network in build(architecture))
+    objective = make_objective(architecture, generator, discriminator)
+    objective.contrast = ContrastiveHead(32, discriminator.pooler.read_width).double()
+    axes = torch.tensor([3, 0, 2, 2, 0, 3, 3, 0])
+    images = make_batch(8).images.double()
+    text = make_batch(8).text
+    found = {}
+    for size in (8, 2):
+        discriminator.zero_grad()
+        for start in range(0, 8, size):
+            rows = slice(start, start + size)
+            read = discriminator.read(text.to("cpu", torch.float64))[rows]
+            (objective._mirrored(images[rows], read, axes[rows]).mean() * size / 8).backward()
+        found[size] = {n: p.grad.clone() for n, p in discriminator.named_parameters() if p.grad is not None}
+    assert found[8].keys() == found[2].keys()
+    for name, gradient in found[8].items():
+        torch.testing.assert_close(found[2][name], gradient, msg=name)
