@@ -35,7 +35,7 @@ class Steps:
         self.settings, self.device = settings, device
         text = make_text(settings, data, Path(tempfile.mkdtemp()), write=False)
         self.state = TrainingState(settings, data.resolution, text, device)
-        self.loader = BatchLoader(data, text, settings.seed, device, ALONE, settings.mismatches, settings.mirrors)
+        self.loader = BatchLoader(data, text, settings.seed, device, ALONE, settings.mismatches, settings.places)
         schedule = Schedule(settings, data.resolution)
         self.span = schedule.spans[-1]
         self.images_seen = self.span.faded

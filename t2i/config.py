@@ -61,8 +61,9 @@ class TrainConfig:
     contrastive: float | None = _setting(
         None, "Weight of the image-text contrastive term; left out, the preset's, or 1 with a trained text encoder."
     )
-    mirrors: bool = _setting(
-        False, "With a contrastive term: a mirrored picture is a wrong one for a caption that says left or above."
+    places: bool = _setting(
+        False,
+        "The contrastive term also word by word, each at its best place; mirrored, a picture belies left and right.",
     )
     diversity: float = _setting(0.0, "Weight of the diversity term: two noises of one caption, two pictures.")
     likeness: float = _setting(

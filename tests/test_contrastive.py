@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2i.losses.contrastive import MAX_SCALE, ContrastiveHead, contrastive_loss
+from t2i.losses.contrastive import MAX_SCALE, ContrastiveHead, PlacesHead, contrastive_loss
 from t2i.text.pooler import TextBatch
 
 
@@ -65,7 +65,18 @@ def by_hand(head, regions, tokens):
 
 
 def test_the_head_is_the_formula_in_fp32_under_autocast():
-    head = ContrastiveHead(6, 7)
+    head = ContrastiveHead(6, 5)
+    features, condition = torch.randn(3, 6, 4, 4), torch.randn(4, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head(features, condition)
+    image = nn.functional.normalize(head.image(features.mean((2, 3))), dim=1)
+    text = nn.functional.normalize(head.text(condition), dim=1)
+    torch.testing.assert_close(logits, 10 * image @ text.T - 4)
+    torch.testing.assert_close(head(features.mean((2, 3)), condition), logits)
+
+
+def test_words_and_places_are_the_formula_in_fp32_under_autocast():
+    head = PlacesHead(6, 7)
     nn.init.normal_(head.place)
     regions, text = torch.randn(3, 6, 4, 4), captions(4)
     with torch.autocast("cpu", torch.bfloat16):
@@ -77,16 +88,16 @@ def test_the_head_is_the_formula_in_fp32_under_autocast():
 
 
 def test_padding_says_nothing():
-    head, regions, text = ContrastiveHead(6, 7), torch.randn(3, 6, 4, 4), captions(4)
+    head, regions, text = PlacesHead(6, 7), torch.randn(3, 6, 4, 4), captions(4)
     other = TextBatch(text.tokens.masked_fill(~text.mask[..., None], 50.0), text.mask)
     torch.testing.assert_close(head(regions, other), head(regions, text))
 
 
 def test_the_scale_is_learned_and_bounded():
-    head = ContrastiveHead(6, 7)
-    torch.testing.assert_close(head.scale, torch.tensor(10.0))
-    head.log_scale.data.fill_(9.0)
-    torch.testing.assert_close(head.scale, torch.tensor(MAX_SCALE))
-    head.log_scale.data.fill_(1.0)
-    contrastive_loss(head(torch.randn(3, 6, 4, 4), captions(3))).mean().backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())
+    for head, text in ((ContrastiveHead(6, 5), torch.randn(3, 5)), (PlacesHead(6, 7), captions(3))):
+        torch.testing.assert_close(head.scale, torch.tensor(10.0))
+        head.log_scale.data.fill_(9.0)
+        torch.testing.assert_close(head.scale, torch.tensor(MAX_SCALE))
+        head.log_scale.data.fill_(1.0)
+        contrastive_loss(head(torch.randn(3, 6, 4, 4), text)).mean().backward()
+        assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from test_models import build, make_batch, make_objective
 
 from t2i.data.sides import mirror_axis
-from t2i.losses.contrastive import ContrastiveHead
+from t2i.losses.contrastive import PlacesHead
 from t2i.models import get_architecture
 from t2i.training.loading import BatchLoader
 from t2i.training.text import PreparedText
@@ -33,7 +33,7 @@ def test_mirrored_pictures_are_judged_with_their_own_captions():
     generator, discriminator = build(architecture)
     objective = make_objective(architecture, generator, discriminator)
     _, channels, side, _ = discriminator.features(torch.zeros(1, 3, 32, 32)).regions.shape
-    objective.contrast = ContrastiveHead(channels, discriminator.pooler.read_width, side)
+    objective.places = PlacesHead(channels, discriminator.pooler.read_width, side)
     objective.contrast_weight = 2.0
     batch = make_batch(4)
     read, axes = discriminator.read(batch.text), torch.tensor([0, 3, 2, 3])
@@ -41,7 +41,7 @@ def test_mirrored_pictures_are_judged_with_their_own_captions():
     assert found[0] == 0
     for row, axis in ((1, 3), (2, 2), (3, 3)):
         regions = discriminator.features(batch.images[row : row + 1].flip(axis)).regions
-        expected = 2.0 * F.softplus(objective.contrast(regions, read)[0, row])
+        expected = 2.0 * F.softplus(objective.places(regions, read)[0, row])
         torch.testing.assert_close(found[row], expected)
     assert (objective._mirrored(batch.images, read, torch.zeros(4)) == 0).all()
 
@@ -63,7 +63,7 @@ def test_pieces_of_a_batch_have_its_gradients():
     architecture = get_architecture("dfgan")
     generator, discriminator = (network.double() for network in build(architecture))
     objective = make_objective(architecture, generator, discriminator)
-    objective.contrast = ContrastiveHead(32, discriminator.pooler.read_width).double()
+    objective.places = PlacesHead(32, discriminator.pooler.read_width).double()
     axes = torch.tensor([3, 0, 2, 2, 0, 3, 3, 0])
     images = make_batch(8).images.double()
     text = make_batch(8).text

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2i.losses.adversarial import LOSSES
-from t2i.losses.contrastive import ContrastiveHead
+from t2i.losses.contrastive import ContrastiveHead, PlacesHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture, list_architectures
 from t2i.models.folder import ModelDescription, load_model, save_model
@@ -54,11 +54,13 @@ def make_batch(count, resolution=32):
 def gradients(architecture, accumulate, phase_name, dtype=torch.float64, term=None):
     generator, discriminator = (wake(network).to(dtype) for network in build(architecture))
     objective = make_objective(architecture, generator, discriminator)
-    if term == "contrastive":
+    if term in ("contrastive", "places"):
         with torch.random.fork_rng():
             torch.manual_seed(2)
-            channels = discriminator.features(torch.zeros(1, 3, 32, 32, dtype=dtype)).regions.shape[1]
-            objective.contrast = ContrastiveHead(channels, discriminator.pooler.read_width).to(dtype)
+            found = discriminator.features(torch.zeros(1, 3, 32, 32, dtype=dtype))
+            objective.contrast = ContrastiveHead(found.summary.shape[1], discriminator.pooler.out_width).to(dtype)
+            if term == "places":
+                objective.places = PlacesHead(found.regions.shape[1], discriminator.pooler.read_width).to(dtype)
     if term == "diversity":
         objective.diversity_weight = 4.0
     batch, random = make_batch(8), StepRandom(0, 0, 8)
@@ -121,7 +123,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(architecture, phase)
         torch.testing.assert_close(pieces[name], whole[name], rtol=1e-9, atol=1e-12, msg=name)
 
 
-@pytest.mark.parametrize("term, phase", [("contrastive", "D"), ("contrastive", "G"), ("diversity", "G")])
+@pytest.mark.parametrize(
+    "term, phase", [("contrastive", "D"), ("contrastive", "G"), ("places", "D"), ("places", "G"), ("diversity", "G")]
+)
 def test_a_further_term_trains_its_networks_and_is_exact_in_pieces(architecture, term, phase, monkeypatch):
     monkeypatch.setattr("t2i.losses.diversity.LIMIT", 100.0)  # untrained pictures may differ by more than the real one
     count = 4 if architecture.group == 1 else 8 // architecture.group

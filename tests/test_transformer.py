@@ -147,13 +147,14 @@ def test_attention_and_norms_are_computed_in_fp32_under_autocast(tokenizer, enco
 
 
 class Toy(nn.Module):
-    """Encoder and head, and made-up features of a picture: what a discriminator would see in it."""
+    """Encoder, pooler and head, and made-up features of a picture: what a discriminator would see in it."""
 
     def __init__(self, encoder, channels=32):
         super().__init__()
         torch.manual_seed(0)
         self.encoder = encoder
-        self.head = ContrastiveHead(channels, encoder.width)
+        self.pooler = AttentionPooler(TextStatistics.identity(encoder.width))
+        self.head = ContrastiveHead(channels, self.pooler.out_width)
         self.looks = {name: torch.randn(channels) for name in (*COLOURS, *SHAPES, *SIZES, *BACKGROUNDS)}
 
     def features(self, records):
@@ -167,7 +168,7 @@ class Toy(nn.Module):
         return looks + noise
 
     def logits(self, features, ids, numbers=None):
-        return self.head(features, self.encoder(ids, numbers))
+        return self.head(features, self.pooler(self.encoder(ids, numbers)))
 
     def loss(self, features, ids, numbers=None):
         return contrastive_loss(self.logits(features, ids, numbers))
@@ -206,7 +207,7 @@ def test_one_step_moves_every_weight_of_the_encoder_but_the_padding(tokenizer, e
 
 
 def test_the_encoder_learns_to_tell_captions_apart(tokenizer):
-    """Only the encoder is trained: the head cannot do its work for it."""
+    """Only the encoder is trained: neither the pooler nor the head can do its work for it."""
     torch.manual_seed(0)
     toy = Toy(TransformerEncoder(tokenizer.vocabulary_size, width=48, layers=2, heads=4, feed_forward=96))
     test_records = [ShapesSource(2000).record(index) for index in range(1000, 1256)]

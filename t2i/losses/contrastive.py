@@ -1,10 +1,11 @@
-"""The term that ties words to pictures beside the adversarial one: does a picture know its caption among the batch's?
+"""The terms that tie words to pictures beside the adversarial one: does a picture know its caption among the batch's?
 
-The adversarial loss alone says little about which word meant what. Here words look for their place in the picture, as
-in DAMSM (AttnGAN, Xu et al. 2018) and FILIP (Yao et al. 2022, sec. 3.1), for both networks as in XMC-GAN (Zhang et al.
-2021, sec. 4); the form of the loss is SigLIP's (Zhai et al. 2023, sec. 3.2): each pair of a picture and a caption is a
-question of its own, answered by a sigmoid. No softmax runs over captions or pictures, so that a piece of a batch, which
-knows the captions of all but only its own pictures, adds its share of the whole.
+The adversarial loss alone says little about which word meant what. The idea is DAMSM's (AttnGAN, Xu et al. 2018), for
+both networks as in XMC-GAN (Zhang et al. 2021, sec. 4); the form is SigLIP's (Zhai et al. 2023, sec. 3.2): each pair of
+a picture and a caption is a question of its own, answered by a sigmoid. No softmax runs over captions or pictures, so
+that a piece of a batch, which knows the captions of all but only its own pictures, adds its share of the whole.
+
+ContrastiveHead compares pictures and captions as wholes, PlacesHead each word with each place of the picture.
 """
 
 import math
@@ -17,44 +18,75 @@ from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch
 
 MAX_SCALE = 100.0  # CLIP, sec. 2.5: beyond it training is unstable
-SHARPNESS = 20.0  # of the soft maximum over regions: the best counts, and those nearly as good learn too
+SHARPNESS = 20.0  # of the soft maximum over places: the best counts, and those nearly as good learn too
 
 
-class ContrastiveHead(nn.Module):
-    """Regions and words as unit vectors of one space; each word counts by its best region, a caption by its words.
+class Similarity(nn.Module):
+    """From the similarity of a picture and a caption, in [-1, 1], to the logit that they belong together."""
 
-    channels: of the regions, [B, channels, side, side]. tokens: width of the words as the discriminator reads them.
-    forward: regions and a TextBatch of N captions -> logits [B, N], at least float32.
-    """
-
-    def __init__(self, channels: int, tokens: int, side: int = 4, width: int = 64):
+    def __init__(self) -> None:
         super().__init__()
-        self.image = nn.Linear(channels, width)
-        self.place = nn.Parameter(torch.zeros(side * side, width))  # words such as "left" speak of the region itself
-        self.text = nn.Linear(tokens, width)
-        self.importance = nn.Linear(tokens, 1, bias=False)  # one would cancel in the softmax
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))  # SigLIP, algorithm 1
         # One pair in a batch belongs together: without this the first steps would only learn to say no.
         self.bias = nn.Parameter(torch.tensor(-4.0))
 
     @property
     def scale(self) -> Tensor:
-        """What the products are multiplied with, at most MAX_SCALE."""
+        """What the similarity is multiplied with, at most MAX_SCALE."""
         return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
+
+    def verdict(self, similarity: Tensor) -> Tensor:
+        return similarity * self.scale + self.bias
+
+
+class ContrastiveHead(Similarity):
+    """Projects both sides to unit vectors of one space; their products, scaled and shifted, are the logits of pairs.
+
+    forward: features [B, C, h, w] or [B, C], and conditions [N, E] -> logits [B, N], at least float32.
+    """
+
+    def __init__(self, channels: int, condition: int, width: int = 128):
+        super().__init__()
+        self.image = nn.Linear(channels, width)
+        self.text = nn.Linear(condition, width)
+
+    def forward(self, features: Tensor, conditions: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            features = at_least_fp32(features)
+            image = self.image(features.flatten(2).mean(2) if features.ndim > 2 else features)
+            text = self.text(at_least_fp32(conditions))
+            return self.verdict(F.normalize(image, dim=1) @ F.normalize(text, dim=1).T)
+
+
+class PlacesHead(Similarity):
+    """Words look for their place: each counts by the place that suits it best, a caption by its words.
+
+    FILIP's late interaction (Yao et al. 2022, sec. 3.1), with a weight for each word.
+
+    channels: of regions [B, channels, side, side]. tokens: width of the words as the discriminator reads them.
+    forward: regions and a TextBatch of N captions -> logits [B, N], at least float32.
+    """
+
+    def __init__(self, channels: int, tokens: int, side: int = 4, width: int = 64):
+        super().__init__()
+        self.image = nn.Linear(channels, width)
+        self.place = nn.Parameter(torch.zeros(side * side, width))  # words such as "left" speak of the place itself
+        self.text = nn.Linear(tokens, width)
+        self.importance = nn.Linear(tokens, 1, bias=False)  # a bias would cancel in the softmax
 
     def forward(self, regions: Tensor, text: TextBatch) -> Tensor:
         with torch.autocast(regions.device.type, enabled=False):
             places, words, importance = self._places(regions), *self._words(text)
             alike = (places.flatten(0, 1) @ words.flatten(0, 1).T).unflatten(0, places.shape[:2])  # [B, P, N L]
             best = soft_maximum(alike).unflatten(1, importance.shape)  # [B, N, L]
-            return (best * importance).sum(2) * self.scale + self.bias
+            return self.verdict((best * importance).sum(2))
 
     def pairs(self, regions: Tensor, text: TextBatch) -> Tensor:
         """Of B pictures and as many captions, each with its own: logits [B]."""
         with torch.autocast(regions.device.type, enabled=False):
             places, words, importance = self._places(regions), *self._words(text)
             best = soft_maximum(places @ words.transpose(1, 2))  # [B, L]
-            return (best * importance).sum(1) * self.scale + self.bias
+            return self.verdict((best * importance).sum(1))
 
     def _places(self, regions: Tensor) -> Tensor:  # [B, C, h, w] -> [B, P, width]
         return F.normalize(self.image(at_least_fp32(regions).flatten(2).transpose(1, 2)) + self.place, dim=2)

@@ -22,6 +22,7 @@ from t2i.models.base import Discriminator, Features, Generator
 from t2i.models.growing import Growth, blend
 from t2i.models.layers import (
     GROUP,
+    TEXT_LR,
     Blur,
     EqualConv2d,
     EqualLinear,
@@ -126,7 +127,7 @@ class StyleGANGenerator(Generator):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
         self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, TEXT_LR)
         self.mapping = Mapping(z_dim, self.pooler.out_width, w_dim, mapping_layers)
         sides = resolutions_to(resolution)
         widths = {side: width(side, fmap_base, fmap_max) for side in sides}
@@ -234,7 +235,7 @@ class StyleGANDiscriminator(Discriminator):
     ):
         super().__init__()
         self.growth = Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, TEXT_LR)
         widths = {side: width(side, fmap_base, fmap_max) for side in resolutions_to(resolution)}
         shown = sorted({*shown_at, resolution})
         self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 1) for side in shown})

@@ -26,6 +26,7 @@ from t2i.models.growing import Growth, blend
 from t2i.models.layers import (
     GROUP,
     SQRT2,
+    TEXT_LR,
     EqualConv2d,
     EqualLinear,
     ProjectionHead,
@@ -120,6 +121,7 @@ class StyleGAN2Generator(Generator):
         mapping_layers: int = 2,
         fmap_base: int = 16384,
         fmap_max: int = 512,
+        layout: bool = False,
         text_layers: int = 0,
         growth: Sequence[float] | None = None,
         **_discriminator_only: object,
@@ -127,7 +129,7 @@ class StyleGAN2Generator(Generator):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
         self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, TEXT_LR)
         self.text_layer = TextLayer(self.pooler.out_width, w_dim)
         self.text = EqualLinear(w_dim, w_dim, gain=1.0)
         self.mapping = mapping_network(z_dim, w_dim, mapping_layers)
@@ -135,6 +137,7 @@ class StyleGAN2Generator(Generator):
         channels = [width(side, fmap_base, fmap_max) for side in sides]
         both = 2 * w_dim
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        self.layout = EqualLinear(both, channels[0] * 4 * 4, gain=1.0) if layout else None
         self.first = StyledConv(channels[0], channels[0], both)
         self.convs = nn.ModuleList(
             nn.ModuleList([StyledConv(a, b, both), StyledConv(b, b, both)]) for a, b in pairwise(channels)
@@ -166,7 +169,10 @@ class StyleGAN2Generator(Generator):
 
     def render(self, styles: Tensor) -> Tensor:
         """Styles [B, layers, 2 W] -> images [B, 3, r, r]."""
-        x = self.first(self.constant.expand(len(styles), -1, -1, -1), styles[:, 0])
+        x = self.constant.expand(len(styles), -1, -1, -1)
+        if self.layout is not None:
+            x = x + self.layout(styles[:, 0]).unflatten(1, x.shape[1:])  # [B, C, 4, 4]
+        x = self.first(x, styles[:, 0])
         rgb = old = self.to_rgb[0](x, styles[:, 1])
         for number, (up, conv) in enumerate(self.convs[: self.layer_count // 2 - 1], start=1):
             x = up(upsample(x), styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
@@ -215,7 +221,7 @@ class StyleGAN2Discriminator(Discriminator):
     ):
         super().__init__()
         self.growth = Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, TEXT_LR)
         widths = {side: width(side, fmap_base, fmap_max) for side in reversed(resolutions_to(resolution))}
         shown = sorted({*shown_at, resolution}, reverse=True)
         self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 3) for side in shown})
@@ -300,11 +306,15 @@ STYLEGAN2 = register(
         build_discriminator=build_discriminator,
         model_options={
             "z_dim": 64, "w_dim": 512, "mapping_layers": 2, "fmap_base": 16384, "fmap_max": 512,
-            "match_width": 512, "discriminator": "scratch", "input_resolution": 128, "text_layers": 0,
+            "match_width": 512, "discriminator": "scratch", "input_resolution": 128, "layout": False,
+            "text_layers": 0,
         },
         presets=_PRESETS,
         defaults={"loss": "logistic", "penalty": "r1", "penalty_every": 16, "beta1": 0.0, "beta2": 0.99},
-        smallest={"z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "match_width": 16, "text_layers": 1},
+        smallest={
+            "z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "match_width": 16, "layout": True,
+            "text_layers": 1,
+        },
         grows=True,
         group=GROUP,
     )

@@ -22,15 +22,37 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(at_least_fp32(x), self.normalized_shape, self.weight, self.bias, self.eps)
 
 
+class Linear(nn.Linear):
+    """A linear layer whose steps are lr_multiplier times as large: its weights are stored so many times larger.
+
+    Architectures with an equalised learning rate have Adam take steps that are made for weights of size 1.
+    """
+
+    def __init__(self, c_in: int, c_out: int, bias: bool = True, lr_multiplier: float = 1.0):
+        self.lr_multiplier = lr_multiplier
+        super().__init__(c_in, c_out, bias)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.in_features**-0.5 / self.lr_multiplier)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.lr_multiplier == 1:
+            return F.linear(x, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias * self.lr_multiplier
+        return F.linear(x, self.weight * self.lr_multiplier, bias)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention (sec. 3.2.2). What comes out at padding means nothing."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, lr_multiplier: float = 1.0):
         super().__init__()
         self.heads = heads
         # No bias: that of the keys would cancel in the softmax, that of the values is a bias of `out`.
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=False, lr_multiplier=lr_multiplier)
+        self.out = Linear(width, width, lr_multiplier=lr_multiplier)
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
         """x [B, L, W]; allowed [B, 1 or H, 1 or L, L]: True where a query may look, or what is added to a score."""
@@ -42,25 +64,19 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)); `keep` scales the channels of each sub-layer's result."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)); `keep` scales the channels of each sub-layer's result.
 
-    def __init__(self, width: int, heads: int, feed_forward: int):
+    Every layer keeps the variance of its input; what is added to the sum starts small, for a stack of `layers` blocks
+    (Radford et al. 2019).
+    """
+
+    def __init__(self, width: int, heads: int, feed_forward: int, layers: int = 1, lr_multiplier: float = 1.0):
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attention = SelfAttention(width, heads)
+        self.attention = SelfAttention(width, heads, lr_multiplier)
         self.norm2 = LayerNorm(width)
-        self.expand = nn.Linear(width, feed_forward)
-        self.contract = nn.Linear(feed_forward, width)
-
-    def initialise(self, layers: int) -> None:
-        """Every layer keeps the variance of its input; what is added to the sum of `layers` blocks starts small.
-
-        Radford et al. 2019.
-        """
-        for linear in (self.attention.qkv, self.attention.out, self.expand, self.contract):
-            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        self.expand = Linear(width, feed_forward, lr_multiplier=lr_multiplier)
+        self.contract = Linear(feed_forward, width, lr_multiplier=lr_multiplier)
         for linear in (self.attention.out, self.contract):
             linear.weight.data.mul_((2 * layers) ** -0.5)
 
@@ -80,13 +96,13 @@ class TokenReader(nn.Module):
     forward: tokens [B, L, T] and mask [B, L] -> [B, L, width]; what stands at padding means nothing.
     """
 
-    def __init__(self, tokens: int, layers: int, width: int = 128, heads: int = 8):
+    def __init__(self, tokens: int, layers: int, width: int = 128, heads: int = 8, lr_multiplier: float = 1.0):
         super().__init__()
+        if layers < 1:
+            raise ValueError(f"text_layers is 0 or more, not {layers}")
         self.width = width
-        self.enter = nn.Linear(tokens, width)
-        self.blocks = nn.ModuleList(Block(width, heads, 2 * width) for _ in range(layers))
-        for block in self.blocks:
-            block.initialise(layers)
+        self.enter = Linear(tokens, width, lr_multiplier=lr_multiplier)
+        self.blocks = nn.ModuleList(Block(width, heads, 2 * width, layers, lr_multiplier) for _ in range(layers))
         slopes = torch.tensor(SLOPES).repeat(heads // 2 // len(SLOPES))
         self.register_buffer("slopes", slopes, persistent=False)
 

@@ -71,15 +71,22 @@ class AttentionPooler(nn.Module):
     Keys and values are linear maps of the tokens as they are read, shared by the queries; the softmax runs over the
     tokens that are not padding.
 
-    text_layers: of the TokenReader that reads them; 0: they are only standardised.
+    text_layers: of the TokenReader that reads them; 0: they are only standardised. lr_multiplier: of its weights.
     read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such tokens -> [B, queries * query_width].
     """
 
-    def __init__(self, statistics: TextStatistics, text_layers: int = 0, queries: int = 8, query_width: int = 48):
+    def __init__(
+        self,
+        statistics: TextStatistics,
+        text_layers: int = 0,
+        lr_multiplier: float = 1.0,
+        queries: int = 8,
+        query_width: int = 48,
+    ):
         super().__init__()
         tokens = statistics.token_mean.numel()
-        self.reader = TokenReader(tokens, text_layers) if text_layers else None
-        self.read_width = self.reader.width if self.reader else tokens
+        self.reader = TokenReader(tokens, text_layers, lr_multiplier=lr_multiplier) if text_layers else None
+        self.read_width = tokens + (self.reader.width if self.reader else 0)
         self.out_width = queries * query_width
         self.query = nn.Parameter(torch.randn(queries, query_width))
         self.key = nn.Linear(self.read_width, query_width)
@@ -89,7 +96,9 @@ class AttentionPooler(nn.Module):
 
     def read(self, text: TextBatch) -> TextBatch:
         tokens = (text.tokens - self.mean) / self.std  # [B, L, T]
-        return TextBatch(tokens if self.reader is None else self.reader(tokens, text.mask), text.mask)
+        if self.reader is not None:
+            tokens = torch.cat([tokens, self.reader(tokens, text.mask)], dim=2)
+        return TextBatch(tokens, text.mask)
 
     def pool(self, read: TextBatch) -> Tensor:
         keys, values = self.key(read.tokens), self.value(read.tokens)  # [B, L, q]
@@ -129,11 +138,11 @@ class SentencePooler(nn.Module):
 
 
 def make_pooler(
-    conditioning: str, statistics: TextStatistics, text_layers: int = 0
+    conditioning: str, statistics: TextStatistics, text_layers: int = 0, lr_multiplier: float = 1.0
 ) -> AttentionPooler | SentencePooler:
     """A new pooler of one of CONDITIONINGS. text_layers: of "attention"; the sentence vector has none."""
     if conditioning == "attention":
-        return AttentionPooler(statistics, text_layers)
+        return AttentionPooler(statistics, text_layers, lr_multiplier)
     if conditioning == "sentence":
         return SentencePooler(statistics)
     raise ValueError(f"conditioning is one of {', '.join(CONDITIONINGS)}, not {conditioning!r}")

@@ -73,14 +73,9 @@ class TransformerEncoder(nn.Module):
         }  # fmt: skip
         self.width, self.max_tokens, self.dropout = width, max_tokens, dropout
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=PAD_ID)
-        self.blocks = nn.ModuleList(Block(width, heads, feed_forward) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, feed_forward, layers) for _ in range(layers))
         self.norm = LayerNorm(width)
         self.dropout_numbers = (1 + 2 * layers) * width if dropout else 0
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for block in self.blocks:
-            block.initialise(len(self.blocks))
         # Times sqrt(width) in forward (sec. 3.4): words start as far apart as positions, and learn faster than
         # weights of that size would at Adam's fixed step.
         nn.init.normal_(self.embedding.weight, std=self.width**-0.5)

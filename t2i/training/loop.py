@@ -38,7 +38,8 @@ from t2i.training.text import PreparedText, TrainedText, make_text
 
 COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib",
-    "loss_g", "loss_d", "penalty", "contrast", "contrast_g", "mirror", "logits_real", "logits_mismatch", "logits_fake",
+    "loss_g", "loss_d", "penalty", "contrast", "contrast_g",
+    "places", "places_g", "mirrored", "logits_real", "logits_mismatch", "logits_fake",
     "saturated", "diversity", "difference", "unlike", "gradient_g", "gradient_d", "resolution", "alpha", *SCORES,
 )  # fmt: skip
 ROLLBACKS = 3
@@ -94,7 +95,7 @@ def train(
 
     seed = seed_after(config.seed, rollbacks)
     open_loader = partial(
-        BatchLoader, dataset, text, device=device, ranks=ranks, mismatches=config.mismatches, mirrors=config.mirrors
+        BatchLoader, dataset, text, device=device, ranks=ranks, mismatches=config.mismatches, mirrors=config.places
     )
     loader = open_loader(seed)
     preview = Preview(dataset, text, state.generator.z_dim, config.seed, device)

@@ -10,7 +10,8 @@ D phase (DF-GAN eq. 1, for any adversarial loss):
 with e' the caption of another picture, or the mean over several. G phase: generator(D(G(z, e), e)).
 
 With a contrastive term the discriminator learns besides to tell a real picture's caption from the batch's others, and
-the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4). With a diversity term the
+the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4); with `places` so it does
+word by word, and learns that a picture mirrored belies a caption that speaks of sides. With a diversity term the
 generator is rewarded for pictures of one caption that differ.
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
@@ -28,10 +29,11 @@ from torch import Tensor, nn
 from t2i.data.sides import MIRRORS
 from t2i.losses.adversarial import AdversarialLoss
 from t2i.losses.augment import NUMBERS, augment, blur
-from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
+from t2i.losses.contrastive import ContrastiveHead, PlacesHead, contrastive_loss
 from t2i.losses.diversity import diversity
 from t2i.losses.likeness import coarse_difference
 from t2i.losses.penalties import Penalty
+from t2i.models.base import Features
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch
 from t2i.training.distributed import ALONE, Ranks
@@ -129,11 +131,13 @@ class GANObjective:
         text_encoder: nn.Module | None = None,
         contrast: ContrastiveHead | None = None,
         contrast_weight: float = 1.0,
+        places: PlacesHead | None = None,
         diversity_weight: float = 0.0,
         likeness_weight: float = 0.0,
         shared_fakes: bool = False,
     ):
-        self.text_encoder, self.contrast, self.contrast_weight = text_encoder, contrast, contrast_weight
+        self.text_encoder, self.contrast_weight = text_encoder, contrast_weight
+        self.contrast, self.places = contrast, places
         self.generator, self.discriminator = generator, discriminator
         self.diversity_weight, self.likeness_weight = diversity_weight, likeness_weight
         self.loss, self.penalty = loss, penalty
@@ -167,7 +171,7 @@ class GANObjective:
             loss = self._generator_loss(batch, random)
         scale(loss * share).backward()
 
-    def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom, keep: bool) -> Tensor:
+    def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom, keep: bool = False) -> Tensor:
         fakes = self._fakes_to_judge(batch, random, keep)
         watch_collapse(self.statistics, batch.images, fakes)
 
@@ -179,7 +183,7 @@ class GANObjective:
             captions, text = self._texts(batch, random)
             wrong_text = self._encode(flat(batch.mismatched), random, "D mismatch", batch.mismatched_weight.shape[1])
         with contextlib.nullcontext() if on_reals else self._autocast(batch.images):
-            read, condition = self._read(captions, text, random)
+            read, conditions, condition = self._read(captions, text, random)
             if on_reals:
                 images.requires_grad_(True)
                 if not condition.requires_grad:  # a pooler without weights
@@ -208,7 +212,8 @@ class GANObjective:
             self.statistics.add("penalty", penalty)
             losses = losses + self.penalty_every * penalty
         if self.contrast is not None:
-            losses = losses + self._contrastive("contrast", features.regions, read, batch, random)
+            losses = losses + self._contrastive("", features, read, conditions, batch, random)
+        if self.places is not None:
             losses = losses + self._mirrored(images, read[random.rows], batch.mirror)
         return losses.mean()
 
@@ -219,7 +224,7 @@ class GANObjective:
             fakes = self._draw(text, random, "G") if self._kept is None else self._kept
             self._kept = None
             features = self.discriminator.features(self._augment(fakes, random, "G"))
-            read, condition = self._read(captions, text, random)
+            read, conditions, condition = self._read(captions, text, random)
             fake = self.discriminator.logits(features, condition)
         losses = heads(self.loss.generator(fake))
         self.statistics.add("loss_g", losses)
@@ -230,7 +235,7 @@ class GANObjective:
         if self.diversity_weight:
             losses = losses - self._diversity(fakes, text, random)
         if self.contrast is not None:
-            losses = losses + self._contrastive("contrast_g", features.regions, read, batch, random)
+            losses = losses + self._contrastive("_g", features, read, conditions, batch, random)
         return losses.mean()
 
     def _fakes_to_judge(self, batch: Batch, random: StepRandom, keep: bool) -> Tensor:
@@ -255,19 +260,29 @@ class GANObjective:
         captions = self._encode(batch.captions, random.take(slice(0, random.batch)), "D text")
         return captions, captions[random.rows]
 
-    def _read(self, captions: TextBatch | None, text: TextBatch, random: StepRandom) -> tuple[TextBatch | None, Tensor]:
-        """The whole batch's captions as the discriminator reads them, and the conditions of its pictures, [B, E]."""
+    def _read(
+        self, captions: TextBatch | None, text: TextBatch, random: StepRandom
+    ) -> tuple[TextBatch | None, Tensor | None, Tensor]:
+        """What the discriminator makes of text: the batch's captions as it reads them, their conditions [N, E], and
+        those of the pictures' own, [B, E]. The first two are for the contrastive term alone."""
         if captions is None:
-            return None, self.discriminator.pool(text)
+            return None, None, self.discriminator.pool(text)
         read = self.discriminator.read(captions)
-        return read, self.discriminator.pooler.pool(read[random.rows])
+        conditions = self.discriminator.pooler.pool(read)
+        return read, conditions, conditions[random.rows]
 
-    def _contrastive(self, name: str, regions: Tensor, read: TextBatch, batch: Batch, random: StepRandom) -> Tensor:
-        """The weighted contrastive term, [B]: do these pictures' regions know their captions?"""
-        own = torch.arange(random.batch, device=regions.device)[random.rows]
-        contrast = contrastive_loss(self.contrast(regions, read), own, batch.caption_ids)
-        self.statistics.add(name, contrast)
-        return self.contrast_weight * contrast
+    def _contrastive(
+        self, phase: str, features: Features, read: TextBatch, conditions: Tensor, batch: Batch, random: StepRandom
+    ) -> Tensor:
+        """The weighted contrastive term, [B]: do these pictures know their captions? phase: "" or "_g", in the logs."""
+        own = torch.arange(random.batch, device=conditions.device)[random.rows]
+        losses = contrastive_loss(self.contrast(features.summary, conditions), own, batch.caption_ids)
+        self.statistics.add(f"contrast{phase}", losses)
+        if self.places is not None:
+            places = contrastive_loss(self.places(features.regions, read), own, batch.caption_ids)
+            self.statistics.add(f"places{phase}", places)
+            losses = losses + places
+        return self.contrast_weight * losses
 
     def _mirrored(self, images: Tensor, read: TextBatch, axes: Tensor) -> Tensor:
         """The weighted term of mirrored pictures, [B]: their captions speak of sides, and are wrong."""
@@ -278,8 +293,8 @@ class GANObjective:
         mirrored = torch.cat([images.detach()[axes == axis].flip(axis) for axis in MIRRORS])
         with self._autocast(images):
             regions = self.discriminator.features(mirrored).regions
-        losses = F.softplus(self.contrast.pairs(regions, read[rows]))
-        self.statistics.add("mirror", losses)
+        losses = F.softplus(self.places.pairs(regions, read[rows]))
+        self.statistics.add("mirrored", losses)
         return found.index_put((rows,), self.contrast_weight * losses)
 
     def _diversity(self, fakes: Tensor, text: TextBatch, random: StepRandom) -> Tensor:

@@ -76,6 +76,8 @@ def check_together(settings: TrainConfig, ranks: int = 1) -> None:
     architecture = get_architecture(settings.arch)
     if settings.growing and not architecture.grows:
         raise UsageError(f"--growing: {architecture.name} has one size; it does not grow")
+    if settings.places and not contrast_weight(settings):
+        raise UsageError("places needs a contrastive term, whose weight is 0 here: set contrastive = 1.0")
     pieces = settings.accumulate * ranks
     batches = [stage.batch or settings.batch for stage in settings.stages] if settings.growing else [settings.batch]
     for batch in batches:

@@ -13,7 +13,7 @@ from torch import nn
 from t2i.config import TrainConfig
 from t2i.errors import UserError
 from t2i.losses.adversarial import LOSSES
-from t2i.losses.contrastive import ContrastiveHead
+from t2i.losses.contrastive import ContrastiveHead, PlacesHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.growing import set_growth
@@ -42,19 +42,19 @@ class TrainingState:
         self.generator, self.discriminator = get_architecture(config.arch).build(
             resolution, config.conditioning, text.statistics, self.options, derive_seed(config.seed, "weights")
         )
-        contrast = make_contrast(config, self.discriminator, resolution)
+        terms = contrastive_terms(config, self.discriminator, resolution)
         for network in (self.generator, self.discriminator):
             network.to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.generator, config.ema_kimg * 1000)
-        extras = {**text.modules(), **({"contrast": contrast} if contrast else {})}
+        extras = {**text.modules(), **terms}
         for module in extras.values():
             module.to(device)
-        judges = nn.ModuleList([m for m in (self.discriminator, text.encoder, contrast) if m is not None])
+        judges = nn.ModuleList([m for m in (self.discriminator, text.encoder, *terms.values()) if m is not None])
         self.phases = [
             Phase("D", judges, make_adam(judges, config.lr_d, config, device)),
             Phase("G", self.generator, make_adam(self.generator, config.lr_g, config, device)),
         ]
-        self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, contrast)
+        self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, **terms)
         enabled = config.precision == "fp16"
         self.scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=enabled) for phase in self.phases}
         self.parts = {
@@ -78,8 +78,9 @@ class TrainingState:
         The statistics of its captions, which its poolers were trained with, come with them. Raises UserError, one line,
         where a network does not fit.
         """
-        for name in ("generator", "discriminator", "ema", "contrast"):
-            if name in self.parts and (name != "contrast" or (folder / f"{name}.safetensors").is_file()):
+        for name in ("generator", "discriminator", "ema", "contrast", "places"):
+            optional = name in ("contrast", "places")
+            if name in self.parts and not (optional and not (folder / f"{name}.safetensors").is_file()):
                 load_network(folder, name, self.parts[name])
 
     def enter(self, span: Span, images_seen: int) -> None:
@@ -130,16 +131,19 @@ def make_adam(network: nn.Module, lr: float, config: TrainConfig, device: torch.
     return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
 
 
-def make_contrast(config: TrainConfig, discriminator: nn.Module, resolution: int) -> ContrastiveHead | None:
-    """The head of the contrastive term, where the config asks for one."""
+def contrastive_terms(config: TrainConfig, discriminator: nn.Module, resolution: int) -> dict[str, nn.Module]:
+    """The heads of the contrastive term that the config asks for: "contrast", "places"."""
     if not contrast_weight(config):
-        return None
+        return {}
     with torch.no_grad():
-        probe = next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution)
-        _, channels, side, _ = discriminator.features(probe).regions.shape
+        found = discriminator.features(next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution))
+    pooler, (_, channels, side, _) = discriminator.pooler, found.regions.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "contrast"))
-        return ContrastiveHead(channels, discriminator.pooler.read_width, side)
+        heads: dict[str, nn.Module] = {"contrast": ContrastiveHead(found.summary.shape[1], pooler.out_width)}
+        if config.places:
+            heads["places"] = PlacesHead(channels, pooler.read_width, side)
+    return heads
 
 
 def make_objective(
@@ -148,6 +152,7 @@ def make_objective(
     discriminator: nn.Module,
     text_encoder: nn.Module | None = None,
     contrast: ContrastiveHead | None = None,
+    places: PlacesHead | None = None,
 ) -> GANObjective:
     """The objective that a config asks for; the weight of its penalty is set with each stage."""
     return GANObjective(
@@ -160,6 +165,7 @@ def make_objective(
         autocast_dtype=AUTOCAST[config.precision],
         text_encoder=text_encoder,
         contrast=contrast,
+        places=places,
         contrast_weight=contrast_weight(config),
         diversity_weight=config.diversity,
         likeness_weight=config.likeness,
