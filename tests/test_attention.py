@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from t2i.text.attention import TokenReader
+from t2i.text.attention import Linear, TokenReader
 from t2i.text.pooler import AttentionPooler, TextBatch, TextStatistics
 
 
@@ -44,6 +44,23 @@ def test_words_that_change_places_are_read_otherwise():
     plain, reading = AttentionPooler(statistics), AttentionPooler(statistics, text_layers=1)
     torch.testing.assert_close(plain(turned), plain(TextBatch(tokens, mask)))
     assert not torch.allclose(reading(turned), reading(TextBatch(tokens, mask)), atol=1e-2)
+
+
+def test_a_multiplier_slows_the_steps_and_changes_nothing_else():
+    torch.manual_seed(0)
+    plain = Linear(8, 4)
+    slow = Linear(8, 4, lr_multiplier=0.1)
+    slow.weight.data.copy_(plain.weight * 10)
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(slow(x), plain(x))
+    assert 5 < slow.weight.std() / plain.weight.std() < 20
+    before = slow(x)
+    for layer in (plain, slow):
+        adam = torch.optim.Adam(layer.parameters(), lr=1e-3, betas=(0.0, 0.9))
+        layer(x).square().sum().backward()
+        adam.step()
+    moved = [(layer(x) - before).norm() for layer in (plain, slow)]
+    torch.testing.assert_close(moved[1], 0.1 * moved[0], rtol=0.02, atol=0)
 
 
 def test_who_is_left_of_whom_is_learned():

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.precision import at_least_fp32
+from t2i.text.attention import Linear
 from t2i.text.pooler import TextBatch
 
 MAX_SCALE = 100.0  # CLIP, sec. 2.5: beyond it training is unstable
@@ -45,10 +46,10 @@ class ContrastiveHead(Similarity):
     forward: features [B, C, h, w] or [B, C], and conditions [N, E] -> logits [B, N], at least float32.
     """
 
-    def __init__(self, channels: int, condition: int, width: int = 128):
+    def __init__(self, channels: int, condition: int, width: int = 128, lr_multiplier: float = 1.0):
         super().__init__()
-        self.image = nn.Linear(channels, width)
-        self.text = nn.Linear(condition, width)
+        self.image = Linear(channels, width, lr_multiplier=lr_multiplier)
+        self.text = Linear(condition, width, lr_multiplier=lr_multiplier)
 
     def forward(self, features: Tensor, conditions: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
@@ -67,12 +68,12 @@ class PlacesHead(Similarity):
     forward: regions and a TextBatch of N captions -> logits [B, N], at least float32.
     """
 
-    def __init__(self, channels: int, tokens: int, side: int = 4, width: int = 64):
+    def __init__(self, channels: int, tokens: int, side: int = 4, width: int = 64, lr_multiplier: float = 1.0):
         super().__init__()
-        self.image = nn.Linear(channels, width)
+        self.image = Linear(channels, width, lr_multiplier=lr_multiplier)
         self.place = nn.Parameter(torch.zeros(side * side, width))  # words such as "left" speak of the place itself
-        self.text = nn.Linear(tokens, width)
-        self.importance = nn.Linear(tokens, 1, bias=False)  # a bias would cancel in the softmax
+        self.text = Linear(tokens, width, lr_multiplier=lr_multiplier)
+        self.importance = Linear(tokens, 1, bias=False, lr_multiplier=lr_multiplier)  # a bias would cancel
 
     def forward(self, regions: Tensor, text: TextBatch) -> Tensor:
         with torch.autocast(regions.device.type, enabled=False):

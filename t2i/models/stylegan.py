@@ -321,6 +321,7 @@ STYLEGAN = register(
             "beta1": 0.0, "beta2": 0.99, "growing": True,
         },
         smallest={"z_dim": 8, "w_dim": 16, "mapping_layers": 2, "fmap_base": 16, "fmap_max": 8, "text_layers": 1},
+        text_lr=TEXT_LR,
         grows=True,
         group=GROUP,
     )

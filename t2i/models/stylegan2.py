@@ -315,6 +315,7 @@ STYLEGAN2 = register(
             "z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "match_width": 16, "layout": True,
             "text_layers": 1,
         },
+        text_lr=TEXT_LR,
         grows=True,
         group=GROUP,
     )

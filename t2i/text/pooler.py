@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.precision import at_least_fp32
-from t2i.text.attention import TokenReader
+from t2i.text.attention import Linear, TokenReader
 
 CONDITIONINGS = ("attention", "sentence")
 
@@ -89,8 +89,8 @@ class AttentionPooler(nn.Module):
         self.read_width = tokens + (self.reader.width if self.reader else 0)
         self.out_width = queries * query_width
         self.query = nn.Parameter(torch.randn(queries, query_width))
-        self.key = nn.Linear(self.read_width, query_width)
-        self.value = nn.Linear(self.read_width, query_width)
+        self.key = Linear(self.read_width, query_width, lr_multiplier=lr_multiplier)
+        self.value = Linear(self.read_width, query_width, lr_multiplier=lr_multiplier)
         self.register_buffer("mean", statistics.token_mean.clone().float())
         self.register_buffer("std", statistics.token_std.clone().float())
 
