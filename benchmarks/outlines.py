@@ -40,19 +40,19 @@ def learn(variant: str, data: PreparedDataset, resolution: int) -> tuple[str, li
     trunk = TrainingState(settings, resolution, PreparedText(data), CPU).discriminator.requires_grad_(True)
     images, labels = pictures(DIFFERENT, True, resolution, seed=5)
     unseen, answers = pictures(500, False, resolution, seed=9)
-    head = torch.nn.Linear(trunk.features(images[:4]).flatten(1).shape[1], len(SHAPES))
+    head = torch.nn.Linear(trunk.features(images[:4]).summary.flatten(1).shape[1], len(SHAPES))
     weights = [*trunk.parameters(), *head.parameters()]
     adam = torch.optim.Adam(weights, lr=settings.lr_d, betas=(settings.beta1, settings.beta2))
     right = []
     for step in range(1, IMAGES // BATCH + 1):
         rows = torch.arange((step - 1) * BATCH, step * BATCH) % DIFFERENT
-        loss = F.cross_entropy(head(trunk.features(images[rows]).flatten(1)), labels[rows])
+        loss = F.cross_entropy(head(trunk.features(images[rows]).summary.flatten(1)), labels[rows])
         adam.zero_grad()
         loss.backward()
         adam.step()
         if step * LOOKS % (IMAGES // BATCH) < LOOKS:
             with torch.no_grad():
-                found = head(trunk.features(unseen).flatten(1)).argmax(1)
+                found = head(trunk.features(unseen).summary.flatten(1)).argmax(1)
             right.append((found == answers).float().mean().item())
     return name, right
 

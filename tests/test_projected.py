@@ -40,7 +40,7 @@ def test_the_feature_network_is_no_ones_to_train_or_to_save(discriminator):
 def test_every_head_gives_a_logit_and_gradients_reach_the_pixels(discriminator):
     images = (torch.rand(2, 3, 16, 16) * 2 - 1).requires_grad_(True)
     features = discriminator.features(images)
-    assert features.shape == (2, 4 * 64, 4, 4)
+    assert features.summary.shape == features.regions.shape == (2, 4 * 64, 4, 4)
     logits = discriminator.logits(features, discriminator.pool(text(2)))
     assert logits.shape == (2, 4) and logits.dtype == torch.float32
     for head in range(4):

@@ -107,7 +107,7 @@ def test_it_builds_up_to_1024_px():
             )
         )
         assert generator(torch.empty(1, 8), TextBatch(*(x.to("meta") for x in text(1)))).shape == (1, 3, 1024, 1024)
-        assert discriminator.features(torch.empty(1, 3, 1024, 1024)).shape == (1, 16)
+        assert discriminator.features(torch.empty(1, 3, 1024, 1024)).summary.shape == (1, 16)
 
 
 @pytest.mark.parametrize("resolution", [2, 12, 48, 0])
@@ -159,7 +159,10 @@ def test_text_moves_a_logit_by_projection_and_an_unconditional_one_stays():
     features = discriminator.features(torch.rand(2, 3, 16, 16))
     pooled = discriminator.pool(text())
     bias = discriminator.head.project.bias.detach() * discriminator.head.project.lr_multiplier
-    alone = discriminator.head.unconditional(features).flatten() + (features * bias).sum(1) * bias.numel() ** -0.5
+    alone = (
+        discriminator.head.unconditional(features.summary).flatten()
+        + (features.summary * bias).sum(1) * bias.numel() ** -0.5
+    )
     torch.testing.assert_close(discriminator.logits(features, torch.zeros_like(pooled)), alone)
     first, second = discriminator.logits(features, pooled), discriminator.logits(features, 3 * pooled)
     torch.testing.assert_close(second - alone, 3 * (first - alone))

@@ -94,6 +94,7 @@ class DFGANGenerator(Generator):
         z_dim: int = 100,
         output: str = "linear",
         text_layers: int = 0,
+        text_lr: float = 1.0,
         gamma: float = 0.0,  # the discriminator's
     ):
         super().__init__()
@@ -101,7 +102,7 @@ class DFGANGenerator(Generator):
             raise ValueError(f"output is linear or tanh, not {output!r}")
         self.resolution, self.z_dim, self.output = resolution, z_dim, output
         widths = channels(resolution, nf)[::-1]
-        self.pooler = make_pooler(conditioning, statistics, text_layers)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
         condition = z_dim + self.pooler.out_width
         self.stem = nn.Linear(z_dim, widths[0] * 4 * 4)
         self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths))
@@ -167,11 +168,12 @@ class DFGANDiscriminator(Discriminator):
         nf: int = 32,
         gamma: float = 0.0,
         text_layers: int = 0,
+        text_lr: float = 1.0,
         **_generator_only: object,
     ):
         super().__init__()
         widths = channels(resolution, nf)
-        self.pooler = make_pooler(conditioning, statistics, text_layers)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
         self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(DiscriminatorBlock(c_in, c_out, gamma) for c_in, c_out in pairwise(widths))
         self.head = OneWayHead(widths[-1], self.pooler.out_width, 2 * nf)
@@ -212,7 +214,7 @@ DFGAN = register(
         summary="DF-GAN (Tao et al. 2022): one stage, text fused into every generator block",
         build_generator=DFGANGenerator,
         build_discriminator=DFGANDiscriminator,
-        model_options={"nf": 32, "z_dim": 100, "output": "linear", "gamma": 0.0, "text_layers": 0},
+        model_options={"nf": 32, "z_dim": 100, "output": "linear", "gamma": 0.0, "text_layers": 0, "text_lr": 1.0},
         presets=_PRESETS,
         defaults={"loss": "hinge", "penalty": "ma-gp", "beta1": 0.0},
         smallest={"nf": 4, "text_layers": 1},

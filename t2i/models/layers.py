@@ -11,7 +11,6 @@ from t2i.precision import at_least_fp32
 
 SQRT2 = math.sqrt(2)
 VECTOR = 32  # bf16 numbers that a CPU works on at once
-TEXT_LR = 0.1  # of a text reader's steps, beside networks with an equalised learning rate
 GROUP = 4  # pictures of a minibatch that minibatch standard deviation looks at together
 
 

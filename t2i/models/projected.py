@@ -42,13 +42,14 @@ class ProjectedDiscriminator(Discriminator):
         *,
         input_resolution: int = 128,
         text_layers: int = 0,
+        text_lr: float = 1.0,
         **_generator_only: object,
     ):
         super().__init__()
         if input_resolution < 32 * PATCHES or input_resolution % 32:
             raise ValueError(f"input_resolution is a multiple of 32 from {32 * PATCHES} on, not {input_resolution}")
         self.input_resolution = input_resolution
-        self.pooler = make_pooler(conditioning, statistics, text_layers)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
         self.network = frozen(load_lite("lite0"))
         for number, (c_in, c_out) in enumerate(zip(TAPS, MIXED)):
             self.register_buffer(f"mix{number}", torch.randn(c_out, c_in, 1, 1) * c_in**-0.5)

@@ -18,7 +18,6 @@ class Architecture:
     presets: name -> {resolution -> settings}; a setting is a field of TrainConfig or of model_options.
     defaults: settings of TrainConfig that every preset starts from.
     smallest: model_options of the narrowest network that still has every part: for tests and smoke runs.
-    text_lr: steps of what reads text, by those of the networks; below 1 where their learning rate is an equalised one.
     grows: its networks have a `growth` (t2i/models/growing.py) and take `shown_at`.
     group: pictures of a micro-batch that its discriminator looks at together; 1 where it judges each alone.
     """
@@ -31,7 +30,6 @@ class Architecture:
     presets: dict[str, dict[int, dict[str, Any]]]
     defaults: dict[str, Any] = field(default_factory=dict)
     smallest: dict[str, Any] = field(default_factory=dict)
-    text_lr: float = 1.0
     grows: bool = False
     group: int = 1
 

@@ -22,7 +22,6 @@ from t2i.models.base import Discriminator, Features, Generator
 from t2i.models.growing import Growth, blend
 from t2i.models.layers import (
     GROUP,
-    TEXT_LR,
     Blur,
     EqualConv2d,
     EqualLinear,
@@ -122,12 +121,13 @@ class StyleGANGenerator(Generator):
         fmap_max: int = 512,
         shown_at: Iterable[int] = (),
         text_layers: int = 0,
+        text_lr: float = 1.0,
         growth: Sequence[float] | None = None,
     ):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
         self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers, TEXT_LR)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
         self.mapping = Mapping(z_dim, self.pooler.out_width, w_dim, mapping_layers)
         sides = resolutions_to(resolution)
         widths = {side: width(side, fmap_base, fmap_max) for side in sides}
@@ -230,12 +230,13 @@ class StyleGANDiscriminator(Discriminator):
         fmap_base: int = 8192,
         fmap_max: int = 512,
         text_layers: int = 0,
+        text_lr: float = 1.0,
         shown_at: Iterable[int] = (),
         **_generator_only: object,
     ):
         super().__init__()
         self.growth = Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers, TEXT_LR)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
         widths = {side: width(side, fmap_base, fmap_max) for side in resolutions_to(resolution)}
         shown = sorted({*shown_at, resolution})
         self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 1) for side in shown})
@@ -303,7 +304,7 @@ for _row in _PRESETS["original"].values():
     _row.update(loss="wgan-gp", penalty="wgan-gp", penalty_every=1)
 for _resolution, _row in _PRESETS["small"].items():
     # Grown up after 24,000 pictures at 64 px, which is minutes: a model that draws 16 px disappoints.
-    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, penalty_every=8, grow_kimg=60.0)
+    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, penalty_every=8, grow_kimg=60.0, text_lr=0.1)
 
 
 STYLEGAN = register(
@@ -314,6 +315,7 @@ STYLEGAN = register(
         build_discriminator=StyleGANDiscriminator,
         model_options={
             "z_dim": 512, "w_dim": 512, "mapping_layers": 8, "fmap_base": 8192, "fmap_max": 512, "text_layers": 0,
+            "text_lr": 1.0,
         },
         presets=_PRESETS,
         defaults={
@@ -321,7 +323,6 @@ STYLEGAN = register(
             "beta1": 0.0, "beta2": 0.99, "growing": True,
         },
         smallest={"z_dim": 8, "w_dim": 16, "mapping_layers": 2, "fmap_base": 16, "fmap_max": 8, "text_layers": 1},
-        text_lr=TEXT_LR,
         grows=True,
         group=GROUP,
     )

@@ -26,7 +26,6 @@ from t2i.models.growing import Growth, blend
 from t2i.models.layers import (
     GROUP,
     SQRT2,
-    TEXT_LR,
     EqualConv2d,
     EqualLinear,
     ProjectionHead,
@@ -123,13 +122,14 @@ class StyleGAN2Generator(Generator):
         fmap_max: int = 512,
         layout: bool = False,
         text_layers: int = 0,
+        text_lr: float = 1.0,
         growth: Sequence[float] | None = None,
         **_discriminator_only: object,
     ):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
         self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers, TEXT_LR)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
         self.text_layer = TextLayer(self.pooler.out_width, w_dim)
         self.text = EqualLinear(w_dim, w_dim, gain=1.0)
         self.mapping = mapping_network(z_dim, w_dim, mapping_layers)
@@ -216,12 +216,13 @@ class StyleGAN2Discriminator(Discriminator):
         fmap_max: int = 512,
         match_width: int = 512,
         text_layers: int = 0,
+        text_lr: float = 1.0,
         shown_at: Iterable[int] = (),
         **_generator_only: object,
     ):
         super().__init__()
         self.growth = Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers, TEXT_LR)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
         widths = {side: width(side, fmap_base, fmap_max) for side in reversed(resolutions_to(resolution))}
         shown = sorted({*shown_at, resolution}, reverse=True)
         self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 3) for side in shown})
@@ -293,7 +294,7 @@ for _rows in _PRESETS.values():
     for _resolution, _row in _rows.items():
         _row.update(stages=_stages(_resolution))
 for _resolution, _row in _PRESETS["small"].items():
-    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256)
+    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256, text_lr=0.1)
 for _row in _PRESETS["projected"].values():
     _row.update(discriminator="projected", loss="hinge", penalty="none", blur_kimg=_row["kimg"] / 10)
 
@@ -307,7 +308,7 @@ STYLEGAN2 = register(
         model_options={
             "z_dim": 64, "w_dim": 512, "mapping_layers": 2, "fmap_base": 16384, "fmap_max": 512,
             "match_width": 512, "discriminator": "scratch", "input_resolution": 128, "layout": False,
-            "text_layers": 0,
+            "text_layers": 0, "text_lr": 1.0,
         },
         presets=_PRESETS,
         defaults={"loss": "logistic", "penalty": "r1", "penalty_every": 16, "beta1": 0.0, "beta2": 0.99},
@@ -315,7 +316,6 @@ STYLEGAN2 = register(
             "z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "match_width": 16, "layout": True,
             "text_layers": 1,
         },
-        text_lr=TEXT_LR,
         grows=True,
         group=GROUP,
     )

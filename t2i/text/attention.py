@@ -25,7 +25,7 @@ class LayerNorm(nn.LayerNorm):
 class Linear(nn.Linear):
     """A linear layer whose steps are lr_multiplier times as large: its weights are stored so many times larger.
 
-    Architectures with an equalised learning rate have Adam take steps that are made for weights of size 1.
+    Beside networks with an equalised learning rate Adam takes steps that are made for weights of size 1.
     """
 
     def __init__(self, c_in: int, c_out: int, bias: bool = True, lr_multiplier: float = 1.0):

@@ -71,7 +71,7 @@ class AttentionPooler(nn.Module):
     Keys and values are linear maps of the tokens as they are read, shared by the queries; the softmax runs over the
     tokens that are not padding.
 
-    text_layers: of the TokenReader that reads them; 0: they are only standardised. lr_multiplier: of its weights.
+    text_layers: of the TokenReader; with 0 tokens are only standardised. lr_multiplier: of the weights' steps.
     read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such tokens -> [B, queries * query_width].
     """
 

@@ -140,7 +140,7 @@ def contrastive_terms(config: TrainConfig, discriminator: nn.Module, resolution:
     pooler, (_, channels, side, _) = discriminator.pooler, found.regions.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "contrast"))
-        slow = {"lr_multiplier": get_architecture(config.arch).text_lr}
+        slow = {"lr_multiplier": network_options(config, resolution)["text_lr"]}
         heads: dict[str, nn.Module] = {"contrast": ContrastiveHead(found.summary.shape[1], pooler.out_width, **slow)}
         if config.places:
             heads["places"] = PlacesHead(channels, pooler.read_width, side, **slow)
