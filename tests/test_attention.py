@@ -50,10 +50,10 @@ def test_a_multiplier_slows_the_steps_and_changes_nothing_else():
     torch.manual_seed(0)
     plain = Linear(8, 4)
     slow = Linear(8, 4, lr_multiplier=0.1)
+    plain.keep_variance()
     slow.weight.data.copy_(plain.weight * 10)
     x = torch.randn(3, 8)
     torch.testing.assert_close(slow(x), plain(x))
-    assert 5 < slow.weight.std() / plain.weight.std() < 20
     before = slow(x)
     for layer in (plain, slow):
         adam = torch.optim.Adam(layer.parameters(), lr=1e-3, betas=(0.0, 0.9))

@@ -203,7 +203,7 @@ def test_a_run_stopped_while_it_grows_says_so_and_draws_at_full_size(name, minil
     from t2i.cli import run
 
     monkeypatch.chdir(tmp_path)
-    sizes = "\n".join(f"{key} = {value}" for key, value in get_architecture(name).smallest.items())
+    sizes = "\n".join(f"{key} = {json.dumps(value)}" for key, value in get_architecture(name).smallest.items())
     stages = "".join(f"[[stages]]\nresolution = {side}\nshare = 0.5\n" for side in (8, 16))
     (tmp_path / "run.toml").write_text(f"grow_kimg = 1.0\nbatch = 8\n{stages}[model]\n{sizes}\n")
     arguments = ["--arch", name, "--growing", "--config", "run.toml", "--kimg", "0.016", "--device", "cpu"]

@@ -23,9 +23,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Linear(nn.Linear):
-    """A linear layer whose steps are lr_multiplier times as large: its weights are stored so many times larger.
+    """A linear layer whose steps are lr_multiplier times as large: its weights are stored divided by it.
 
-    Beside networks with an equalised learning rate Adam takes steps that are made for weights of size 1.
+    Beside networks with an equalised learning rate Adam takes steps that are made for weights of size 1. It begins as
+    those do then, with normal weights that keep the variance of the input, else as torch's own.
     """
 
     def __init__(self, c_in: int, c_out: int, bias: bool = True, lr_multiplier: float = 1.0):
@@ -33,6 +34,12 @@ class Linear(nn.Linear):
         super().__init__(c_in, c_out, bias)
 
     def reset_parameters(self) -> None:
+        if self.lr_multiplier == 1:
+            super().reset_parameters()
+        else:
+            self.keep_variance()
+
+    def keep_variance(self) -> None:
         nn.init.normal_(self.weight, std=self.in_features**-0.5 / self.lr_multiplier)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -77,6 +84,8 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(width)
         self.expand = Linear(width, feed_forward, lr_multiplier=lr_multiplier)
         self.contract = Linear(feed_forward, width, lr_multiplier=lr_multiplier)
+        for linear in (self.attention.qkv, self.attention.out, self.expand, self.contract):
+            linear.keep_variance()
         for linear in (self.attention.out, self.contract):
             linear.weight.data.mul_((2 * layers) ** -0.5)
 
