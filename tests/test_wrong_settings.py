@@ -51,6 +51,8 @@ def test_train_options_that_make_no_sense(refused, minilm_data, options, words):
         ("likeness = -1", 2, "run.toml: likeness"),
         ("contrastive = 0\nplaces = true", 2, "places needs a contrastive term"),
         ("[model]\ntext_layers = -1", 2, "text_layers"),
+        ("[model]\ntext_lr = 0.0", 2, "text_lr is above 0"),
+        ('conditioning = "sentence"\n[model]\ntext_layers = 1', 2, "text_layers reads tokens"),
         ("beta1 = nan", 2, "run.toml: beta1 must be a number"),
         ("penalty_weight = -1", 2, "run.toml: penalty_weight"),
         ('augment = ["blur"]', 2, "run.toml: augment: "),

@@ -30,6 +30,8 @@ class Linear(nn.Linear):
     """
 
     def __init__(self, c_in: int, c_out: int, bias: bool = True, lr_multiplier: float = 1.0):
+        if not lr_multiplier > 0:
+            raise ValueError(f"text_lr is above 0, not {lr_multiplier}")
         self.lr_multiplier = lr_multiplier
         super().__init__(c_in, c_out, bias)
 

@@ -79,8 +79,8 @@ class TrainingState:
         where a network does not fit.
         """
         for name in ("generator", "discriminator", "ema", "contrast", "places"):
-            optional = name in ("contrast", "places")
-            if name in self.parts and not (optional and not (folder / f"{name}.safetensors").is_file()):
+            there = name not in ("contrast", "places") or (folder / f"{name}.safetensors").is_file()
+            if name in self.parts and there:
                 load_network(folder, name, self.parts[name])
 
     def enter(self, span: Span, images_seen: int) -> None:
