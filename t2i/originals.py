@@ -34,7 +34,7 @@ from t2i.models.growing import Growth, real_at
 from t2i.text.encoders import load_encoder
 from t2i.text.frozen import FrozenEncoder, pad_tokens
 from t2i.text.pooler import TextBatch, TextStatistics
-from t2i.training.objective import Batch, GANObjective, Phase, one_each
+from t2i.training.objective import Batch, GANObjective, Phase
 from t2i.training.randomness import StepRandom
 
 EncodeLabel = Callable[[str], np.ndarray]
@@ -159,13 +159,13 @@ def train_fn(
         random = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
         wrong = mismatch(ids, [[caption] for caption in ids], random.numpy("mismatch"))
         text = text.to(device)
-        weight = torch.from_numpy((wrong >= 0).astype(np.float32)).to(device)
+        wrong = torch.from_numpy(wrong)[:, None].to(device)
         if grows:
             growth = Growth(4 * 2**step, alpha if step else 1.0)
             gen.growth = critic.growth = growth
             images = real_at(images, growth)
         ids = torch.from_numpy(ids).to(device)
-        batch = Batch(images.to(device), text, one_each(text[wrong]), weight[:, None], text, ids, torch.zeros(len(ids)))
+        batch = Batch(images.to(device), text, text, ids, wrong, torch.zeros(len(ids)))
         for phase in phases:
             gen.requires_grad_(phase.name == "G")
             critic.requires_grad_(phase.name == "D")

@@ -12,7 +12,7 @@ import torch
 from t2i.config import TrainConfig, resolve
 from t2i.models import get_architecture, list_architectures
 from t2i.text.pooler import TextBatch, TextStatistics
-from t2i.training.objective import Batch, Phase, one_each
+from t2i.training.objective import Batch, Phase
 from t2i.training.randomness import StepRandom
 from t2i.training.state import make_adam, make_objective
 
@@ -46,8 +46,8 @@ def losses(arch: str) -> list[dict[str, float]]:
         random = StepRandom(0, step * BATCH, BATCH)
         text = TextBatch(random.normal("text", 5, WIDTH), torch.ones(BATCH, 5, dtype=torch.bool))
         images = random.uniform("images", 3, 16, 16) * 2 - 1
-        wrong = one_each(text[torch.arange(BATCH).roll(1)])
-        batch = Batch(images, text, wrong, torch.ones(BATCH, 1), text, torch.arange(BATCH), torch.zeros(BATCH))
+        ids = torch.arange(BATCH)
+        batch = Batch(images, text, text, ids, ids.roll(1)[:, None], torch.zeros(BATCH))
         for phase in phases:
             generator.requires_grad_(phase.name == "G")
             discriminator.requires_grad_(phase.name == "D")

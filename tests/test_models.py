@@ -11,7 +11,7 @@ from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture, list_architectures
 from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.text.pooler import CONDITIONINGS, TextBatch, TextStatistics
-from t2i.training.objective import Batch, GANObjective, Phase, flat, one_each
+from t2i.training.objective import Batch, GANObjective, Phase
 from t2i.training.randomness import StepRandom
 
 WIDTH = 24  # of the text encoder
@@ -46,9 +46,8 @@ def captions(count, length=7, seed=0):
 def make_batch(count, resolution=32):
     noise = torch.Generator().manual_seed(5)
     images = torch.rand(count, 3, resolution, resolution, generator=noise) * 2 - 1
-    wrong = one_each(captions(count, seed=9))
-    text = captions(count)
-    return Batch(images, text, wrong, torch.ones(count, 1), text, torch.arange(count), torch.zeros(count))
+    text, ids = captions(count), torch.arange(count)
+    return Batch(images, text, text, ids, ids.roll(1)[:, None], torch.zeros(count))
 
 
 def gradients(architecture, accumulate, phase_name, dtype=torch.float64, term=None):
@@ -64,8 +63,8 @@ def gradients(architecture, accumulate, phase_name, dtype=torch.float64, term=No
     if term == "diversity":
         objective.diversity_weight = 4.0
     batch, random = make_batch(8), StepRandom(0, 0, 8)
-    texts = [text.to("cpu", dtype) for text in (batch.text, batch.mismatched, batch.captions)]
-    batch = replace(batch, images=batch.images.to(dtype), text=texts[0], mismatched=texts[1], captions=texts[2])
+    texts = [text.to("cpu", dtype) for text in (batch.text, batch.captions)]
+    batch = replace(batch, images=batch.images.to(dtype), text=texts[0], captions=texts[1])
     module = discriminator if phase_name == "D" else generator
     generator.requires_grad_(phase_name == "G")
     discriminator.requires_grad_(phase_name == "D")
@@ -171,7 +170,7 @@ def test_discriminator_judges_one_pass_over_the_pictures_with_many_captions(arch
     discriminator = wake(build(architecture)[1])
     batch = make_batch(4)
     features = discriminator.features(batch.images)
-    for text in (batch.text, flat(batch.mismatched)):
+    for text in (batch.text, captions(4, seed=9)):
         torch.testing.assert_close(
             discriminator.logits(features, discriminator.pool(text)), discriminator(batch.images, text)
         )

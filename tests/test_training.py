@@ -10,7 +10,6 @@ from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tenso
 from t2i.errors import UserError
 from t2i.models import list_architectures
 from t2i.models.folder import load_tensors
-from t2i.text.pooler import TextBatch
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
 from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
@@ -173,11 +172,12 @@ def test_batches_are_a_function_of_images_seen(shapes_data):
     first.load(0, 8)
     a, b = first.load(8, 8), second.load(8, 8)  # one read ahead, one fresh
     assert torch.equal(a.images, b.images)
-    assert torch.equal(a.mismatched.tokens, b.mismatched.tokens)
+    assert torch.equal(a.captions.tokens, b.captions.tokens)
+    assert torch.equal(a.wrong, b.wrong)
     assert a.images.shape == (8, 3, 16, 16)
     assert a.images.min() >= -1
     assert a.images.max() <= 1
-    assert a.mismatched_weight.tolist() == [[1.0]] * 8
+    assert sorted(a.wrong.flatten().tolist()) == list(range(8))
     for loader in (first, second):
         loader.close()
 
@@ -185,11 +185,9 @@ def test_batches_are_a_function_of_images_seen(shapes_data):
 def test_several_wrong_captions_are_different_ones(shapes_data):
     one, three = (BatchLoader(shapes_data, PreparedText(shapes_data), 0, "cpu", mismatches=k) for k in (1, 3))
     single, batch = one._read(0, 8), three._read(0, 8)
-    assert batch.mismatched_weight.shape == (8, 3)
-    assert batch.mismatched.tokens.shape[:2] == batch.mismatched.mask.shape[:2] == (8, 3)
-    length = single.mismatched.mask.shape[2]
-    assert torch.equal(batch.mismatched.tokens[:, :1, :length], single.mismatched.tokens)  # the first is what it was
-    columns = batch.mismatched.tokens.flatten(2).unbind(1)
+    assert batch.wrong.shape == (8, 3)
+    assert torch.equal(batch.wrong[:, :1], single.wrong)  # the first is what it was
+    columns = batch.wrong.unbind(1)
     assert not any(torch.equal(columns[a], columns[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
     for loader in (one, three):
         loader.close()
@@ -206,9 +204,7 @@ def test_loss_of_several_wrong_captions_is_their_mean(shapes_data):
     together = state.objective._discriminator_loss(batch, 0, random)
     apart = []
     for k in range(3):
-        tokens, mask = batch.mismatched
-        one = TextBatch(tokens[:, k : k + 1], mask[:, k : k + 1])
-        part = dataclasses.replace(batch, mismatched=one, mismatched_weight=batch.mismatched_weight[:, k : k + 1])
+        part = dataclasses.replace(batch, wrong=batch.wrong[:, k : k + 1])
         apart.append(state.objective._discriminator_loss(part, 0, random))
     torch.testing.assert_close(together, torch.stack(apart).mean())
 

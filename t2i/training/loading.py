@@ -9,7 +9,6 @@ from t2i.data.prepared import PreparedDataset
 from t2i.data.sampler import choice_at, run_of_pictures
 from t2i.data.sides import mirror_axis
 from t2i.losses.matching import mismatch
-from t2i.text.pooler import TextBatch
 from t2i.training.distributed import ALONE, Ranks
 from t2i.training.objective import Batch
 from t2i.training.randomness import StepRandom, derive_seed
@@ -64,15 +63,13 @@ class BatchLoader:
         names = ["mismatch", *(f"mismatch {number}" for number in range(1, self.mismatches))]
         wrong = np.stack([mismatch(captions, own, random.numpy(name)) for name in names], axis=1)  # [size, K]
         rows = self.ranks.rows(size)
-        mismatched = self.text.batch(captions[wrong[rows]].ravel())  # -1 takes the last caption; its weight is 0
         texts = self.text.batch(captions)
         return Batch(
             images=torch.from_numpy(data.images(pictures[rows])),
             text=texts[rows],
-            mismatched=TextBatch(*(part.unflatten(0, (-1, self.mismatches)) for part in tuple(mismatched))),
-            mismatched_weight=torch.from_numpy((wrong[rows] >= 0).astype(np.float32)),
             captions=texts,
             caption_ids=torch.from_numpy(captions),
+            wrong=torch.from_numpy(wrong[rows]),
             mirror=torch.tensor([mirror_axis(data.caption(int(i))) if self.mirrors else 0 for i in captions[rows]]),
         )
 
@@ -91,9 +88,8 @@ def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
     return Batch(
         images,
         captions[rows],
-        batch.mismatched.to(device, dtype),
-        batch.mismatched_weight.to(device),
         captions,
         batch.caption_ids.to(device),
+        batch.wrong.to(device),
         batch.mirror,
     )

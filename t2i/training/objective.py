@@ -46,20 +46,19 @@ REDRAWN = 4  # one picture in so many is drawn a second time, for the diversity 
 class Batch:
     """Real pictures and their captions.
 
-    images: [B, 3, R, R] in [-1, 1]. text: the caption of each. mismatched: K captions of other pictures for each, its
-    tensors [B, K, ...]. mismatched_weight: [B, K], 1, or 0 where the batch had no other caption.
+    images: [B, 3, R, R] in [-1, 1]. text: the caption of each.
     captions: those of the whole batch of N pictures, of which these may be a few. caption_ids: [N], equal where they
     are.
+    wrong: [B, K] int, K captions of other pictures for each, as rows of `captions`; -1 where there was none.
     mirror: [B], on the CPU: the axis of [3, R, R] along which a picture mirrored belies its caption, or 0.
     With a text encoder that is trained, the texts hold token ids.
     """
 
     images: Tensor
     text: TextBatch
-    mismatched: TextBatch
-    mismatched_weight: Tensor
     captions: TextBatch
     caption_ids: Tensor
+    wrong: Tensor
     mirror: Tensor
 
     def __len__(self) -> int:
@@ -69,10 +68,9 @@ class Batch:
         return Batch(
             self.images[rows],
             self.text[rows],
-            self.mismatched[rows],
-            self.mismatched_weight[rows],
             self.captions,
             self.caption_ids,
+            self.wrong[rows],
             self.mirror[rows],
         )
 
@@ -181,7 +179,7 @@ class GANObjective:
         images = self._augment(batch.images, random, "D real").detach()
         with self._autocast(batch.images):
             captions, text = self._texts(batch, random)
-            wrong_text = self._encode(flat(batch.mismatched), random, "D mismatch", batch.mismatched_weight.shape[1])
+            wrong_text = None if captions else self._encode_wrong(batch, random)
         with contextlib.nullcontext() if on_reals else self._autocast(batch.images):
             read, conditions, condition = self._read(captions, text, random)
             if on_reals:
@@ -190,13 +188,15 @@ class GANObjective:
                     condition.requires_grad_(True)
             features = self.discriminator.features(images)
             real = self.discriminator.logits(features, condition)
-            others = self.discriminator.pool(wrong_text).unflatten(0, batch.mismatched_weight.shape)  # [B, K, E]
+            # With the contrastive term every caption of the batch is read already.
+            others = conditions[batch.wrong] if captions else self.discriminator.pool(wrong_text)
+            others = others.unflatten(0, batch.wrong.shape) if others.ndim == 2 else others  # [B, K, E]
             wrong = torch.stack([self.discriminator.logits(features, other) for other in others.unbind(1)], dim=1)
         fakes = self._augment(fakes, random, "D fake")
         with self._autocast(batch.images):
             fake = self.discriminator(fakes, text)
 
-        mismatch = (batch.mismatched_weight * heads(self.loss.fake(wrong), 2)).mean(1)
+        mismatch = ((batch.wrong >= 0) * heads(self.loss.fake(wrong), 2)).mean(1)
         losses = heads(self.loss.real(real)) + 0.5 * (heads(self.loss.fake(fake)) + mismatch)
         self.statistics.add("loss_d", losses)
         self.statistics.add("logits_real", real)
@@ -309,6 +309,10 @@ class GANObjective:
             found[rows] = REDRAWN * self.diversity_weight * difference
         return found
 
+    def _encode_wrong(self, batch: Batch, random: StepRandom) -> TextBatch:
+        """The wrong captions, [B K, L, T], where not all of the batch's are encoded."""
+        return self._encode(batch.captions[batch.wrong.flatten()], random, "D mismatch", batch.wrong.shape[1])
+
     def _encode(self, text: TextBatch, random: StepRandom, name: str, captions: int = 1) -> TextBatch:
         """Embeddings of a trained encoder, with dropout; those of a frozen one are there already.
 
@@ -348,17 +352,6 @@ class GANObjective:
 def heads(losses: Tensor, dimensions: int = 1) -> Tensor:
     """[B], or [B, heads] of a discriminator with several, summed over them -> [B]; with two dimensions, [B, K]."""
     return losses if losses.ndim == dimensions else losses.sum(-1)
-
-
-def one_each(text: TextBatch) -> TextBatch:
-    """[B, L, ...] -> [B, 1, L, ...]: one wrong caption a picture, as Batch.mismatched has them."""
-    return TextBatch(*(part.unsqueeze(1) for part in tuple(text)))
-
-
-def flat(text: TextBatch) -> TextBatch:
-    """[B, K, L, ...] -> [B K, L, ...]."""
-    tokens, mask = tuple(text)
-    return TextBatch(tokens.flatten(0, 1), mask.flatten(0, 1))
 
 
 @torch.no_grad()
