@@ -1,6 +1,7 @@
-"""Which device to run on."""
+"""Which device to run on, and how tensors get there."""
 
 import torch
+from torch import Tensor
 
 from t2i.errors import UsageError
 
@@ -17,3 +18,13 @@ def pick_device(name: str = "auto") -> torch.device:
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError, by device
         raise UsageError(f"--device {name}: not to be had on this machine; try auto, cpu, cuda or mps") from error
     return device
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on `device`, without waiting for the work that lies before it there.
+
+    From the CPU, CUDA takes only pinned memory without waiting.
+    """
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -165,7 +165,7 @@ def train_fn(
             gen.growth = critic.growth = growth
             images = real_at(images, growth)
         ids = torch.from_numpy(ids).to(device)
-        batch = Batch(images.to(device), text, text, ids, wrong, torch.zeros(len(ids)))
+        batch = Batch(images.to(device), text, text, ids, wrong, np.zeros(len(ids)))
         for phase in phases:
             gen.requires_grad_(phase.name == "G")
             critic.requires_grad_(phase.name == "D")

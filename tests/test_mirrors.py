@@ -1,5 +1,6 @@
 """Captions that speak of sides, and the pictures that belie them."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,14 +37,14 @@ def test_mirrored_pictures_are_judged_with_their_own_captions():
     objective.places = PlacesHead(channels, discriminator.pooler.read_width, side)
     objective.contrast_weight = 2.0
     batch = make_batch(4)
-    read, axes = discriminator.read(batch.text), torch.tensor([0, 3, 2, 3])
+    read, axes = discriminator.read(batch.text), np.array([0, 3, 2, 3])
     found = objective._mirrored(batch.images, read, axes)
     assert found[0] == 0
     for row, axis in ((1, 3), (2, 2), (3, 3)):
         regions = discriminator.features(batch.images[row : row + 1].flip(axis)).regions
         expected = 2.0 * F.softplus(objective.places(regions, read)[0, row])
         torch.testing.assert_close(found[row], expected)
-    assert (objective._mirrored(batch.images, read, torch.zeros(4)) == 0).all()
+    assert (objective._mirrored(batch.images, read, np.zeros(4)) == 0).all()
 
 
 def test_batches_say_which_pictures_only_where_asked(shapes_data):
@@ -64,7 +65,7 @@ def test_pieces_of_a_batch_have_its_gradients():
     generator, discriminator = (network.double() for network in build(architecture))
     objective = make_objective(architecture, generator, discriminator)
     objective.places = PlacesHead(32, discriminator.pooler.read_width).double()
-    axes = torch.tensor([3, 0, 2, 2, 0, 3, 3, 0])
+    axes = np.array([3, 0, 2, 2, 0, 3, 3, 0])
     images = make_batch(8).images.double()
     text = make_batch(8).text
     found = {}

@@ -13,12 +13,13 @@ from t2i.models.folder import load_tensors
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
 from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
+from t2i.training.finite import NotFinite
 from t2i.training.loading import BatchLoader, to_device
 from t2i.training.loop import train
 from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run, find_runs
-from t2i.training.state import NotFinite, TrainingState
+from t2i.training.state import TrainingState
 from t2i.training.text import PreparedText
 
 

@@ -112,7 +112,7 @@ def contrastive_loss(logits: Tensor, own: Tensor | None = None, caption_ids: Ten
     """
     if own is None:
         own = torch.arange(len(logits), device=logits.device)
-    right = F.one_hot(own, logits.shape[1]).bool()  # [B, N]
+    right = own[:, None] == torch.arange(logits.shape[1], device=logits.device)  # [B, N]
     losses = F.softplus(torch.where(right, -logits, logits))
     if caption_ids is not None:
         same = caption_ids[own][:, None] == caption_ids

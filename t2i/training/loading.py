@@ -1,18 +1,44 @@
 """Batches from a prepared data set: for each step the pictures, a caption of each, and wrong captions of each."""
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from t2i.data.prepared import PreparedDataset
 from t2i.data.sampler import choice_at, run_of_pictures
 from t2i.data.sides import mirror_axis
+from t2i.device import send
 from t2i.losses.matching import mismatch
+from t2i.text.pooler import TextBatch
 from t2i.training.distributed import ALONE, Ranks
 from t2i.training.objective import Batch
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.text import PreparedText, TrainedText
+
+RESIDENT_SHARE = 0.25  # of the free memory of a GPU, which a data set may take
+
+
+def resident_pictures(dataset: PreparedDataset, device: torch.device) -> Tensor | None:
+    """All pictures, uint8 [N, R, R, 3], on a GPU that has the room for them; None on another device."""
+    if device.type != "cuda":
+        return None
+    size = len(dataset) * math.prod(dataset.picture_shape)
+    if size > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return None
+    return gather_pictures(dataset, device)
+
+
+def gather_pictures(dataset: PreparedDataset, device: torch.device, step: int = 4096) -> Tensor:
+    """All pictures, uint8 [N, R, R, 3], on `device`; read `step` at a time."""
+    pictures = torch.empty(len(dataset), *dataset.picture_shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(dataset), step):
+        part = dataset.images(range(start, min(start + step, len(dataset))))
+        pictures[start : start + len(part)] = torch.from_numpy(part)
+    return pictures
 
 
 class BatchLoader:
@@ -20,6 +46,7 @@ class BatchLoader:
 
     The global batch is a pure function of (data set, seed, images seen, size); a rank reads its rows of it.
     mismatches: wrong captions for each picture. mirrors: say which pictures, mirrored, belie their captions.
+    resident: all pictures of the data set on the device (resident_pictures); None: a batch's are read from the disk.
     """
 
     def __init__(
@@ -31,9 +58,10 @@ class BatchLoader:
         ranks: Ranks = ALONE,
         mismatches: int = 1,
         mirrors: bool = False,
+        resident: Tensor | None = None,
     ):
         self.dataset, self.text, self.seed, self.ranks = dataset, text, seed, ranks
-        self.mismatches, self.mirrors = mismatches, mirrors
+        self.mismatches, self.mirrors, self.resident = mismatches, mirrors, resident
         self.device = torch.device(device)
         self._order_seed = derive_seed(seed, "order")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -47,6 +75,8 @@ class BatchLoader:
             batch = self._read(images_seen, size)
         following = images_seen + size, size
         self._ahead = following, self._thread.submit(self._read, *following)
+        if self.resident is not None:  # the pictures' numbers were read in their place
+            batch = replace(batch, images=self.resident[send(batch.images, self.device)])
         return to_device(batch, self.ranks.rows(size), self.device)
 
     def close(self) -> None:
@@ -63,15 +93,20 @@ class BatchLoader:
         names = ["mismatch", *(f"mismatch {number}" for number in range(1, self.mismatches))]
         wrong = np.stack([mismatch(captions, own, random.numpy(name)) for name in names], axis=1)  # [size, K]
         rows = self.ranks.rows(size)
-        texts = self.text.batch(captions)
+        numbers = pictures[rows]
+        texts = TextBatch(*map(self._pin, self.text.batch(captions)))
         return Batch(
-            images=torch.from_numpy(data.images(pictures[rows])),
+            images=self._pin(torch.from_numpy(data.images(numbers) if self.resident is None else numbers)),
             text=texts[rows],
             captions=texts,
-            caption_ids=torch.from_numpy(captions),
-            wrong=torch.from_numpy(wrong[rows]),
-            mirror=torch.tensor([mirror_axis(data.caption(int(i))) if self.mirrors else 0 for i in captions[rows]]),
+            caption_ids=self._pin(torch.from_numpy(captions)),
+            wrong=self._pin(torch.from_numpy(wrong[rows])),
+            mirror=np.array([mirror_axis(data.caption(int(i))) if self.mirrors else 0 for i in captions[rows]]),
         )
+
+    def _pin(self, tensor: Tensor) -> Tensor:
+        """Here in the background, so that sending it costs the training nothing."""
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
 
 def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
@@ -79,17 +114,15 @@ def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
 
     rows: which of the whole batch's captions are the pictures' own; they are moved once.
     """
-    pin = device.type == "cuda"
-    images = batch.images.pin_memory() if pin else batch.images
     # NHWC in memory seen as NCHW: channels_last without a copy.
-    images = images.to(device, non_blocking=pin).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-    dtype = torch.float32 if batch.captions.tokens.is_floating_point() else batch.captions.tokens.dtype
-    captions = batch.captions.to(device, dtype)
+    images = send(batch.images, device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    tokens, mask = (send(part, device) for part in tuple(batch.captions))
+    captions = TextBatch(tokens.float() if tokens.is_floating_point() else tokens, mask)
     return Batch(
         images,
         captions[rows],
         captions,
-        batch.caption_ids.to(device),
-        batch.wrong.to(device),
+        send(batch.caption_ids, device),
+        send(batch.wrong, device),
         batch.mirror,
     )

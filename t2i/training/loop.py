@@ -23,8 +23,9 @@ from t2i.models.growing import Growth, real_at, set_growth
 from t2i.training.checkpoint import newest_checkpoint, save_checkpoint
 from t2i.training.collapse import CollapseWatch
 from t2i.training.distributed import ALONE, Ranks
+from t2i.training.finite import NotFinite
 from t2i.training.growth import Schedule
-from t2i.training.loading import BatchLoader
+from t2i.training.loading import BatchLoader, resident_pictures
 from t2i.training.memory import memory_gib, out_of_memory
 from t2i.training.metrics import MetricsLog
 from t2i.training.plots import draw_losses
@@ -33,7 +34,7 @@ from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.run import Run
 from t2i.training.scoring import COLUMNS as SCORES
 from t2i.training.scoring import Scoring
-from t2i.training.state import NotFinite, TrainingState
+from t2i.training.state import TrainingState
 from t2i.training.text import PreparedText, TrainedText, make_text
 
 COLUMNS = (
@@ -95,8 +96,9 @@ def train(
 
     seed = seed_after(config.seed, rollbacks)
     open_loader = partial(
-        BatchLoader, dataset, text, device=device, ranks=ranks, mismatches=config.mismatches, mirrors=config.places
-    )
+        BatchLoader, dataset, text, device=device, ranks=ranks, mismatches=config.mismatches, mirrors=config.places,
+        resident=resident_pictures(dataset, device),
+    )  # fmt: skip
     loader = open_loader(seed)
     preview = Preview(dataset, text, state.generator.z_dim, config.seed, device)
     watch = CollapseWatch()

@@ -22,11 +22,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.data.sides import MIRRORS
+from t2i.device import send
 from t2i.losses.adversarial import AdversarialLoss
 from t2i.losses.augment import NUMBERS, augment, blur
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead, contrastive_loss
@@ -50,7 +52,7 @@ class Batch:
     captions: those of the whole batch of N pictures, of which these may be a few. caption_ids: [N], equal where they
     are.
     wrong: [B, K] int, K captions of other pictures for each, as rows of `captions`; -1 where there was none.
-    mirror: [B], on the CPU: the axis of [3, R, R] along which a picture mirrored belies its caption, or 0.
+    mirror: [B]: the axis of [B, 3, R, R] along which a picture mirrored belies its caption, or 0.
     With a text encoder that is trained, the texts hold token ids.
     """
 
@@ -59,7 +61,7 @@ class Batch:
     captions: TextBatch
     caption_ids: Tensor
     wrong: Tensor
-    mirror: Tensor
+    mirror: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
@@ -284,13 +286,14 @@ class GANObjective:
             losses = losses + places
         return self.contrast_weight * losses
 
-    def _mirrored(self, images: Tensor, read: TextBatch, axes: Tensor) -> Tensor:
+    def _mirrored(self, images: Tensor, read: TextBatch, axes: np.ndarray) -> Tensor:
         """The weighted term of mirrored pictures, [B]: their captions speak of sides, and are wrong."""
         found = torch.zeros(len(images), dtype=at_least_fp32(images).dtype, device=images.device)
-        rows = torch.cat([(axes == axis).nonzero()[:, 0] for axis in MIRRORS])
-        if len(rows) == 0:
+        if not axes.any():
             return found
-        mirrored = torch.cat([images.detach()[axes == axis].flip(axis) for axis in MIRRORS])
+        rows = [send(torch.from_numpy(np.flatnonzero(axes == axis)), images.device) for axis in MIRRORS]
+        mirrored = torch.cat([images.detach()[some].flip(axis) for some, axis in zip(rows, MIRRORS)])
+        rows = torch.cat(rows)
         with self._autocast(images):
             regions = self.discriminator.features(mirrored).regions
         losses = F.softplus(self.places.pairs(regions, read[rows]))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2i.device import send
+
 
 def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed from any numbers and names; the same on every machine."""
@@ -50,4 +52,4 @@ class StepRandom:
         return torch.Generator().manual_seed(derive_seed(self.seed, self.images_seen, name))
 
     def _slice(self, numbers: Tensor) -> Tensor:
-        return numbers[self.rows].to(self.device, non_blocking=True)
+        return send(numbers[self.rows], self.device)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from t2i.config import TrainConfig
-from t2i.errors import UserError
 from t2i.losses.adversarial import LOSSES
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead
 from t2i.losses.penalties import PENALTIES
@@ -20,6 +19,7 @@ from t2i.models.growing import set_growth
 from t2i.training.checkpoint import load_checkpoint, load_network
 from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
+from t2i.training.finite import GradientCheck
 from t2i.training.growth import Schedule, Span
 from t2i.training.objective import Batch, GANObjective, Phase
 from t2i.training.randomness import StepRandom, derive_seed
@@ -27,10 +27,6 @@ from t2i.training.setup import contrast_weight
 from t2i.training.text import PreparedText, TrainedText
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class NotFinite(UserError):
-    """A gradient is NaN or infinite."""
 
 
 class TrainingState:
@@ -55,6 +51,7 @@ class TrainingState:
             Phase("G", self.generator, make_adam(self.generator, config.lr_g, config, device)),
         ]
         self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, **terms)
+        self.check = GradientCheck(self.objective.statistics, late=device.type == "cuda")
         enabled = config.precision == "fp16"
         self.scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=enabled) for phase in self.phases}
         self.parts = {
@@ -69,6 +66,7 @@ class TrainingState:
     def load(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Fill from a verified checkpoint. Raises UserError, one line, where it does not fit."""
         load_checkpoint(folder, self.parts)
+        self.check.forget()
         for name, scaler in self.scalers.items():
             scaler.load_state_dict(state["scalers"][name])
 
@@ -112,10 +110,10 @@ class TrainingState:
         ranks.sum_gradients(phase.module)
 
     def update(self, phase: Phase, images_seen: int) -> None:
-        """The optimiser's step. Raises NotFinite before a step that would write NaN."""
+        """The optimiser's step. Raises NotFinite in place of one that would write NaN (on CUDA a step later)."""
         scaler = self.scalers[phase.name]
         scaler.unscale_(phase.optimizer)
-        check_gradients(phase, self.objective, images_seen, tolerate=scaler.is_enabled())
+        self.check.look(phase, images_seen, tolerate=scaler.is_enabled())
         scaler.step(phase.optimizer)
         scaler.update()
 
@@ -201,20 +199,3 @@ def network_options(config: TrainConfig, resolution: int) -> dict[str, Any]:
     if architecture.grows:
         options["shown_at"] = Schedule(config, resolution).sides
     return options
-
-
-def check_gradients(phase: Phase, objective: GANObjective, images_seen: int, tolerate: bool = False) -> None:
-    """Stop before a step that would write NaN or infinity into the weights. Raises NotFinite, naming the numbers.
-
-    tolerate: the loss is scaled (fp16): the scaler skips such a step and lowers the scale.
-    """
-    gradients = [p.grad for p in phase.module.parameters() if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if torch.isfinite(norm):
-        objective.statistics.add(f"gradient_{phase.name.lower()}", norm)
-    elif not tolerate:
-        losses = ", ".join(f"{name} {value:.4g}" for name, value in objective.statistics.read().items())
-        raise NotFinite(
-            f"the gradient of phase {phase.name} is {float(norm)} after {images_seen:,} images ({losses}); the last "
-            "checkpoint is good: lower --lr-g and --lr-d, or train with --precision fp32"
-        )
