@@ -95,6 +95,11 @@ class PreparedDataset:
         """The ids of one picture's captions, int32."""
         return self._picture_captions[self._picture_offsets[index] : self._picture_offsets[index + 1]]
 
+    def captions_of(self, indices: np.ndarray) -> list[list[int]]:
+        """The ids of each picture's captions."""
+        places = zip(self._picture_offsets[indices].tolist(), self._picture_offsets[indices + 1].tolist())
+        return [self._picture_captions[start:stop].tolist() for start, stop in places]
+
     def caption(self, caption_id: int) -> str:
         """The text of a caption."""
         start, stop = (int(offset) for offset in self._caption_offsets[caption_id : caption_id + 2])

@@ -20,7 +20,7 @@ def mismatch(caption_ids: np.ndarray, own_captions: Sequence[Sequence[int]], rng
     size = len(caption_ids)
     own = [set(captions) for captions in own_captions]
     order = rng.permutation(size)
-    taken = [int(caption) in own[row] for row, caption in enumerate(caption_ids[order])]
+    taken = [caption in own[row] for row, caption in enumerate(caption_ids[order].tolist())]
     for row in np.flatnonzero(taken):
         # Swap with a row that can take what this one cannot keep, and has what this one can take.
         for other in rng.permutation(size):

@@ -86,9 +86,9 @@ class BatchLoader:
         data = self.dataset
         positions = np.arange(images_seen, images_seen + size)
         pictures = run_of_pictures(images_seen, size, len(data), self._order_seed)
-        own = [data.caption_ids(int(picture)) for picture in pictures]
-        choices = choice_at(positions, data.caption_counts(pictures), self._order_seed)
-        captions = np.array([int(ids[choice]) for ids, choice in zip(own, choices)])
+        own = data.captions_of(pictures)
+        choices = choice_at(positions, data.caption_counts(pictures), self._order_seed).tolist()
+        captions = np.array([ids[choice] for ids, choice in zip(own, choices)])
         random = StepRandom(self.seed, images_seen, size)
         names = ["mismatch", *(f"mismatch {number}" for number in range(1, self.mismatches))]
         wrong = np.stack([mismatch(captions, own, random.numpy(name)) for name in names], axis=1)  # [size, K]
@@ -101,8 +101,13 @@ class BatchLoader:
             captions=texts,
             caption_ids=self._pin(torch.from_numpy(captions)),
             wrong=self._pin(torch.from_numpy(wrong[rows])),
-            mirror=np.array([mirror_axis(data.caption(int(i))) if self.mirrors else 0 for i in captions[rows]]),
+            mirror=self._mirror_axes(captions[rows]),
         )
+
+    def _mirror_axes(self, captions: np.ndarray) -> np.ndarray:
+        if not self.mirrors:
+            return np.zeros(len(captions), int)
+        return np.array([mirror_axis(self.dataset.caption(caption)) for caption in captions.tolist()])
 
     def _pin(self, tensor: Tensor) -> Tensor:
         """Here in the background, so that sending it costs the training nothing."""
