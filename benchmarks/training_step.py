@@ -1,10 +1,11 @@
 """Pictures a second of a whole training step (data, both phases, averages), for variants that take turns.
 
-    python benchmarks/training_step.py DATA VARIANT [VARIANT ...] [--steps 16] [--turns 5] [--profile]
+    python benchmarks/training_step.py DATA VARIANT [VARIANT ...] [--steps 16] [--turns 5] [--profile] [--compile]
 
 VARIANT: see variants.py. The turns of the variants alternate in one process, so that a busy machine slows all of them;
 the ratio is the median over the turns of each variant's speed by the first one's. --profile adds where the time of a
-step goes, by torch.profiler: the shares of kinds of operations, and the longest operations.
+step goes, by torch.profiler: the shares of kinds of operations, and the longest operations. --compile adds each variant
+once more, with torch.compile over the passes that have no double backward (those of a penalty have one).
 """
 
 import argparse
@@ -22,7 +23,7 @@ from t2i.device import pick_device
 from t2i.models.growing import real_at
 from t2i.training.distributed import ALONE
 from t2i.training.growth import Schedule
-from t2i.training.loading import BatchLoader
+from t2i.training.loading import BatchLoader, resident_pictures
 from t2i.training.randomness import StepRandom
 from t2i.training.state import TrainingState
 from t2i.training.text import make_text
@@ -35,7 +36,10 @@ class Steps:
         self.settings, self.device = settings, device
         text = make_text(settings, data, Path(tempfile.mkdtemp()), write=False)
         self.state = TrainingState(settings, data.resolution, text, device)
-        self.loader = BatchLoader(data, text, settings.seed, device, ALONE, settings.mismatches, settings.places)
+        pictures = resident_pictures(data, device)
+        self.loader = BatchLoader(
+            data, text, settings.seed, device, ALONE, settings.mismatches, settings.places, pictures
+        )
         schedule = Schedule(settings, data.resolution)
         self.span = schedule.spans[-1]
         self.images_seen = self.span.faded
@@ -83,6 +87,17 @@ def shares(profile: torch.profiler.profile) -> dict[str, float]:
     return {kind: value / sum(times.values()) for kind, value in times.items()}
 
 
+def compile_networks(state: TrainingState) -> None:
+    """torch.compile over the generator, and over the discriminator where no penalty is taken from its pictures."""
+    state.generator.synthesis = torch.compile(state.generator.synthesis)
+    plain, compiled = state.discriminator.features, torch.compile(state.discriminator.features)
+    state.discriminator.features = lambda images: (plain if penalised(images) else compiled)(images)
+
+
+def penalised(images: torch.Tensor) -> bool:
+    return images.requires_grad and images.is_leaf
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -91,13 +106,18 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     data, device = PreparedDataset(options.data), pick_device(options.device)
     runs = {}
     for text in options.variants:
         name, settings = settings_of(text, data, device)
         runs[name] = Steps(settings, data, device)
-        runs[name].take(2)
+        if options.compile:
+            runs[f"{name}, compiled"] = compiled = Steps(settings, data, device)
+            compile_networks(compiled.state)
+    for run in runs.values():
+        run.take(options.steps)  # every kind of step once: with a penalty and without
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(options.turns):
         for name, run in runs.items():
