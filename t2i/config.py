@@ -69,6 +69,9 @@ class TrainConfig:
     likeness: float = _setting(
         0.0, "Weight of the likeness term: a drawing's coarse colours are those of its caption's own picture."
     )
+    pretrain_kimg: float = _setting(
+        0.0, "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast."
+    )
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
     penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
@@ -153,7 +156,7 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
-        for name in ("penalty_weight", "contrastive", "diversity", "likeness", "blur_kimg"):
+        for name in ("penalty_weight", "contrastive", "diversity", "likeness", "pretrain_kimg", "blur_kimg"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise UsageError(f"{called(name)} must not be negative, as {value} is")
         if not 0 <= self.seed < 2**63:

@@ -1,8 +1,16 @@
-"""The likeness term: what is seen from afar."""
+"""The likeness term, what is seen from afar; and a generator that learns by it alone at first."""
+
+import json
 
 import torch
+from short_runs import CPU, config, start
 
+from t2i.cli.train import describe
 from t2i.losses.likeness import coarse_difference
+from t2i.models.folder import load_tensors
+from t2i.training.checkpoint import list_checkpoints
+from t2i.training.state import TrainingState
+from t2i.training.text import PreparedText
 
 
 def test_only_coarse_differences_count():
@@ -24,3 +32,26 @@ def test_half_precision_is_compared_in_fp32():
     found = coarse_difference(first.bfloat16(), second)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, coarse_difference(first.bfloat16().float(), second))
+
+
+def test_small_pictures_are_compared_at_their_own_size():
+    first, second = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(
+        coarse_difference(first, second, (8, 16, 32)), coarse_difference(first, second, (8, 16, 16))
+    )
+
+
+def test_pretraining_leaves_the_discriminator_alone_and_brings_the_generator_near(shapes_data, tmp_path):
+    said = []
+    settings = config("stylegan2", pretrain_kimg=0.4, kimg=0.8, lr_g=1e-3, growing=False, log_kimg=0.2, snapshot_kimg=0.4)
+    run, _ = start(settings, shapes_data, tmp_path, on_status=lambda status: said.append(describe(status)))
+    states = [folder / "discriminator.safetensors" for folder in list_checkpoints(run.checkpoints)]
+    fresh = TrainingState(settings, shapes_data.resolution, PreparedText(shapes_data), CPU).discriminator.state_dict()
+    pretrained, trained = (load_tensors(path) for path in states[-2:])
+    assert all(torch.equal(value, pretrained[name]) for name, value in fresh.items())
+    assert not all(torch.equal(value, trained[name]) for name, value in fresh.items())
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [("unlike" in line, "loss_d" in line) for line in lines] == [(True, False)] * 2 + [(False, True)] * 2
+    assert lines[1]["unlike"] < 0.9 * lines[0]["unlike"]
+    assert "pretraining  unlike " in said[0]
+    assert "logits real" in said[-1]

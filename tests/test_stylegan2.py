@@ -86,16 +86,16 @@ def test_truncation_takes_the_noise_and_leaves_the_text(generator):
     z = torch.randn(6, generator.z_dim)
     condition = generator.pool(text(1)).expand(6, -1)
     full, half, none = (generator.styles(z, condition, psi) for psi in (1.0, 0.5, 0.0))
-    width = full.shape[2] // 2
+    width = SMALLEST["w_dim"]
     for styles in (half, none):
-        assert torch.equal(styles[..., width:], full[..., width:])  # the prompt's half
+        assert torch.equal(styles[..., width:], full[..., width:])  # what the prompt says
     torch.testing.assert_close(none[0], none[5])  # one picture a prompt
     torch.testing.assert_close(half[..., :width], (full + none)[..., :width] / 2)
 
 
 def test_every_style_layer_is_read(generator):
     """Each w of render moves the picture: none is passed over."""
-    styles = torch.randn(1, generator.layer_count, 2 * SMALLEST["w_dim"])
+    styles = torch.randn(1, generator.layer_count, 2 * SMALLEST["w_dim"] + generator.pooler.out_width)
     plain = generator.render(styles)
     assert plain.shape == (1, 3, 16, 16)
     for layer in range(generator.layer_count):
@@ -111,3 +111,23 @@ def test_noise_and_text_both_move_the_picture(generator):
     plain = generator(z, captions)
     assert not torch.allclose(generator(z.flip(0), captions), plain)
     assert not torch.allclose(generator(z, TextBatch(captions.tokens.flip(0), captions.mask)), plain)
+
+
+def test_sketch_says_what_lies_where(generator):
+    """It moves some places more than others, by the first layer's styles alone; without it no side can be drawn."""
+    styles = generator.styles(torch.randn(2, generator.z_dim), generator.pool(text()))
+    assert styles.shape[2] == 2 * SMALLEST["w_dim"] + generator.pooler.out_width
+    plain = generator.render(styles)
+    told = styles.clone()
+    told[:, 0, generator.w_width :] += 1
+    moved = (generator.render(told) - plain).abs().mean(1)
+    assert moved.min() < 0.5 * moved.max()
+    told = styles.clone()
+    told[:, 1:, generator.w_width :] += 1
+    assert torch.equal(generator.render(told), plain)
+
+
+@pytest.mark.parametrize("side", [4, 12, 32])
+def test_sketch_of_no_resolution_of_the_generator_is_refused(side):
+    with pytest.raises(ValueError, match=f"sketch is one of 0, 8, 16, not {side}"):
+        StyleGAN2Generator(16, "attention", TextStatistics.identity(24), **{**SMALLEST, "sketch": side})

@@ -335,12 +335,19 @@ def describe(status: "Status") -> str:
     from t2i.training.scoring import SCORES
 
     metrics = status.metrics
+    scores = "".join(f"  {name} {metrics[column]:.4f}" for name, column in SCORES.values() if column in metrics)
     return (
         f"{status.images_seen / 1000:.1f} kimg  {_size(metrics)}  {metrics['images_per_second']:.0f} img/s  "
-        f"{metrics['memory_gib']:.1f} GiB  loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  "
-        f"logits real {metrics['logits_real']:.2f} mismatch {metrics['logits_mismatch']:.2f} "
-        f"fake {metrics['logits_fake']:.2f}"
-        + "".join(f"  {name} {metrics[column]:.4f}" for name, column in SCORES.values() if column in metrics)
+        f"{metrics['memory_gib']:.1f} GiB  {_losses(metrics)}{scores}"
+    )
+
+
+def _losses(metrics: dict[str, float]) -> str:
+    if "loss_d" not in metrics:
+        return f"pretraining  unlike {metrics['unlike']:.3f}"
+    return (
+        f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits real {metrics['logits_real']:.2f} "
+        f"mismatch {metrics['logits_mismatch']:.2f} fake {metrics['logits_fake']:.2f}"
     )
 
 
@@ -352,8 +359,11 @@ def _size(metrics: dict[str, float]) -> str:
 def describe_briefly(status: "Status") -> str:
     """The same for a bar in a terminal of 80 columns; r/m/f are the real, mismatch and fake logits."""
     metrics = status.metrics
-    logits = "/".join(f"{metrics[name]:.1f}" for name in ("logits_real", "logits_mismatch", "logits_fake"))
-    return (
+    shown = (
         f"{status.images_seen / 1000:.1f} kimg {_size(metrics)} {metrics['images_per_second']:.0f} img/s "
-        f"{metrics['memory_gib']:.1f} GiB G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"
+        f"{metrics['memory_gib']:.1f} GiB "
     )
+    if "loss_d" not in metrics:
+        return shown + f"unlike {metrics['unlike']:.3f}"
+    logits = "/".join(f"{metrics[name]:.1f}" for name in ("logits_real", "logits_mismatch", "logits_fake"))
+    return shown + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"

@@ -11,9 +11,10 @@ Departures from the paper: it can grow all the same (Karras et al. 2018), for st
 noise images and no style mixing (nothing that a caption speaks of), no path length
 penalty, and R1 is taken in the same optimiser step as the loss. The discriminator halves a picture by a convolution
 with stride 2, without the low-pass before it, and works at half the size: cheaper, and it learns outlines sooner
-(docs/training.md). Pooled text goes through a layer of its own in both networks.
+(docs/training.md). Pooled text goes through a layer of its own in both networks, and can draw a first sketch.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -42,6 +43,7 @@ from t2i.models.layers import upsample as repeat_pixels
 from t2i.models.projected import ProjectedDiscriminator
 from t2i.models.registry import Architecture, preset_rows, register
 from t2i.precision import at_least_fp32
+from t2i.text.attention import Linear
 from t2i.text.pooler import TextStatistics, make_pooler
 
 TYPICAL = 1024  # noises whose mean w is the centre that truncation pulls to
@@ -103,10 +105,31 @@ class ToRGB(nn.Module):
         return self.conv(x, w, self.bias)
 
 
+class Sketch(nn.Module):
+    """What is to lie where: [B, S] -> [B, channels, side, side], by a perceptron with two hidden layers.
+
+    Modulation turns a channel up or down everywhere at once, so that what lies where is learned from text slowly. These
+    layers cost little beside convolutions, and learn fast: no equalised learning rates, and GELU (docs/training.md has
+    what was measured).
+    """
+
+    def __init__(self, styles: int, channels: int, side: int, hidden: int = 512, lr_multiplier: float = 1.0):
+        super().__init__()
+        self.shape = channels, side, side
+        self.enter = Linear(styles, hidden, lr_multiplier=lr_multiplier)
+        self.hidden = Linear(hidden, hidden, lr_multiplier=lr_multiplier)
+        self.out = Linear(hidden, math.prod(self.shape), lr_multiplier=lr_multiplier)
+
+    def forward(self, styles: Tensor) -> Tensor:
+        x = F.gelu(self.hidden(F.gelu(self.enter(styles))))
+        return self.out(x).unflatten(1, self.shape)
+
+
 class StyleGAN2Generator(Generator):
     """noise [B, z_dim] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
-    growth: [resolution, alpha] to start at; left out, fully grown.
+    growth: [resolution, alpha] to start at; left out, fully grown. sketch: resolution of the map that a Sketch is added
+    to; 0 for none.
     """
 
     def __init__(
@@ -120,7 +143,7 @@ class StyleGAN2Generator(Generator):
         mapping_layers: int = 2,
         fmap_base: int = 16384,
         fmap_max: int = 512,
-        layout: bool = False,
+        sketch: int = 0,
         text_layers: int = 0,
         text_lr: float = 1.0,
         growth: Sequence[float] | None = None,
@@ -135,14 +158,19 @@ class StyleGAN2Generator(Generator):
         self.mapping = mapping_network(z_dim, w_dim, mapping_layers)
         sides = resolutions_to(resolution)
         channels = [width(side, fmap_base, fmap_max) for side in sides]
-        both = 2 * w_dim
+        self.w_width = both = 2 * w_dim
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
-        self.layout = EqualLinear(both, channels[0] * 4 * 4, gain=1.0) if layout else None
         self.first = StyledConv(channels[0], channels[0], both)
         self.convs = nn.ModuleList(
             nn.ModuleList([StyledConv(a, b, both), StyledConv(b, b, both)]) for a, b in pairwise(channels)
         )
         self.to_rgb = nn.ModuleList(ToRGB(c, both) for c in channels)
+        if sketch and sketch not in sides[1:]:
+            raise ValueError(f"sketch is one of 0, {', '.join(map(str, sides[1:]))}, not {sketch}")
+        self.sketch_side, self.sketch = sketch, None
+        if sketch:
+            width_in = both + self.pooler.out_width
+            self.sketch = Sketch(width_in, width(sketch, fmap_base, fmap_max), sketch, lr_multiplier=text_lr)
         self.register_buffer("typical", torch.randn(TYPICAL, z_dim))
 
     @property
@@ -159,23 +187,25 @@ class StyleGAN2Generator(Generator):
     def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         """w for each layer, [B, layers, 2 W]: what the mapping makes of the noise, and the text.
 
-        truncation_psi pulls the noise's half to its mean (Karras et al. 2019, sec. B); the text's half stays.
+        With a sketch, [B, layers, 2 W + E]: the condition itself goes along. truncation_psi pulls the noise's part to
+        its mean (Karras et al. 2019, sec. B); what the text says stays.
         """
         w = self.map(z)
         if truncation_psi != 1:
             w = self.map(self.typical).mean(0, keepdim=True).lerp(w, truncation_psi)
         text = pixel_norm(self.text(self.text_layer(condition)))
-        return torch.cat([w, text], dim=1)[:, None].expand(-1, self.layer_count, -1)
+        parts = [w, text] if self.sketch is None else [w, text, at_least_fp32(condition)]
+        return torch.cat(parts, dim=1)[:, None].expand(-1, self.layer_count, -1)
 
     def render(self, styles: Tensor) -> Tensor:
-        """Styles [B, layers, 2 W] -> images [B, 3, r, r]."""
-        x = self.constant.expand(len(styles), -1, -1, -1)
-        if self.layout is not None:
-            x = x + self.layout(styles[:, 0]).unflatten(1, x.shape[1:])  # [B, C, 4, 4]
-        x = self.first(x, styles[:, 0])
+        """Styles of `styles` -> images [B, 3, r, r]. The sketch is of the first layer's."""
+        coarse, styles = styles[:, 0], styles[..., : self.w_width]
+        x = self.first(self.constant.expand(len(styles), -1, -1, -1), styles[:, 0])
         rgb = old = self.to_rgb[0](x, styles[:, 1])
         for number, (up, conv) in enumerate(self.convs[: self.layer_count // 2 - 1], start=1):
             x = up(upsample(x), styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
+            if x.shape[-1] == self.sketch_side:
+                x = x + self.sketch(coarse).to(x.dtype)
             x = conv(x, styles[:, 2 * number])
             old = rgb
             rgb = upsample(rgb) + self.to_rgb[number](x, styles[:, 2 * number + 1])
@@ -307,13 +337,13 @@ STYLEGAN2 = register(
         build_discriminator=build_discriminator,
         model_options={
             "z_dim": 64, "w_dim": 512, "mapping_layers": 2, "fmap_base": 16384, "fmap_max": 512,
-            "match_width": 512, "discriminator": "scratch", "input_resolution": 128, "layout": False,
+            "match_width": 512, "discriminator": "scratch", "input_resolution": 128, "sketch": 0,
             "text_layers": 0, "text_lr": 1.0,
         },
         presets=_PRESETS,
         defaults={"loss": "logistic", "penalty": "r1", "penalty_every": 16, "beta1": 0.0, "beta2": 0.99},
         smallest={
-            "z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "match_width": 16, "layout": True,
+            "z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "match_width": 16, "sketch": 8,
             "text_layers": 1,
         },
         grows=True,

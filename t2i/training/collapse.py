@@ -31,7 +31,7 @@ class CollapseWatch:
             ),
             "deaf": (
                 metrics["images_seen"] > 10 * MIN_IMAGES
-                and all(m["logits_real"] - m["logits_mismatch"] < 0.02 for m in self.recent),
+                and all(m.get("logits_real", 1) - m.get("logits_mismatch", 0) < 0.02 for m in self.recent),
                 "the discriminator does not tell right captions from wrong ones (real minus mismatch logit near 0): "
                 "prompts will not be followed. Are the captions specific to their pictures?",
             ),

@@ -196,7 +196,7 @@ def train(
 
         # ---- Each phase: gradients over the micro-batches, then one step ----
         try:
-            for phase in state.phases:
+            for phase in state.due:
                 state.accumulate(phase, batch, config.accumulate, step, random, ranks, span.batch)
                 state.update(phase, images_seen)
         except NotFinite as error:

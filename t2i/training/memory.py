@@ -43,7 +43,7 @@ def out_of_memory(
             continue
         try:
             batch = loader.load(images_seen, span.batch)[: local // pieces]
-            for phase in state.phases:
+            for phase in state.due:
                 numbers = random.take(slice(0, local // pieces))
                 state.objective.accumulate_gradients(phase, batch, 1 / pieces, 0, numbers)
                 phase.optimizer.zero_grad(set_to_none=True)

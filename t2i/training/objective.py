@@ -12,7 +12,8 @@ with e' the caption of another picture, or the mean over several. G phase: gener
 With a contrastive term the discriminator learns besides to tell a real picture's caption from the batch's others, and
 the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4); with `places` so it does
 word by word, and learns that a picture mirrored belies a caption that speaks of sides. With a diversity term the
-generator is rewarded for pictures of one caption that differ.
+generator is rewarded for pictures of one caption that differ. While it is pretrained the generator learns alone, by the
+likeness of its pictures to the captions' own, averaged down.
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
 above; the generator takes its embeddings as they are.
@@ -33,7 +34,7 @@ from t2i.losses.adversarial import AdversarialLoss
 from t2i.losses.augment import NUMBERS, augment, blur
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead, contrastive_loss
 from t2i.losses.diversity import diversity
-from t2i.losses.likeness import coarse_difference
+from t2i.losses.likeness import FINER_SIDES, coarse_difference
 from t2i.losses.penalties import Penalty
 from t2i.models.base import Features
 from t2i.precision import at_least_fp32
@@ -111,6 +112,7 @@ class GANObjective:
 
     autocast_dtype: None for fp32, else the dtype of the generator's and of the penalty-free discriminator passes. A
     pass that a penalty is taken from runs in fp32.
+    pretraining: the generator learns by likeness alone; no discriminator is asked. The training sets it.
     blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
     shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
@@ -145,7 +147,7 @@ class GANObjective:
         self.augments, self.autocast_dtype = augments, autocast_dtype
         self.shared_fakes = shared_fakes
         self._kept: Tensor | None = None
-        self.blur_sigma = 0.0
+        self.blur_sigma, self.pretraining = 0.0, False
         self.statistics = Statistics()
 
     def accumulate_gradients(
@@ -165,7 +167,9 @@ class GANObjective:
         alone: this process has no other micro-batch in this step. Shared fakes are then kept, with their graph, from
         the D phase to the G phase; else they are drawn again from the same noise.
         """
-        if phase.name == "D":
+        if self.pretraining:
+            loss = self._pretraining_loss(batch, random)
+        elif phase.name == "D":
             loss = self._discriminator_loss(batch, step, random, keep=self.shared_fakes and alone)
         else:
             loss = self._generator_loss(batch, random)
@@ -238,6 +242,14 @@ class GANObjective:
             losses = losses - self._diversity(fakes, text, random)
         if self.contrast is not None:
             losses = losses + self._contrastive("_g", features, read, conditions, batch, random)
+        return losses.mean()
+
+    def _pretraining_loss(self, batch: Batch, random: StepRandom) -> Tensor:
+        with self._autocast(batch.images):
+            fakes = self._draw(self._encode_plainly(batch.text), random, "G")
+        watch_collapse(self.statistics, batch.images, fakes.detach())
+        losses = coarse_difference(fakes, batch.images, FINER_SIDES)
+        self.statistics.add("unlike", losses)
         return losses.mean()
 
     def _fakes_to_judge(self, batch: Batch, random: StepRandom, keep: bool) -> Tensor:

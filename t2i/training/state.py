@@ -91,7 +91,13 @@ class TrainingState:
                 phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
             phase.optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
+        self.objective.pretraining = images_seen < 1000 * self.config.pretrain_kimg
         self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)
+
+    @property
+    def due(self) -> list[Phase]:
+        """The phases of this step: while the generator is pretrained, its own alone."""
+        return [phase for phase in self.phases if phase.name == "G" or not self.objective.pretraining]
 
     def accumulate(
         self, phase: Phase, batch: Batch, pieces: int, step: int, random: StepRandom, ranks: Ranks, total: int
