@@ -1,11 +1,13 @@
 """Pictures a second of a whole training step (data, both phases, averages), for variants that take turns.
 
-    python benchmarks/training_step.py DATA VARIANT [VARIANT ...] [--steps 16] [--turns 5] [--profile] [--compile]
+    python benchmarks/training_step.py DATA VARIANT [VARIANT ...] [--turns 5] [--profile] [--peak] [--compile]
 
 VARIANT: see variants.py. The turns of the variants alternate in one process, so that a busy machine slows all of them;
 the ratio is the median over the turns of each variant's speed by the first one's. --profile adds where the time of a
-step goes, by torch.profiler: the shares of kinds of operations, and the longest operations. --compile adds each variant
-once more, with torch.compile over the passes that have no double backward (those of a penalty have one).
+step goes, by torch.profiler: the shares of kinds of operations, and the longest operations. --peak adds how many
+operations a step takes, what share that is of those that a product of large matrices reaches here in the variant's
+precision, how long the step waited for its batch, and on a GPU the memory. --compile adds each variant once more, with
+torch.compile over the passes that have no double backward (those of a penalty have one).
 """
 
 import argparse
@@ -15,6 +17,8 @@ import time
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from variants import settings_of
 
 from t2i.config import TrainConfig
@@ -44,30 +48,34 @@ class Steps:
         self.span = schedule.spans[-1]
         self.images_seen = self.span.faded
         self.state.enter(self.span, self.images_seen)
+        self.waited = 0.0  # for batches, seconds in all
 
     def take(self, count: int) -> float:
-        self._wait()
+        _wait(self.device)
         started = time.perf_counter()
         for _ in range(count):
             self._step()
-        self._wait()
+        _wait(self.device)
         return time.perf_counter() - started
 
     def _step(self) -> None:
         size = self.span.batch
+        started = time.perf_counter()
         batch = self.loader.load(self.images_seen, size)
+        self.waited += time.perf_counter() - started
         batch.images = real_at(batch.images, self.span.growth(self.images_seen))
         random = StepRandom(self.settings.seed, self.images_seen, size, device=str(self.device))
         step = self.span.step(self.images_seen)
-        for phase in self.state.phases:
+        for phase in self.state.due:
             self.state.accumulate(phase, batch, self.settings.accumulate, step, random, ALONE, size)
             self.state.update(phase, self.images_seen)
         self.images_seen += size
         self.state.average(self.images_seen, size)
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 KINDS = {  # by a part of an operation's name, the first that fits
@@ -77,14 +85,63 @@ KINDS = {  # by a part of an operation's name, the first that fits
 }
 
 
-def shares(profile: torch.profiler.profile) -> dict[str, float]:
+def shares(profile: torch.profiler.profile, device: torch.device) -> dict[str, float]:
     """The share of each kind of operation in the time of all, without what it calls; they sum to 1."""
+    where = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     times = dict.fromkeys([*KINDS, "the rest"], 0.0)
     for event in profile.key_averages():
         name = event.key.lower()
         kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "the rest")
-        times[kind] += event.self_cpu_time_total
+        times[kind] += getattr(event, where)
     return {kind: value / sum(times.values()) for kind, value in times.items()}
+
+
+def operations_at_best(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations a second of a product of large matrices."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(10):
+        _wait(device)
+        started = time.perf_counter()
+        for _ in range(4):
+            a @ b
+        _wait(device)
+        best = max(best, 4 * 2 * side**3 / (time.perf_counter() - started))
+    return best
+
+
+class CountOperations(TorchDispatchMode):
+    """Floating-point operations of products and convolutions, backward passes too. (FlopCounterMode's own tracking of
+    modules does not go with a penalty's autograd.grad.)"""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func.overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def describe_peak(run: Steps, steps: int) -> str:
+    precision = torch.bfloat16 if run.settings.precision == "bf16" else torch.float32
+    best = operations_at_best(precision, run.device)
+    with CountOperations() as counter:
+        run.take(steps)
+    operations = counter.total / steps
+    run.waited = 0.0
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = run.take(steps)
+    line = (
+        f"{operations / 1e9:.1f} billion operations a step, {operations * steps / seconds / best:.1%} of the "
+        f"{best / 1e9:,.0f} billion a second of large matrices in {run.settings.precision}; "
+        f"waited for batches {run.waited / seconds:.2%} of the time"
+    )
+    if run.device.type == "cuda":
+        line += f"; {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
+    return line
 
 
 def compile_networks(state: TrainingState) -> None:
@@ -106,6 +163,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--peak", action="store_true")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     data, device = PreparedDataset(options.data), pick_device(options.device)
@@ -130,12 +188,16 @@ def main() -> None:
             f"{name:24} batch {runs[name].span.batch}  {statistics.median(values):8.1f} pictures/s "
             f"({min(values):.1f}-{max(values):.1f})  {ratio:.2f} times the first"
         )
+    if options.peak:
+        for name, run in runs.items():
+            print(f"{name}: {describe_peak(run, options.steps)}")
     if options.profile:
         for name, run in runs.items():
             with torch.profiler.profile() as profile:
                 run.take(options.steps)
-            print(f"\n{name}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in shares(profile).items()))
-            print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=40))
+            print(f"\n{name}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in shares(profile, device).items()))
+            order = f"self_{device.type}_time_total"
+            print(profile.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=40))
     for run in runs.values():
         run.loader.close()
 
