@@ -72,6 +72,7 @@ class TrainConfig:
     pretrain_kimg: float = _setting(
         0.0, "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast."
     )
+    pretrain_lr: float | None = _setting(None, "Adam's learning rate meanwhile; left out, --lr-g.")
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
     penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
@@ -126,7 +127,7 @@ class TrainConfig:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UsageError(f"{called(name)} must be above 0, not {getattr(self, name)}")
-        for name in ("minutes", "grow_kimg", "checkpoint_minutes", "eval_every"):
+        for name in ("minutes", "grow_kimg", "checkpoint_minutes", "eval_every", "pretrain_lr"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise UsageError(f"{called(name)} must be above 0, not {value}")
         if not 2 <= self.eval_samples <= 1_000_000:

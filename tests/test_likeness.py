@@ -9,6 +9,7 @@ from t2i.cli.train import describe
 from t2i.losses.likeness import coarse_difference
 from t2i.models.folder import load_tensors
 from t2i.training.checkpoint import list_checkpoints
+from t2i.training.growth import Schedule
 from t2i.training.state import TrainingState
 from t2i.training.text import PreparedText
 
@@ -43,7 +44,9 @@ def test_small_pictures_are_compared_at_their_own_size():
 
 def test_pretraining_leaves_the_discriminator_alone_and_brings_the_generator_near(shapes_data, tmp_path):
     said = []
-    settings = config("stylegan2", pretrain_kimg=0.4, kimg=0.8, lr_g=1e-3, growing=False, log_kimg=0.2, snapshot_kimg=0.4)
+    settings = config(
+        "stylegan2", pretrain_kimg=0.4, kimg=0.8, lr_g=1e-3, growing=False, log_kimg=0.2, snapshot_kimg=0.4
+    )
     run, _ = start(settings, shapes_data, tmp_path, on_status=lambda status: said.append(describe(status)))
     states = [folder / "discriminator.safetensors" for folder in list_checkpoints(run.checkpoints)]
     fresh = TrainingState(settings, shapes_data.resolution, PreparedText(shapes_data), CPU).discriminator.state_dict()
@@ -55,3 +58,14 @@ def test_pretraining_leaves_the_discriminator_alone_and_brings_the_generator_nea
     assert lines[1]["unlike"] < 0.9 * lines[0]["unlike"]
     assert "pretraining  unlike " in said[0]
     assert "logits real" in said[-1]
+
+
+def test_pretraining_has_a_learning_rate_of_its_own(shapes_data):
+    for pretrain_lr, expected in ((None, [2e-4, 2e-4]), (5e-3, [5e-3, 2e-4])):
+        settings = config(pretrain_kimg=0.1, pretrain_lr=pretrain_lr, lr_g=2e-4)
+        state = TrainingState(settings, shapes_data.resolution, PreparedText(shapes_data), CPU)
+        found = []
+        for images_seen in (96, 104):
+            state.enter(Schedule(settings, shapes_data.resolution).at(images_seen), images_seen)
+            found.append(state.phases[1].optimizer.param_groups[0]["lr"])
+        assert found == expected

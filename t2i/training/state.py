@@ -84,14 +84,16 @@ class TrainingState:
     def enter(self, span: Span, images_seen: int) -> None:
         """Put networks, optimisers, penalty and blur where they stand for the step that begins at `images_seen`."""
         growth, begins = span.growth(images_seen), images_seen == span.start
+        self.objective.pretraining = images_seen < 1000 * self.config.pretrain_kimg
         for network in (self.generator, self.discriminator):
             set_growth(network, growth)
         for phase, lr in zip(self.phases, (span.lr_d, span.lr_g)):
             if begins:
                 phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
             phase.optimizer.param_groups[0]["lr"] = lr
+        if self.objective.pretraining and self.config.pretrain_lr:
+            self.phases[1].optimizer.param_groups[0]["lr"] = self.config.pretrain_lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
-        self.objective.pretraining = images_seen < 1000 * self.config.pretrain_kimg
         self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)
 
     @property
