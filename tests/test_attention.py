@@ -3,10 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from short_runs import CPU, config
 from torch import nn
 
+from t2i.models import get_architecture
 from t2i.text.attention import Linear, TokenReader
 from t2i.text.pooler import AttentionPooler, TextBatch, TextStatistics
+from t2i.training.distributed import ALONE
+from t2i.training.loading import BatchLoader
+from t2i.training.randomness import StepRandom
+from t2i.training.state import TrainingState
+from t2i.training.text import PreparedText
 
 
 def reader(layers=1, tokens=12):
@@ -90,3 +97,21 @@ def test_who_is_left_of_whom_is_learned():
         optimizer.step()
     text, left = examples(500)
     assert (network[1](pooler(text)).argmax(1) == left).float().mean() > 0.95
+
+
+def test_generator_reads_as_the_discriminator_has_learned_to(shapes_data):
+    options = get_architecture("dfgan").smallest
+    state = TrainingState(config(model=options, lr_d=1e-2), shapes_data.resolution, PreparedText(shapes_data), CPU)
+    loader = BatchLoader(shapes_data, PreparedText(shapes_data), 0, "cpu")
+    batch, random = loader.load(0, 8), StepRandom(0, 0, 8)
+    loader.close()
+    d, g = state.phases
+    learned, taught = state.discriminator.pooler.reader.state_dict(), state.generator.pooler.reader.state_dict()
+    before = {name: value.clone() for name, value in learned.items()}
+    for phase in (g, d):
+        assert all(torch.equal(value, before[name]) for name, value in taught.items())
+        state.accumulate(phase, batch, 1, 0, random, ALONE, 8)
+        state.update(phase, 0)
+    state.average(8, 8)
+    assert not all(torch.equal(value, before[name]) for name, value in taught.items())
+    assert all(torch.equal(value, learned[name]) for name, value in taught.items())

@@ -110,6 +110,9 @@ def test_generator_draws_and_discriminator_judges(architecture, resolution, cond
 @pytest.mark.parametrize("phase", ["D", "G"])
 def test_every_weight_gets_a_finite_gradient(architecture, phase):
     for name, gradient in gradients(architecture, 1, phase).items():
+        if phase == "G" and name.startswith("pooler.reader."):  # taken over from the discriminator's
+            assert gradient is None, name
+            continue
         assert gradient is not None, name
         assert torch.isfinite(gradient).all(), name
         assert gradient.abs().max() > 0, name

@@ -102,7 +102,7 @@ class DFGANGenerator(Generator):
             raise ValueError(f"output is linear or tanh, not {output!r}")
         self.resolution, self.z_dim, self.output = resolution, z_dim, output
         widths = channels(resolution, nf)[::-1]
-        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr, taught=True)
         condition = z_dim + self.pooler.out_width
         self.stem = nn.Linear(z_dim, widths[0] * 4 * 4)
         self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths))

@@ -127,7 +127,7 @@ class StyleGANGenerator(Generator):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
         self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr, taught=True)
         self.mapping = Mapping(z_dim, self.pooler.out_width, w_dim, mapping_layers)
         sides = resolutions_to(resolution)
         widths = {side: width(side, fmap_base, fmap_max) for side in sides}

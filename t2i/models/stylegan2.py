@@ -152,7 +152,7 @@ class StyleGAN2Generator(Generator):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
         self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
+        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr, taught=True)
         self.text_layer = TextLayer(self.pooler.out_width, w_dim)
         self.text = EqualLinear(w_dim, w_dim, gain=1.0)
         self.mapping = mapping_network(z_dim, w_dim, mapping_layers)

@@ -7,7 +7,8 @@ Two ways, chosen by `--conditioning`:
 - `sentence`: one fixed vector, the masked mean of the tokens (SentencePooler), as DF-GAN and StyleGAN-T have it.
 
 Before they are pooled, tokens can go through layers of attention among each other (`text_layers`; TokenReader), which
-say who is left of whom; these too are trained with their network.
+say who is left of whom. The discriminator learns these, from real pictures and their captions; the generator takes
+them over after each step (share_reading): it would have to learn to read from verdicts on its own drawings.
 
 Both standardise with the data set's own statistics (TextStatistics). A sentence encoder's vectors are nearly
 parallel within one domain; without this the captions would hardly differ. The statistics are buffers: they belong
@@ -72,6 +73,7 @@ class AttentionPooler(nn.Module):
     tokens that are not padding.
 
     text_layers: of the TokenReader; with 0 tokens are only standardised. lr_multiplier: of the weights' steps.
+    taught: the reader is not trained here but taken over from another pooler's.
     read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such tokens -> [B, queries * query_width].
     """
 
@@ -80,11 +82,13 @@ class AttentionPooler(nn.Module):
         statistics: TextStatistics,
         text_layers: int = 0,
         lr_multiplier: float = 1.0,
+        taught: bool = False,
         queries: int = 8,
         query_width: int = 48,
     ):
         super().__init__()
         tokens = statistics.token_mean.numel()
+        self.taught = taught
         self.reader = TokenReader(tokens, text_layers, lr_multiplier=lr_multiplier) if text_layers else None
         self.read_width = tokens + (self.reader.width if self.reader else 0)
         self.out_width = queries * query_width
@@ -97,7 +101,9 @@ class AttentionPooler(nn.Module):
     def read(self, text: TextBatch) -> TextBatch:
         tokens = (text.tokens - self.mean) / self.std  # [B, L, T]
         if self.reader is not None:
-            tokens = torch.cat([tokens, self.reader(tokens, text.mask)], dim=2)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.taught):
+                said = self.reader(tokens, text.mask)
+            tokens = torch.cat([tokens, said], dim=2)
         return TextBatch(tokens, text.mask)
 
     def pool(self, read: TextBatch) -> Tensor:
@@ -138,11 +144,22 @@ class SentencePooler(nn.Module):
 
 
 def make_pooler(
-    conditioning: str, statistics: TextStatistics, text_layers: int = 0, lr_multiplier: float = 1.0
+    conditioning: str,
+    statistics: TextStatistics,
+    text_layers: int = 0,
+    lr_multiplier: float = 1.0,
+    taught: bool = False,
 ) -> AttentionPooler | SentencePooler:
-    """A new pooler of one of CONDITIONINGS. text_layers: of "attention"; the sentence vector has none."""
+    """A new pooler of one of CONDITIONINGS. text_layers, taught: of "attention"; the sentence vector has none."""
     if conditioning == "attention":
-        return AttentionPooler(statistics, text_layers, lr_multiplier)
+        return AttentionPooler(statistics, text_layers, lr_multiplier, taught)
     if conditioning == "sentence":
         return SentencePooler(statistics)
     raise ValueError(f"conditioning is one of {', '.join(CONDITIONINGS)}, not {conditioning!r}")
+
+
+@torch.no_grad()
+def share_reading(teacher: nn.Module, pupil: nn.Module) -> None:
+    """Copy the weights of the teacher's reader into the pupil's; poolers without one are left alone."""
+    if (learned := getattr(teacher, "reader", None)) is not None:
+        torch._foreach_copy_(list(pupil.reader.parameters()), list(learned.parameters()))

@@ -16,6 +16,7 @@ from t2i.losses.contrastive import ContrastiveHead, PlacesHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.growing import set_growth
+from t2i.text.pooler import share_reading
 from t2i.training.checkpoint import load_checkpoint, load_network
 from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
@@ -38,6 +39,7 @@ class TrainingState:
         self.generator, self.discriminator = get_architecture(config.arch).build(
             resolution, config.conditioning, text.statistics, self.options, derive_seed(config.seed, "weights")
         )
+        share_reading(self.discriminator.pooler, self.generator.pooler)
         terms = contrastive_terms(config, self.discriminator, resolution)
         for network in (self.generator, self.discriminator):
             network.to(device, memory_format=torch.channels_last)
@@ -126,7 +128,10 @@ class TrainingState:
         scaler.update()
 
     def average(self, images_seen: int, batch: int) -> None:
-        """Move the averages after a step; images_seen counts it in."""
+        """After a step: the generator reads as the discriminator now does, and the averages move. images_seen counts
+        the step in."""
+        # Not between the phases: pictures that both share would be drawn by one reading and learned from by another.
+        share_reading(self.discriminator.pooler, self.generator.pooler)
         self.ema.update(self.generator, images_seen, batch)
         self.text.average(images_seen, batch)
 
