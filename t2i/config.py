@@ -220,6 +220,9 @@ def validate(values: dict[str, Any], called: Callable[[str], str] = option) -> T
     """
     from pydantic import TypeAdapter, ValidationError
 
+    for name, value in values.items():  # pydantic takes true for 1
+        if isinstance(value, bool) and name in FIELDS and FIELDS[name].type is not bool:
+            raise UsageError(f"{called(name)}: input should not be true or false, as {value} is")
     try:
         return TypeAdapter(TrainConfig).validate_python(values)
     except ValidationError as error:

@@ -14,13 +14,12 @@ from torch import Tensor
 from t2i.precision import at_least_fp32
 
 SIDES = (8, 16)
-
-
 FINER_SIDES = (8, 16, 32)  # where it is all that the generator learns by
 
 
 def coarse_difference(first: Tensor, second: Tensor, sides: Sequence[int] = SIDES) -> Tensor:
-    """Mean absolute difference of pictures [B, 3, R, R] averaged down to these sides, mean over the sides: [B]."""
+    """Mean absolute difference of pictures [B, 3, R, R] averaged down to these sides (to R where that is less), mean
+    over the sides: [B]."""
     difference = at_least_fp32(first) - at_least_fp32(second)
     sides = [min(side, difference.shape[-1]) for side in sides]
     scales = [F.adaptive_avg_pool2d(difference, side).abs().mean((1, 2, 3)) for side in sides]

@@ -37,9 +37,8 @@ class GradientCheck:
         if not self.late:
             self._judge(phase, float(norm), images_seen)
             return
-        phase.optimizer.found_inf = (
-            ~norm.isfinite()
-        ).float()  # the fused kernels leave the weights alone where it is 1
+        # Where this is 1 the fused kernels leave weights and moments alone.
+        phase.optimizer.found_inf = (~norm.isfinite()).float()
         if before := self._unread.pop(phase.name, None):
             value, arrived, when = before
             if arrived:

@@ -185,7 +185,7 @@ class GANObjective:
         images = self._augment(batch.images, random, "D real").detach()
         with self._autocast(batch.images):
             captions, text = self._texts(batch, random)
-            wrong_text = None if captions else self._encode_wrong(batch, random)
+            wrong_text = self._encode_wrong(batch, random) if captions is None else None
         with contextlib.nullcontext() if on_reals else self._autocast(batch.images):
             read, conditions, condition = self._read(captions, text, random)
             if on_reals:
@@ -194,9 +194,10 @@ class GANObjective:
                     condition.requires_grad_(True)
             features = self.discriminator.features(images)
             real = self.discriminator.logits(features, condition)
-            # With the contrastive term every caption of the batch is read already.
-            others = conditions[batch.wrong] if captions else self.discriminator.pool(wrong_text)
-            others = others.unflatten(0, batch.wrong.shape) if others.ndim == 2 else others  # [B, K, E]
+            if wrong_text is None:  # with the contrastive term every caption of the batch is read already
+                others = conditions[batch.wrong]  # [B, K, E]
+            else:
+                others = self.discriminator.pool(wrong_text).unflatten(0, batch.wrong.shape)
             wrong = torch.stack([self.discriminator.logits(features, other) for other in others.unbind(1)], dim=1)
         fakes = self._augment(fakes, random, "D fake")
         with self._autocast(batch.images):

@@ -128,8 +128,7 @@ class TrainingState:
         scaler.update()
 
     def average(self, images_seen: int, batch: int) -> None:
-        """After a step: the generator reads as the discriminator now does, and the averages move. images_seen counts
-        the step in."""
+        """After a step, which images_seen counts in: the generator reads as the discriminator does, averages move."""
         # Not between the phases: pictures that both share would be drawn by one reading and learned from by another.
         share_reading(self.discriminator.pooler, self.generator.pooler)
         self.ema.update(self.generator, images_seen, batch)
