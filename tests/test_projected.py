@@ -8,6 +8,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from t2i.losses.augment import blur
 from t2i.models import get_architecture
+from t2i.models.features import load_lite
 from t2i.models.projected import ProjectedDiscriminator, SpectralConv2d
 from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.training.objective import heads
@@ -40,12 +41,27 @@ def test_the_feature_network_is_no_ones_to_train_or_to_save(discriminator):
 def test_every_head_gives_a_logit_and_gradients_reach_the_pixels(discriminator):
     images = (torch.rand(2, 3, 16, 16) * 2 - 1).requires_grad_(True)
     features = discriminator.features(images)
-    assert features.summary.shape == features.regions.shape == (2, 4 * 64, 4, 4)
+    assert features.regions.shape == (2, 4 * 64, 4, 4) and features.summary.shape == (2, 4 * 64 + 1280)
     logits = discriminator.logits(features, discriminator.pool(text(2)))
     assert logits.shape == (2, 4) and logits.dtype == torch.float32
     for head in range(4):
         (gradient,) = torch.autograd.grad(logits[:, head].sum(), images, retain_graph=True)
         assert gradient.abs().sum() > 0, head
+
+
+def test_the_summary_ends_with_what_the_network_itself_makes_of_the_picture():
+    discriminator = ProjectedDiscriminator(64, "attention", TextStatistics.identity(24), input_resolution=64)
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    features = discriminator.features(images)
+    expected = load_lite("lite0")((images + 1) * 127.5)
+    torch.testing.assert_close(features.summary[:, 256:], expected)
+    assert features.regions.shape == (2, 256, 4, 4)
+
+
+@pytest.mark.parametrize("side", [32, 80])
+def test_pictures_enter_at_multiples_of_32_from_64_on(side):
+    with pytest.raises(ValueError, match=f"a multiple of 32 from 64 on, not {side}"):
+        ProjectedDiscriminator(16, "attention", TextStatistics.identity(24), input_resolution=side)
 
 
 def test_each_head_reads_the_caption(discriminator):

@@ -10,7 +10,7 @@ from t2i.text.pooler import AttentionPooler, SentencePooler, TextBatch
 class Features(NamedTuple):
     """What a discriminator sees in pictures.
 
-    summary: what it judges by, [B, C] or [B, C, h, w]. regions: [B, C', h, w], places of the picture.
+    summary: of the whole picture, [B, C] or [B, C, h, w]. regions: [B, C', h, w], of its places.
     """
 
     summary: Tensor

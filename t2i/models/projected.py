@@ -3,10 +3,12 @@
 Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021 (PG): pictures go through EfficientNet-Lite0; its maps of
 four sizes are mixed across channels and scales by frozen random convolutions, so that the heads cannot look at a few
 channels alone; each scale has a head of its own. Text enters each head by projection, as in StyleGAN-T (Sauer et al.
-2023, sec. 3.2).
+2023, sec. 3.2). The network's own last features go into the summary, by which the contrastive term compares pictures
+and captions.
 
 Departures: no batch norm in the heads, and a spectral norm without state (see SpectralConv2d): then a batch in pieces
-has the gradients of the batch.
+has the gradients of the batch. Pictures may enter at 64 px, a third of the size that the network was trained with: a
+quarter of the time, and good enough for icons (docs/training.md).
 """
 
 from itertools import pairwise
@@ -19,6 +21,7 @@ from t2i.models.base import Discriminator, Features
 from t2i.models.features import load_lite
 from t2i.models.layers import leaky_relu
 from t2i.precision import at_least_fp32
+from t2i.text.attention import Linear
 from t2i.text.pooler import TextStatistics, make_pooler
 
 TAPS = (24, 40, 112, 320)  # channels of EfficientNet-Lite0 at 1/4, 1/8, 1/16, 1/32 of the input
@@ -46,8 +49,8 @@ class ProjectedDiscriminator(Discriminator):
         **_generator_only: object,
     ):
         super().__init__()
-        if input_resolution < 32 * PATCHES or input_resolution % 32:
-            raise ValueError(f"input_resolution is a multiple of 32 from {32 * PATCHES} on, not {input_resolution}")
+        if input_resolution < 64 or input_resolution % 32:
+            raise ValueError(f"input_resolution is a multiple of 32 from 64 on, not {input_resolution}")
         self.input_resolution = input_resolution
         self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
         self.network = frozen(load_lite("lite0"))
@@ -57,11 +60,12 @@ class ProjectedDiscriminator(Discriminator):
             self.register_buffer(f"down{number}", torch.randn(c_out, c_in, 1, 1) * c_in**-0.5)
         sides = [input_resolution // scale for scale in (4, 8, 16, 32)]
         self.heads = nn.ModuleList(_Head(c, side) for c, side in zip(MIXED, sides))
-        self.texts = nn.ModuleList(nn.Linear(self.pooler.out_width, HEAD) for _ in MIXED)
+        self.texts = nn.ModuleList(Linear(self.pooler.out_width, HEAD, lr_multiplier=text_lr) for _ in MIXED)
         self.alone = nn.ModuleList(SpectralConv2d(HEAD, 1, 1) for _ in MIXED)
 
     def features(self, images: Tensor) -> Features:
-        """[B, 3, R, R] -> the heads' maps, one after the other: [B, 4 * 64, 4, 4], both."""
+        """[B, 3, R, R] -> regions: the heads' maps, in a row, [B, 4 * 64, 4, 4]; summary: their means, and what
+        the network itself ends with, [B, 4 * 64 + 1280]."""
         side = self.input_resolution
         pixels = (F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False) + 1) * 127.5
         maps = self.network.maps(pixels)[1:]
@@ -73,12 +77,13 @@ class ProjectedDiscriminator(Discriminator):
                 x = (x + F.conv2d(coarse, getattr(self, f"down{number}"))) * 0.5**0.5
             mixed.append(x)
         found = torch.cat([head(x) for head, x in zip(self.heads, reversed(mixed))], dim=1)
-        return Features(found, found)
+        last = self.network.head(maps[-1])
+        return Features(torch.cat([found.mean((2, 3)), last.mean((2, 3))], dim=1), found)
 
     def logits(self, features: Features, condition: Tensor) -> Tensor:
         """Of each head the mean over its patches of an unconditional logit and the projection on the text."""
         logits = []
-        for part, project, alone in zip(features.summary.chunk(len(self.heads), dim=1), self.texts, self.alone):
+        for part, project, alone in zip(features.regions.chunk(len(self.heads), dim=1), self.texts, self.alone):
             text = at_least_fp32(project(condition))
             match = (at_least_fp32(part).mean((2, 3)) * text).sum(1) * HEAD**-0.5
             logits.append(at_least_fp32(alone(part)).mean((1, 2, 3)) + match)
@@ -106,14 +111,16 @@ class SpectralConv2d(nn.Module):
     """A convolution whose weight, as a matrix, has spectral norm 1 (Miyato et al. 2018).
 
     The norm is estimated anew each time by a few power iterations from a fixed start: with torch's running estimate,
-    which every pass moves, a batch in pieces would have other gradients than the whole.
+    which every pass moves, a batch in pieces would have other gradients than the whole. Weights begin with variance 1:
+    the norm takes their size out, so that it only says how much a step of the optimiser changes them, which is as much
+    as it does where learning rates are equalised.
     """
 
     ITERATIONS = 8
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, padding: int = 0):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel) * (c_in * kernel * kernel) ** -0.5)
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(c_out))
         self.stride, self.padding = stride, padding
         self.register_buffer("start", F.normalize(torch.randn(c_out), dim=0))

@@ -301,8 +301,9 @@ def _stages(resolution: int) -> list[dict]:
             {"resolution": resolution, "share": 0.5}]  # fmt: skip
 
 
-# `paper`: SG2's widths (its configuration F). `small`: what a CPU trains in an hour. `projected`: for a GPU, the same
-# generator against heads over a frozen network.
+# `paper`: SG2's widths (its configuration F). `small`: what a CPU trains in an hour. `icons`: the same widths, for what
+# captions all but determine: begun by likeness, judged by heads over a frozen network. `projected`: such heads and the
+# generator of `paper`, for a GPU.
 #    preset   px   z_dim w_dim fmap_base fmap_max batch  lr_g  lr_d  penalty_every  kimg
 _TABLE = (
     ("paper", 32,  512,  512,  16384,    512,     64,    2e-3, 2e-3, 16,            4_000),
@@ -313,10 +314,14 @@ _TABLE = (
     ("small", 64,  64,   128,  512,      96,      32,    4e-3, 1e-2, 8,             600),
     ("small", 128, 64,   128,  1024,     96,      32,    4e-3, 1e-2, 8,             800),
     ("small", 256, 64,   128,  2048,     96,      16,    4e-3, 1e-2, 8,             1_200),
-    ("projected", 32,  64, 512, 16384,   512,     64,    2e-3, 2e-3, 1,             1_000),
-    ("projected", 64,  64, 512, 16384,   512,     64,    2e-3, 2e-3, 1,             2_000),
-    ("projected", 128, 64, 512, 16384,   512,     64,    2e-3, 2e-3, 1,             4_000),
-    ("projected", 256, 64, 512, 16384,   512,     64,    2e-3, 2e-3, 1,             8_000),
+    ("icons", 32,  64,   128,  256,      96,      32,    4e-3, 1e-2, 1,             400),
+    ("icons", 64,  64,   128,  512,      96,      32,    4e-3, 1e-2, 1,             600),
+    ("icons", 128, 64,   128,  1024,     96,      32,    4e-3, 1e-2, 1,             800),
+    ("icons", 256, 64,   128,  2048,     96,      16,    4e-3, 1e-2, 1,             1_200),
+    ("projected", 32,  64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             1_000),
+    ("projected", 64,  64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             2_000),
+    ("projected", 128, 64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             4_000),
+    ("projected", 256, 64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             8_000),
 )  # fmt: skip
 _COLUMNS = ("z_dim", "w_dim", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "penalty_every", "kimg")
 _PRESETS = preset_rows(_COLUMNS, _TABLE)
@@ -325,8 +330,13 @@ for _rows in _PRESETS.values():
         _row.update(stages=_stages(_resolution))
 for _resolution, _row in _PRESETS["small"].items():
     _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256, text_lr=0.1)
+for _resolution, _row in _PRESETS["icons"].items():
+    _row.update(sketch=8, pretrain_kimg=60.0, pretrain_lr=1e-2, likeness=30.0, input_resolution=max(64, _resolution))
 for _row in _PRESETS["projected"].values():
-    _row.update(discriminator="projected", loss="hinge", penalty="none", blur_kimg=_row["kimg"] / 10)
+    _row.update(blur_kimg=_row["kimg"] / 10)
+for _preset in ("icons", "projected"):
+    for _row in _PRESETS[_preset].values():
+        _row.update(discriminator="projected", loss="hinge", penalty="none", contrastive=4.0, text_lr=0.1)
 
 
 STYLEGAN2 = register(
