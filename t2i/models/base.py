@@ -1,6 +1,6 @@
 """What every generator and discriminator has in common: text goes through its own pooler, then into the network."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -44,16 +44,25 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """images [B, 3, R, R] and a TextBatch -> logits [B], or [B, heads] where it has several, in at least fp32.
 
-    Its three steps are apart, so that one pass over the images serves several captions:
-    features: images -> Features
+    Its steps are apart, so that one pass over the images serves several captions, and what no training changes is done
+    once for both phases:
+    look: images -> what a frozen network makes of them; the images themselves where there is none
+    features: images -> Features; features_of: the same from what `look` gave
     read: TextBatch -> TextBatch of tokens as the pooler reads them; pool: TextBatch -> condition [B, E]
     logits: features and condition -> logits
     """
 
     pooler: AttentionPooler | SentencePooler
 
+    def look(self, images: Tensor) -> Any:
+        """A tensor, or a list of them."""
+        return images
+
     def features(self, images: Tensor) -> Features:
         raise NotImplementedError
+
+    def features_of(self, seen: Any) -> Features:
+        return self.features(seen)
 
     def read(self, text: TextBatch) -> TextBatch:
         return self.pooler.read(text)

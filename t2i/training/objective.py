@@ -22,6 +22,7 @@ above; the generator takes its embeddings as they are.
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +115,7 @@ class GANObjective:
     pass that a penalty is taken from runs in fp32.
     pretraining: the generator learns by likeness alone; no discriminator is asked. The training sets it.
     blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
-    shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop.
+    shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop, augmented alike.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
     al. 2020, appendix B).
     """
@@ -146,7 +147,7 @@ class GANObjective:
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.augments, self.autocast_dtype = augments, autocast_dtype
         self.shared_fakes = shared_fakes
-        self._kept: Tensor | None = None
+        self._kept: tuple[Tensor, Any] | None = None  # pictures, and what the discriminator sees in them
         self.blur_sigma, self.pretraining = 0.0, False
         self.statistics = Statistics()
 
@@ -176,7 +177,7 @@ class GANObjective:
         scale(loss * share).backward()
 
     def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom, keep: bool = False) -> Tensor:
-        fakes = self._fakes_to_judge(batch, random, keep)
+        fakes, shown, seen = self._fakes_to_judge(batch, random, keep)
         watch_collapse(self.statistics, batch.images, fakes)
 
         # Real pictures: one pass serves the matching caption, the wrong one, and a penalty on real pairs.
@@ -199,9 +200,8 @@ class GANObjective:
             else:
                 others = self.discriminator.pool(wrong_text).unflatten(0, batch.wrong.shape)
             wrong = torch.stack([self.discriminator.logits(features, other) for other in others.unbind(1)], dim=1)
-        fakes = self._augment(fakes, random, "D fake")
         with self._autocast(batch.images):
-            fake = self.discriminator(fakes, text)
+            fake = self.discriminator.logits(self.discriminator.features_of(seen), self.discriminator.pool(text))
 
         mismatch = ((batch.wrong >= 0) * heads(self.loss.fake(wrong), 2)).mean(1)
         losses = heads(self.loss.real(real)) + 0.5 * (heads(self.loss.fake(fake)) + mismatch)
@@ -212,7 +212,7 @@ class GANObjective:
         if penalise:
             if self.penalty.between:
                 share = random.uniform("D between", 1, 1, 1).to(images.dtype)
-                images = torch.lerp(images, fakes, share).requires_grad_(True)
+                images = torch.lerp(images, shown, share).requires_grad_(True)
                 condition = self.discriminator.pool(text)
                 real = self.discriminator.logits(self.discriminator.features(images), condition)
             penalty = self.penalty_weight * self.penalty(real, images, condition)
@@ -228,9 +228,13 @@ class GANObjective:
         with self._autocast(batch.images):
             text = self._encode_plainly(batch.text)
             captions = None if self.contrast is None else self._encode_plainly(batch.captions)
-            fakes = self._draw(text, random, "G") if self._kept is None else self._kept
-            self._kept = None
-            features = self.discriminator.features(self._augment(fakes, random, "G"))
+            if self._kept is None:
+                fakes = self._draw(text, random, "G")
+                seen = self.discriminator.look(self._augment(fakes, random, "G"))
+            else:
+                fakes, seen = self._kept
+                self._kept = None
+            features = self.discriminator.features_of(seen)
             read, conditions, condition = self._read(captions, text, random)
             fake = self.discriminator.logits(features, condition)
         losses = heads(self.loss.generator(fake))
@@ -253,20 +257,26 @@ class GANObjective:
         self.statistics.add("unlike", losses)
         return losses.mean()
 
-    def _fakes_to_judge(self, batch: Batch, random: StepRandom, keep: bool) -> Tensor:
-        """Generated pictures for the discriminator's phase, which no gradient goes through.
+    def _fakes_to_judge(self, batch: Batch, random: StepRandom, keep: bool) -> tuple[Tensor, Tensor, Any]:
+        """Generated pictures for the discriminator's phase: as drawn, as shown to it, and what it sees in them.
 
-        keep: for the generator's phase, which one does.
+        No gradient goes through them. keep: through what is put by for the generator's phase one does.
         """
         self._kept = None  # what a step that failed may have left
+        phase, augmentation = ("G", "G") if self.shared_fakes else ("D", "D fake")
         if keep:
             self.generator.requires_grad_(True)
-        with torch.set_grad_enabled(keep), self._autocast(batch.images):
-            fakes = self._draw(self._encode_plainly(batch.text), random, "G" if self.shared_fakes else "D")
+        with torch.set_grad_enabled(keep):
+            with self._autocast(batch.images):
+                fakes = self._draw(self._encode_plainly(batch.text), random, phase)
+            shown = self._augment(fakes, random, augmentation)
+            with self._autocast(batch.images):
+                seen = self.discriminator.look(shown)
         if keep:
             self.generator.requires_grad_(False)
-            self._kept = fakes
-        return fakes.detach()
+            self._kept = fakes, seen
+        cut = seen.detach() if isinstance(seen, Tensor) else [part.detach() for part in seen]
+        return fakes.detach(), shown.detach(), cut
 
     def _texts(self, batch: Batch, random: StepRandom) -> tuple[TextBatch | None, TextBatch]:
         """Embeddings of the whole batch's captions, which only the contrastive term needs, and of the pictures' own."""
