@@ -71,14 +71,15 @@ def main() -> None:
     arguments = parser.parse_args()
     for path in arguments.models:
         pipe = TextToImagePipeline.from_pretrained(path)
-        found = accuracy(Painter.of_pipeline(pipe).prompts, pipe.resolution, arguments.scenes)
+        draw = Painter.of_pipeline(pipe).prompts
+        found = accuracy(draw, pipe.resolution, arguments.scenes)
         results = {
             f"{group} {pairs} {ruler}": row for (group, pairs), rows in found.items() for ruler, row in rows.items()
         }
         if arguments.words:
             scenes = evaluation_scenes(arguments.scenes, True, 1)
             for name, attributes, prompts in unusual(scenes):
-                read = score(Painter.of_pipeline(pipe).prompts(prompts, range(len(prompts))), scenes)["single"]
+                read = score(draw(prompts, range(len(prompts))), scenes)["single"]
                 results[name] = {attribute: read[attribute] for attribute in attributes}
         images_seen = pipe.description.training["images_seen"]
         if arguments.json:
