@@ -4,7 +4,7 @@
 
 The pooler that networks have, and a linear layer for each attribute, learn from captions of one drawn shape to name its
 colour, shape, size and background, as far as the caption says them; then they read the prompts of `attributes.py
---words`, which hold one word that no such caption does. Also with noise on the tokens (in their standard deviations) and
+--words`, with one word that no such caption holds. Also with noise on the tokens (in their standard deviations) and
 with a share of their numbers dropped, which should keep a network from holding on to the words that it knows.
 """
 
