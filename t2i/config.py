@@ -69,8 +69,15 @@ class TrainConfig:
     likeness: float = _setting(
         0.0, "Weight of the likeness term: a drawing's coarse colours are those of its caption's own picture."
     )
+    perceptual: float = _setting(
+        0.0,
+        "Weight of the perceptual term: to a projected discriminator's frozen network a drawing looks as its caption's "
+        "own picture does.",
+    )
     pretrain_kimg: float = _setting(
-        0.0, "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast."
+        0.0,
+        "For so many thousand pictures the generator learns by likeness alone (and the perceptual term, where it has a "
+        "weight), without a discriminator: fast.",
     )
     pretrain_lr: float | None = _setting(None, "Adam's learning rate meanwhile; left out, --lr-g.")
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
@@ -157,7 +164,7 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
-        for name in ("penalty_weight", "contrastive", "diversity", "likeness", "pretrain_kimg", "blur_kimg"):
+        for name in ("penalty_weight", "contrastive", "diversity", "likeness", "perceptual", "pretrain_kimg", "blur_kimg"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise UsageError(f"{called(name)} must not be negative, as {value} is")
         if not 0 <= self.seed < 2**63:

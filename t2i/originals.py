@@ -34,7 +34,8 @@ from t2i.models.growing import Growth, real_at
 from t2i.text.encoders import load_encoder
 from t2i.text.frozen import FrozenEncoder, pad_tokens
 from t2i.text.pooler import TextBatch, TextStatistics
-from t2i.training.objective import Batch, GANObjective, Phase
+from t2i.training.batch import Batch
+from t2i.training.objective import GANObjective, Phase
 from t2i.training.randomness import StepRandom
 
 EncodeLabel = Callable[[str], np.ndarray]

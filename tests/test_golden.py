@@ -13,7 +13,8 @@ import torch
 from t2i.config import TrainConfig, resolve
 from t2i.models import get_architecture, list_architectures
 from t2i.text.pooler import TextBatch, TextStatistics
-from t2i.training.objective import Batch, Phase
+from t2i.training.batch import Batch
+from t2i.training.objective import Phase
 from t2i.training.randomness import StepRandom
 from t2i.training.state import make_adam, make_objective
 

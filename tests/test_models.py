@@ -12,7 +12,8 @@ from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture, list_architectures
 from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.text.pooler import CONDITIONINGS, TextBatch, TextStatistics
-from t2i.training.objective import Batch, GANObjective, Phase
+from t2i.training.batch import Batch
+from t2i.training.objective import GANObjective, Phase
 from t2i.training.randomness import StepRandom
 
 WIDTH = 24  # of the text encoder

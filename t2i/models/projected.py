@@ -64,10 +64,11 @@ class ProjectedDiscriminator(Discriminator):
         self.alone = nn.ModuleList(SpectralConv2d(HEAD, 1, 1) for _ in MIXED)
 
     def look(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, R, R] -> the frozen network's maps, the finest first."""
+        """[B, 3, R, R] -> the frozen network's maps, the finest first, and what it ends with, [B, 1280, 1, 1]."""
         side = self.input_resolution
         pixels = (F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False) + 1) * 127.5
-        return self.network.maps(pixels)[1:]
+        maps = self.network.maps(pixels)[1:]
+        return [*maps, self.network.head(maps[-1]).mean((2, 3), keepdim=True)]
 
     def features(self, images: Tensor) -> Features:
         return self.features_of(self.look(images))
@@ -75,16 +76,16 @@ class ProjectedDiscriminator(Discriminator):
     def features_of(self, seen: list[Tensor]) -> Features:
         """regions: the heads' maps, in a row, [B, 4 * 64, 4, 4]; summary: their means, and what the network itself ends
         with, [B, 4 * 64 + 1280]."""
+        *maps, last = seen
         mixed: list[Tensor] = []
-        for number in reversed(range(len(seen))):
-            x = F.conv2d(seen[number], getattr(self, f"mix{number}"))
+        for number in reversed(range(len(maps))):
+            x = F.conv2d(maps[number], getattr(self, f"mix{number}"))
             if mixed:  # from the coarser scale, as long and as large as this one's own
                 coarse = F.interpolate(mixed[-1], size=x.shape[2:], mode="bilinear", align_corners=False)
                 x = (x + F.conv2d(coarse, getattr(self, f"down{number}"))) * 0.5**0.5
             mixed.append(x)
         found = torch.cat([head(x) for head, x in zip(self.heads, reversed(mixed))], dim=1)
-        last = self.network.head(seen[-1])
-        return Features(torch.cat([found.mean((2, 3)), last.mean((2, 3))], dim=1), found)
+        return Features(torch.cat([found.mean((2, 3)), last[..., 0, 0]], dim=1), found)
 
     def logits(self, features: Features, condition: Tensor) -> Tensor:
         """Of each head the mean over its patches of an unconditional logit and the projection on the text."""

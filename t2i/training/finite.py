@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from t2i.errors import UserError
-from t2i.training.objective import Phase, Statistics
+from t2i.training.objective import Phase
+from t2i.training.statistics import Statistics
 
 
 class NotFinite(UserError):

@@ -14,8 +14,8 @@ from t2i.data.sides import mirror_axis
 from t2i.device import send
 from t2i.losses.matching import mismatch
 from t2i.text.pooler import TextBatch
+from t2i.training.batch import Batch
 from t2i.training.distributed import ALONE, Ranks
-from t2i.training.objective import Batch
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.text import PreparedText, TrainedText
 

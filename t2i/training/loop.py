@@ -41,7 +41,8 @@ COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib",
     "loss_g", "loss_d", "penalty", "contrast", "contrast_g",
     "places", "places_g", "mirrored", "logits_real", "logits_mismatch", "logits_fake",
-    "saturated", "diversity", "difference", "unlike", "gradient_g", "gradient_d", "resolution", "alpha", *SCORES,
+    "saturated", "diversity", "difference", "unlike", "unlike_seen", "gradient_g", "gradient_d", "resolution",
+    "alpha", *SCORES,
 )  # fmt: skip
 ROLLBACKS = 3
 

@@ -13,7 +13,7 @@ With a contrastive term the discriminator learns besides to tell a real picture'
 the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4); with `places` so it does
 word by word, and learns that a picture mirrored belies a caption that speaks of sides. With a diversity term the
 generator is rewarded for pictures of one caption that differ. While it is pretrained the generator learns alone, by the
-likeness of its pictures to the captions' own, averaged down.
+likeness of its pictures to the captions' own, averaged down, and by what a frozen network sees in both.
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
 above; the generator takes its embeddings as they are.
@@ -36,47 +36,16 @@ from t2i.losses.augment import NUMBERS, augment, blur
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead, contrastive_loss
 from t2i.losses.diversity import diversity
 from t2i.losses.likeness import FINER_SIDES, coarse_difference
+from t2i.losses.perceptual import perceptual_difference
 from t2i.losses.penalties import Penalty
 from t2i.models.base import Features
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch
-from t2i.training.distributed import ALONE, Ranks
+from t2i.training.batch import Batch
 from t2i.training.randomness import StepRandom
+from t2i.training.statistics import Statistics, watch_collapse
 
 REDRAWN = 4  # one picture in so many is drawn a second time, for the diversity term
-
-
-@dataclass
-class Batch:
-    """Real pictures and their captions.
-
-    images: [B, 3, R, R] in [-1, 1]. text: the caption of each.
-    captions: those of the whole batch of N pictures, of which these may be a few. caption_ids: [N], equal where they
-    are.
-    wrong: [B, K] int, K captions of other pictures for each, as rows of `captions`; -1 where there was none.
-    mirror: [B]: the axis of [B, 3, R, R] along which a picture mirrored belies its caption, or 0.
-    With a text encoder that is trained, the texts hold token ids.
-    """
-
-    images: Tensor
-    text: TextBatch
-    captions: TextBatch
-    caption_ids: Tensor
-    wrong: Tensor
-    mirror: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, rows: slice) -> "Batch":
-        return Batch(
-            self.images[rows],
-            self.text[rows],
-            self.captions,
-            self.caption_ids,
-            self.wrong[rows],
-            self.mirror[rows],
-        )
 
 
 @dataclass(frozen=True)
@@ -86,26 +55,6 @@ class Phase:
     name: str
     module: nn.Module
     optimizer: torch.optim.Optimizer
-
-
-class Statistics:
-    """Sums on the device of what is logged, read once per log line: no synchronisation inside the step."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.weights: dict[str, float] = {}
-
-    def add(self, name: str, values: Tensor) -> None:
-        """Add a batch of values [B] (or one number a batch, []) to the running mean of `name`."""
-        values = values.detach().float()
-        self.sums[name] = self.sums.get(name, 0) + values.sum()
-        self.weights[name] = self.weights.get(name, 0) + values.numel()
-
-    def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
-        """The means since the last read, over all ranks."""
-        means = ranks.add_up(self.sums, self.weights)
-        self.sums, self.weights = {}, {}
-        return means
 
 
 class GANObjective:
@@ -137,17 +86,21 @@ class GANObjective:
         places: PlacesHead | None = None,
         diversity_weight: float = 0.0,
         likeness_weight: float = 0.0,
+        perceptual_weight: float = 0.0,
         shared_fakes: bool = False,
     ):
         self.text_encoder, self.contrast_weight = text_encoder, contrast_weight
         self.contrast, self.places = contrast, places
         self.generator, self.discriminator = generator, discriminator
-        self.diversity_weight, self.likeness_weight = diversity_weight, likeness_weight
+        self.diversity_weight = diversity_weight
+        self.likeness_weight, self.perceptual_weight = likeness_weight, perceptual_weight
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.augments, self.autocast_dtype = augments, autocast_dtype
         self.shared_fakes = shared_fakes
-        self._kept: tuple[Tensor, Any] | None = None  # pictures, and what the discriminator sees in them
+        # From the D phase to the G phase: pictures, and what the discriminator sees in them and in the real ones.
+        self._kept: tuple[Tensor, Any] | None = None
+        self._kept_reals: Any = None
         self.blur_sigma, self.pretraining = 0.0, False
         self.statistics = Statistics()
 
@@ -166,24 +119,25 @@ class GANObjective:
         With shares that sum to 1 the result is the gradient of the whole batch: every loss is a mean over pictures
         and no network mixes them (or mixes in groups of a fixed size).
         alone: this process has no other micro-batch in this step. Shared fakes are then kept, with their graph, from
-        the D phase to the G phase; else they are drawn again from the same noise.
+        the D phase to the G phase, and what the frozen network sees in real pictures; else both are made again, from
+        the same numbers.
         """
         if self.pretraining:
             loss = self._pretraining_loss(batch, random)
         elif phase.name == "D":
-            loss = self._discriminator_loss(batch, step, random, keep=self.shared_fakes and alone)
+            loss = self._discriminator_loss(batch, step, random, alone)
         else:
             loss = self._generator_loss(batch, random)
         scale(loss * share).backward()
 
     def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom, keep: bool = False) -> Tensor:
-        fakes, shown, seen = self._fakes_to_judge(batch, random, keep)
+        fakes, shown, seen = self._fakes_to_judge(batch, random, self.shared_fakes and keep)
         watch_collapse(self.statistics, batch.images, fakes)
 
         # Real pictures: one pass serves the matching caption, the wrong one, and a penalty on real pairs.
         penalise = self.penalty is not None and step % self.penalty_every == 0
         on_reals = penalise and not self.penalty.between
-        images = self._augment(batch.images, random, "D real").detach()
+        images = self._augment(batch.images, random, self._real_augmentation).detach()
         with self._autocast(batch.images):
             captions, text = self._texts(batch, random)
             wrong_text = self._encode_wrong(batch, random) if captions is None else None
@@ -193,7 +147,8 @@ class GANObjective:
                 images.requires_grad_(True)
                 if not condition.requires_grad:  # a pooler without weights
                     condition.requires_grad_(True)
-            features = self.discriminator.features(images)
+            seen_reals = self.discriminator.look(images)
+            features = self.discriminator.features_of(seen_reals)
             real = self.discriminator.logits(features, condition)
             if wrong_text is None:  # with the contrastive term every caption of the batch is read already
                 others = conditions[batch.wrong]  # [B, K, E]
@@ -203,6 +158,7 @@ class GANObjective:
         with self._autocast(batch.images):
             fake = self.discriminator.logits(self.discriminator.features_of(seen), self.discriminator.pool(text))
 
+        self._kept_reals = [part.detach() for part in seen_reals] if self.perceptual_weight and keep else None
         mismatch = ((batch.wrong >= 0) * heads(self.loss.fake(wrong), 2)).mean(1)
         losses = heads(self.loss.real(real)) + 0.5 * (heads(self.loss.fake(fake)) + mismatch)
         self.statistics.add("loss_d", losses)
@@ -243,6 +199,10 @@ class GANObjective:
             likeness = coarse_difference(fakes, batch.images)
             self.statistics.add("unlike", likeness)
             losses = losses + self.likeness_weight * likeness
+        if self.perceptual_weight:
+            difference = perceptual_difference(seen, self._seen_reals(batch, random))
+            self.statistics.add("unlike_seen", difference)
+            losses = losses + self.perceptual_weight * difference
         if self.diversity_weight:
             losses = losses - self._diversity(fakes, text, random)
         if self.contrast is not None:
@@ -255,7 +215,30 @@ class GANObjective:
         watch_collapse(self.statistics, batch.images, fakes.detach())
         losses = coarse_difference(fakes, batch.images, FINER_SIDES)
         self.statistics.add("unlike", losses)
+        if self.perceptual_weight:
+            with self._autocast(batch.images):
+                seen = self.discriminator.look(fakes)
+                with torch.no_grad():
+                    seen_reals = self.discriminator.look(batch.images)
+            difference = perceptual_difference(seen, seen_reals)
+            self.statistics.add("unlike_seen", difference)
+            losses = (self.likeness_weight or 1.0) * losses + self.perceptual_weight * difference
         return losses.mean()
+
+    @property
+    def _real_augmentation(self) -> str:
+        """With the perceptual term real pictures are augmented as the generator's are, to be compared with them."""
+        return "G" if self.perceptual_weight else "D real"
+
+    @torch.no_grad()
+    def _seen_reals(self, batch: Batch, random: StepRandom) -> list[Tensor]:
+        """What the frozen network sees in the real pictures of the generator's phase."""
+        kept, self._kept_reals = self._kept_reals, None
+        if kept is not None:
+            return kept
+        images = self._augment(batch.images, random, self._real_augmentation)
+        with self._autocast(batch.images):
+            return self.discriminator.look(images)
 
     def _fakes_to_judge(self, batch: Batch, random: StepRandom, keep: bool) -> tuple[Tensor, Tensor, Any]:
         """Generated pictures for the discriminator's phase: as drawn, as shown to it, and what it sees in them.
@@ -378,19 +361,3 @@ class GANObjective:
 def heads(losses: Tensor, dimensions: int = 1) -> Tensor:
     """[B], or [B, heads] of a discriminator with several, summed over them -> [B]; with two dimensions, [B, K]."""
     return losses if losses.ndim == dimensions else losses.sum(-1)
-
-
-@torch.no_grad()
-def watch_collapse(statistics: Statistics, reals: Tensor, fakes: Tensor) -> None:
-    """Two signs of a collapse, which no loss shows.
-
-    saturated: share of pixel values at or beyond the edge of [-1, 1], generated minus real. White pages have many in
-    the reals too, hence the difference.
-    diversity: how far pictures of different captions lie apart, as 8 x 8 thumbnails: mean pairwise squared distance
-    of the generated ones over that of the reals. 0: one picture for all; 1: as varied as the data.
-    """
-    saturated = (fakes.abs() > 0.98).float().mean() - (reals.abs() > 0.98).float().mean()
-    statistics.add("saturated", saturated)
-    if len(reals) > 1:
-        spread = [F.adaptive_avg_pool2d(x.float().clamp(-1, 1), 8).var(0).sum() for x in (fakes, reals)]
-        statistics.add("diversity", spread[0] / spread[1].clamp_min(1e-8))

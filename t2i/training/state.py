@@ -17,12 +17,13 @@ from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.growing import set_growth
 from t2i.text.pooler import share_reading
+from t2i.training.batch import Batch
 from t2i.training.checkpoint import load_checkpoint, load_network
 from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
 from t2i.training.finite import GradientCheck
 from t2i.training.growth import Schedule, Span
-from t2i.training.objective import Batch, GANObjective, Phase
+from t2i.training.objective import GANObjective, Phase
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.setup import contrast_weight
 from t2i.training.text import PreparedText, TrainedText
@@ -180,6 +181,7 @@ def make_objective(
         contrast_weight=contrast_weight(config),
         diversity_weight=config.diversity,
         likeness_weight=config.likeness,
+        perceptual_weight=config.perceptual,
         shared_fakes=config.shared_fakes,
     )
 

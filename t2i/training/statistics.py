@@ -1,0 +1,43 @@
+"""What a training step measures, beside its gradients: means for the log, and signs of a collapse."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2i.training.distributed import ALONE, Ranks
+
+
+class Statistics:
+    """Sums on the device of what is logged, read once per log line: no synchronisation inside the step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, float] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Add a batch of values [B] (or one number a batch, []) to the running mean of `name`."""
+        values = values.detach().float()
+        self.sums[name] = self.sums.get(name, 0) + values.sum()
+        self.weights[name] = self.weights.get(name, 0) + values.numel()
+
+    def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """The means since the last read, over all ranks."""
+        means = ranks.add_up(self.sums, self.weights)
+        self.sums, self.weights = {}, {}
+        return means
+
+
+@torch.no_grad()
+def watch_collapse(statistics: Statistics, reals: Tensor, fakes: Tensor) -> None:
+    """Two signs of a collapse, which no loss shows.
+
+    saturated: share of pixel values at or beyond the edge of [-1, 1], generated minus real. White pages have many in
+    the reals too, hence the difference.
+    diversity: how far pictures of different captions lie apart, as 8 x 8 thumbnails: mean pairwise squared distance
+    of the generated ones over that of the reals. 0: one picture for all; 1: as varied as the data.
+    """
+    saturated = (fakes.abs() > 0.98).float().mean() - (reals.abs() > 0.98).float().mean()
+    statistics.add("saturated", saturated)
+    if len(reals) > 1:
+        spread = [F.adaptive_avg_pool2d(x.float().clamp(-1, 1), 8).var(0).sum() for x in (fakes, reals)]
+        statistics.add("diversity", spread[0] / spread[1].clamp_min(1e-8))
