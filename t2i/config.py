@@ -74,6 +74,11 @@ class TrainConfig:
         "Weight of the perceptual term: to a projected discriminator's frozen network a drawing looks as its caption's "
         "own picture does.",
     )
+    nearest_of: int = _setting(
+        1,
+        "Draw a caption with so many noises; the drawing nearest to its own picture is learned from. From 2 on, seeds "
+        "share out what pictures of one caption differ in.",
+    )
     pretrain_kimg: float = _setting(
         0.0,
         "For so many thousand pictures the generator learns by likeness alone (and the perceptual term, where it has a "
@@ -147,6 +152,8 @@ class TrainConfig:
         if self.batch % self.accumulate:
             multiple = f"is not a multiple of {called('accumulate')} {self.accumulate}"
             raise UsageError(f"{called('batch')} {self.batch} {multiple}")
+        if not 1 <= self.nearest_of <= 100:
+            raise UsageError(f"{called('nearest_of')} lies between 1 and 100, not at {self.nearest_of}")
         if self.shared_fakes and self.text_encoder != "prepared":
             why = "an encoder that is trained has changed by the generator's turn"
             raise UsageError(f"{called('shared_fakes')} needs {called('text_encoder')} prepared: {why}")
@@ -164,7 +171,8 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
-        for name in ("penalty_weight", "contrastive", "diversity", "likeness", "perceptual", "pretrain_kimg", "blur_kimg"):
+        weights = ("penalty_weight", "contrastive", "diversity", "likeness", "perceptual")
+        for name in (*weights, "pretrain_kimg", "blur_kimg"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise UsageError(f"{called(name)} must not be negative, as {value} is")
         if not 0 <= self.seed < 2**63:

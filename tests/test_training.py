@@ -29,7 +29,7 @@ from t2i.training.text import PreparedText
     [
         {},
         {"accumulate": 2, "penalty_every": 3, "mismatches": 3, "diversity": 4.0},
-        {"shared_fakes": True, "diversity": 4.0, "likeness": 2.0},
+        {"shared_fakes": True, "diversity": 4.0, "likeness": 2.0, "nearest_of": 2},
         {"contrastive": 1.0, "places": True, "accumulate": 2},
         {"pretrain_kimg": 0.03, "accumulate": 2},
         {"text_encoder": "transformer", "encoder": SMALL_ENCODER, "mismatches": 2},

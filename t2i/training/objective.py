@@ -36,8 +36,8 @@ from t2i.losses.augment import NUMBERS, augment, blur
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead, contrastive_loss
 from t2i.losses.diversity import diversity
 from t2i.losses.likeness import FINER_SIDES, coarse_difference
-from t2i.losses.perceptual import perceptual_difference
 from t2i.losses.penalties import Penalty
+from t2i.losses.perceptual import perceptual_difference
 from t2i.models.base import Features
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch
@@ -64,6 +64,8 @@ class GANObjective:
     pass that a penalty is taken from runs in fp32.
     pretraining: the generator learns by likeness alone; no discriminator is asked. The training sets it.
     blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
+    nearest_of: noises that a caption is drawn with where the generator learns; the drawing nearest to the caption's own
+    picture is learned from (conditional IMLE: Li, Zhang & Malik 2019).
     shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop, augmented alike.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
     al. 2020, appendix B).
@@ -87,12 +89,13 @@ class GANObjective:
         diversity_weight: float = 0.0,
         likeness_weight: float = 0.0,
         perceptual_weight: float = 0.0,
+        nearest_of: int = 1,
         shared_fakes: bool = False,
     ):
         self.text_encoder, self.contrast_weight = text_encoder, contrast_weight
         self.contrast, self.places = contrast, places
         self.generator, self.discriminator = generator, discriminator
-        self.diversity_weight = diversity_weight
+        self.diversity_weight, self.nearest_of = diversity_weight, nearest_of
         self.likeness_weight, self.perceptual_weight = likeness_weight, perceptual_weight
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
@@ -185,7 +188,7 @@ class GANObjective:
             text = self._encode_plainly(batch.text)
             captions = None if self.contrast is None else self._encode_plainly(batch.captions)
             if self._kept is None:
-                fakes = self._draw(text, random, "G")
+                fakes = self._draw(text, random, "G", batch.images)
                 seen = self.discriminator.look(self._augment(fakes, random, "G"))
             else:
                 fakes, seen = self._kept
@@ -211,7 +214,7 @@ class GANObjective:
 
     def _pretraining_loss(self, batch: Batch, random: StepRandom) -> Tensor:
         with self._autocast(batch.images):
-            fakes = self._draw(self._encode_plainly(batch.text), random, "G")
+            fakes = self._draw(self._encode_plainly(batch.text), random, "G", batch.images)
         watch_collapse(self.statistics, batch.images, fakes.detach())
         losses = coarse_difference(fakes, batch.images, FINER_SIDES)
         self.statistics.add("unlike", losses)
@@ -246,12 +249,12 @@ class GANObjective:
         No gradient goes through them. keep: through what is put by for the generator's phase one does.
         """
         self._kept = None  # what a step that failed may have left
-        phase, augmentation = ("G", "G") if self.shared_fakes else ("D", "D fake")
+        phase, augmentation, near = ("G", "G", batch.images) if self.shared_fakes else ("D", "D fake", None)
         if keep:
             self.generator.requires_grad_(True)
         with torch.set_grad_enabled(keep):
             with self._autocast(batch.images):
-                fakes = self._draw(self._encode_plainly(batch.text), random, phase)
+                fakes = self._draw(self._encode_plainly(batch.text), random, phase, near)
             shown = self._augment(fakes, random, augmentation)
             with self._autocast(batch.images):
                 seen = self.discriminator.look(shown)
@@ -312,7 +315,7 @@ class GANObjective:
         rows = slice(-random.rows.start % REDRAWN, None, REDRAWN)
         if rows.start < len(fakes):
             with self._autocast(fakes):
-                others = self._draw(text[rows], random, "G other", rows)
+                others = self._draw(text[rows], random, "G other", rows=rows)
             difference = diversity(fakes[rows], others)
             self.statistics.add("difference", difference)
             found[rows] = REDRAWN * self.diversity_weight * difference
@@ -339,12 +342,30 @@ class GANObjective:
         """The embeddings that a prompt will have when the generator draws."""
         return text if self.text_encoder is None else self.text_encoder(text)
 
-    def _draw(self, text: TextBatch, random: StepRandom, name: str, rows: slice = slice(None)) -> Tensor:
-        """Pictures of these texts, with those rows of the numbers."""
-        z = random.normal(f"{name} z", self.generator.z_dim)[rows]
+    def _draw(
+        self,
+        text: TextBatch,
+        random: StepRandom,
+        name: str,
+        near: Tensor | None = None,
+        rows: slice = slice(None),
+    ) -> Tensor:
+        """Pictures of these texts, with those rows of the numbers. near: real pictures that choose among the noises."""
+        shaken = {}
         if count := getattr(self.generator, "training_noise", 0):
-            return self.generator(z, text, shake=random.normal(f"{name} shake", count)[rows])
-        return self.generator(z, text)
+            shaken["shake"] = random.normal(f"{name} shake", count)[rows]
+        z = random.normal(f"{name} z", self.generator.z_dim)[rows]
+        if near is not None and self.nearest_of > 1:
+            more = [random.normal(f"{name} z {n}", self.generator.z_dim)[rows] for n in range(1, self.nearest_of)]
+            z = self._nearest([z, *more], text, near, shaken)
+        return self.generator(z, text, **shaken)
+
+    @torch.no_grad()
+    def _nearest(self, noises: list[Tensor], text: TextBatch, near: Tensor, shaken: dict[str, Tensor]) -> Tensor:
+        """For each picture the noise whose drawing is nearest to it, [B, Z]."""
+        drawings = (self.generator(z, text, **shaken) for z in noises)
+        distances = torch.stack([coarse_difference(drawing, near, FINER_SIDES) for drawing in drawings])  # [K, B]
+        return torch.stack(noises)[distances.argmin(0), torch.arange(len(near), device=near.device)]
 
     def _augment(self, images: Tensor, random: StepRandom, name: str) -> Tensor:
         images = blur(images, self.blur_sigma)

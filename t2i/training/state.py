@@ -182,6 +182,7 @@ def make_objective(
         diversity_weight=config.diversity,
         likeness_weight=config.likeness,
         perceptual_weight=config.perceptual,
+        nearest_of=config.nearest_of,
         shared_fakes=config.shared_fakes,
     )
 

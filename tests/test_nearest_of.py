@@ -1,0 +1,91 @@
+"""nearest_of: of several noises the one whose drawing is nearest to the caption's own picture is learned from."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from short_runs import assert_same_bits, config, final_tensors, start
+from torch import nn
+
+from t2i.losses.adversarial import LOSSES
+from t2i.models import list_architectures
+from t2i.training.objective import GANObjective
+from t2i.training.randomness import StepRandom
+
+
+class Flat(nn.Module):
+    """Draws a page whose grey is the noise."""
+
+    z_dim = 1
+
+    def forward(self, z, text):
+        return z[:, :, None, None].expand(-1, 3, 32, 32)
+
+
+def drawn(near, nearest_of, rows=slice(0, 8)):
+    objective = GANObjective(Flat(), nn.Identity(), loss=LOSSES["hinge"], penalty=None, nearest_of=nearest_of)
+    random = StepRandom(0, 0, 8).take(rows)
+    return objective._draw(None, random, "G", None if near is None else near[rows])
+
+
+def test_each_picture_is_met_by_the_nearest_noise():
+    near = torch.linspace(-1, 1, 8).view(8, 1, 1, 1).expand(8, 3, 32, 32)
+    noises = [drawn(None, 1), *(drawn_of(f"G z {number}") for number in (1, 2))]
+    nearest = torch.stack([(noise - near).abs().mean((1, 2, 3)) for noise in noises]).min(0).values
+    torch.testing.assert_close((drawn(near, 3) - near).abs().mean((1, 2, 3)), nearest)
+    assert not torch.equal(drawn(near, 3), drawn(near, 1))
+    torch.testing.assert_close(
+        drawn(near, 3, slice(2, 5)), drawn(near, 3)[2:5]
+    )  # a piece of a batch chooses as the whole
+
+
+def drawn_of(name):
+    return Flat()(StepRandom(0, 0, 8).normal(name, 1), None)
+
+
+def test_pictures_that_are_not_learned_from_are_drawn_with_the_first_noise():
+    assert torch.equal(drawn(None, 3), drawn(None, 1))
+
+
+@pytest.mark.parametrize("arch", list_architectures())
+def test_a_batch_in_pieces_chooses_as_the_whole(arch, shapes_data, tmp_path, monkeypatch):
+    """Pictures that both phases share, kept or drawn again, are of the same noises."""
+    settings = config(arch, kimg=0.016, snapshot_kimg=1.0, shared_fakes=True, nearest_of=3)
+    kept, _ = start(settings, shapes_data, tmp_path / "kept")
+    accumulate = GANObjective.accumulate_gradients
+    monkeypatch.setattr(GANObjective, "accumulate_gradients", lambda *given: accumulate(*given[:-1], False))
+    again, _ = start(settings, shapes_data, tmp_path / "again")
+    assert_same_bits(final_tensors(kept), final_tensors(again))
+
+
+def test_seeds_share_out_what_pictures_of_one_caption_differ_in(tmp_path):
+    """Two pictures, black and white, of one caption: alone, likeness draws grey; the nearest of four, both."""
+    pages = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+
+    class Painter(nn.Module):
+        z_dim = 4
+
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 32), nn.GELU(), nn.Linear(32, 1))
+
+        def forward(self, z, text):
+            return self.net(z)[:, :, None, None].expand(-1, 3, 32, 32)
+
+    spread = {}
+    for nearest_of in (1, 4):
+        torch.manual_seed(0)
+        painter = Painter()
+        optimizer = torch.optim.Adam(painter.parameters(), 1e-2)
+        objective = GANObjective(painter, nn.Identity(), loss=LOSSES["hinge"], penalty=None, nearest_of=nearest_of)
+        objective.pretraining = True
+        batch = SimpleNamespace(images=pages.repeat(16, 1, 1, 1), text=None)
+        for step in range(200):
+            optimizer.zero_grad()
+            objective.accumulate_gradients(SimpleNamespace(name="G"), batch, 1.0, step, StepRandom(0, step, 32))
+            optimizer.step()
+        with torch.no_grad():
+            greys = painter(torch.randn(500, 4), None)[:, 0, 0, 0]
+        spread[nearest_of] = greys.std().item()
+    assert spread[4] > 0.7 and spread[1] < 0.5 * spread[4], json.dumps(spread)
