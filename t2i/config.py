@@ -81,8 +81,7 @@ class TrainConfig:
     )
     pretrain_kimg: float = _setting(
         0.0,
-        "For so many thousand pictures the generator learns by likeness alone (and the perceptual term, where it has a "
-        "weight), without a discriminator: fast.",
+        "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast.",
     )
     pretrain_lr: float | None = _setting(None, "Adam's learning rate meanwhile; left out, --lr-g.")
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")

@@ -331,7 +331,8 @@ for _rows in _PRESETS.values():
 for _resolution, _row in _PRESETS["small"].items():
     _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256, text_lr=0.1)
 for _resolution, _row in _PRESETS["icons"].items():
-    _row.update(sketch=8, pretrain_kimg=60.0, pretrain_lr=1e-2, likeness=30.0, input_resolution=max(64, _resolution))
+    _row.update(sketch=8, pretrain_kimg=40.0, pretrain_lr=1e-2, likeness=100.0, perceptual=50.0, nearest_of=2)
+    _row.update(shared_fakes=True, input_resolution=max(64, _resolution))
 for _row in _PRESETS["projected"].values():
     _row.update(blur_kimg=_row["kimg"] / 10)
 for _preset in ("icons", "projected"):

@@ -13,7 +13,7 @@ With a contrastive term the discriminator learns besides to tell a real picture'
 the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4); with `places` so it does
 word by word, and learns that a picture mirrored belies a caption that speaks of sides. With a diversity term the
 generator is rewarded for pictures of one caption that differ. While it is pretrained the generator learns alone, by the
-likeness of its pictures to the captions' own, averaged down, and by what a frozen network sees in both.
+likeness of its pictures to the captions' own, averaged down.
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
 above; the generator takes its embeddings as they are.
@@ -218,14 +218,6 @@ class GANObjective:
         watch_collapse(self.statistics, batch.images, fakes.detach())
         losses = coarse_difference(fakes, batch.images, FINER_SIDES)
         self.statistics.add("unlike", losses)
-        if self.perceptual_weight:
-            with self._autocast(batch.images):
-                seen = self.discriminator.look(fakes)
-                with torch.no_grad():
-                    seen_reals = self.discriminator.look(batch.images)
-            difference = perceptual_difference(seen, seen_reals)
-            self.statistics.add("unlike_seen", difference)
-            losses = (self.likeness_weight or 1.0) * losses + self.perceptual_weight * difference
         return losses.mean()
 
     @property
