@@ -80,8 +80,7 @@ class TrainConfig:
         "share out what pictures of one caption differ in.",
     )
     pretrain_kimg: float = _setting(
-        0.0,
-        "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast.",
+        0.0, "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast."
     )
     pretrain_lr: float | None = _setting(None, "Adam's learning rate meanwhile; left out, --lr-g.")
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")

@@ -49,8 +49,8 @@ def test_pictures_that_are_not_learned_from_are_drawn_with_the_first_noise():
 
 
 @pytest.mark.parametrize("arch", list_architectures())
-def test_a_batch_in_pieces_chooses_as_the_whole(arch, shapes_data, tmp_path, monkeypatch):
-    """Pictures that both phases share, kept or drawn again, are of the same noises."""
+def test_both_phases_share_pictures_of_the_same_noises(arch, shapes_data, tmp_path, monkeypatch):
+    """Whether they are kept or drawn again."""
     settings = config(arch, kimg=0.016, snapshot_kimg=1.0, shared_fakes=True, nearest_of=3)
     kept, _ = start(settings, shapes_data, tmp_path / "kept")
     accumulate = GANObjective.accumulate_gradients

@@ -55,8 +55,8 @@ def test_a_blurred_picture_differs_more_than_a_brighter_one():
     assert (blurred > 1.5 * bright).all()
 
 
-def test_a_batch_in_pieces_has_the_gradients_of_the_whole(shapes_data, tmp_path, monkeypatch):
-    """What was kept from phase to phase is what is made anew, bit for bit."""
+def test_what_is_kept_from_phase_to_phase_is_what_is_made_anew(shapes_data, tmp_path, monkeypatch):
+    """Bit for bit."""
     settings = config("stylegan2", kimg=0.016, snapshot_kimg=1.0, shared_fakes=True, **PERCEPTUAL)
     kept, _ = start(settings, shapes_data, tmp_path / "kept")
     accumulate = GANObjective.accumulate_gradients
