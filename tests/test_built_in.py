@@ -70,6 +70,11 @@ def test_colour_words_are_obeyed(prompt, pipe):
     assert right >= 6
 
 
+def test_the_recipe_that_shall_follow_can_be_trained_with(minilm_data):
+    settings, _ = new_settings(PreparedDataset(minilm_data), {}, SCRIPTS / "emoji_model_icons.toml", "cpu")
+    assert settings.growing and settings.perceptual and settings.model["discriminator"] == "projected"
+
+
 def test_the_script_that_trained_it_can_be_started(minilm_data, tmp_path, capsys):
     first, second = (
         new_settings(PreparedDataset(minilm_data), {}, SCRIPTS / f"{name}.toml", "cpu")[0]
