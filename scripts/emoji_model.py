@@ -2,17 +2,15 @@
 
     python scripts/emoji_pictures.py WORK
     python scripts/emoji_model.py train WORK --minutes 60     # again: goes on with the run
-    python scripts/emoji_model.py vary WORK --minutes 60      # a second run, from its networks; again: goes on
     python scripts/emoji_model.py pack WORK                   # into t2i/assets/emoji, in half precision
     python scripts/emoji_model.py page OUT.png                # what the packed model draws of emoji_prompts.txt
 
-WORK holds the pictures, the prepared data (WORK/t2i-data) and the runs (WORK/runs). emoji_model.toml has the settings
-of the first run, emoji_model_variety.toml those of the second, which learns to draw one prompt in several ways.
+WORK holds the pictures, the prepared data (WORK/t2i-data) and the run (in WORK/runs), whose settings are in
+emoji_model.toml.
 """
 
 import argparse
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +21,7 @@ from t2i import TextToImagePipeline
 from t2i.cli.console import read_prompts
 from t2i.grids import captioned_grid, save_png
 from t2i.models.folder import BUILT_IN
-from t2i.training.run import Run, newest_resumable
+from t2i.training.run import newest_resumable
 
 HERE = Path(__file__).parent
 PROMPTS = (
@@ -54,31 +52,15 @@ def train(options: argparse.Namespace) -> None:
             "--minutes", options.minutes, "--out", runs)  # fmt: skip
 
 
-def vary(options: argparse.Namespace) -> None:
-    runs = options.work / "runs"
-    newest = newest_resumable(runs)
-    if newest.read_config()[0].begin_with:
-        t2i("train", "--resume", newest.folder, "--minutes", options.minutes)
-    else:
-        t2i("train", options.work / "t2i-data" / f"emoji-train-{options.resolution}", "--config", options.config,
-            "--begin-with", newest.folder, "--minutes", options.minutes, "--out", runs)  # fmt: skip
-
-
-def images_seen(run: Run) -> int:
-    """Those of the run and of the runs whose networks it began with."""
-    before = run.read_config()[0].begin_with
-    index = json.loads((run.model / "model_index.json").read_text())
-    return index["training"]["images_seen"] + (images_seen(Run(before)) if before else 0)
-
-
 def pack(options: argparse.Namespace) -> None:
     run = newest_resumable(options.work / "runs")
     pipe = TextToImagePipeline.from_pretrained(run.model, "cpu")
-    facts = {**FACTS, "images_seen": images_seen(run), "prompts": list(PROMPTS)}
+    seen = pipe.description.training["images_seen"]
+    facts = {**FACTS, "images_seen": seen, "prompts": list(PROMPTS)}
     pipe.description = dataclasses.replace(pipe.description, training=facts)
     pipe.save_pretrained(BUILT_IN, torch.float16)
     size = sum(path.stat().st_size for path in BUILT_IN.rglob("*") if path.is_file())
-    print(f"{BUILT_IN}: {size / 1e6:.1f} MB, {facts['images_seen']:,} images seen")
+    print(f"{BUILT_IN}: {size / 1e6:.1f} MB, {seen:,} images seen")
 
 
 def page(options: argparse.Namespace) -> None:
@@ -90,15 +72,14 @@ def page(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for work in (train, vary, pack, page):
+    for work in (train, pack, page):
         command = commands.add_parser(work.__name__)
         command.add_argument("out" if work is page else "work", type=Path)
         command.set_defaults(run=work)
-        if work in (train, vary):
-            settings = "emoji_model.toml" if work is train else "emoji_model_variety.toml"
+        if work is train:
             command.add_argument("--minutes", type=float, default=60)
             command.add_argument("--resolution", type=int, default=64)
-            command.add_argument("--config", type=Path, default=HERE / settings)
+            command.add_argument("--config", type=Path, default=HERE / "emoji_model.toml")
     options = parser.parse_args()
     options.run(options)
 

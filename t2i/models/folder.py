@@ -199,6 +199,7 @@ t2i generate {example} --model PATH/TO/THIS/FOLDER -o out.png
 ```
 ```python
 from t2i import TextToImagePipeline
+
 image = TextToImagePipeline.from_pretrained("PATH/TO/THIS/FOLDER")({example}).images[0]
 ```
 
