@@ -76,13 +76,15 @@ class TrainConfig:
     )
     nearest_of: int = _setting(
         1,
-        "Draw a caption with so many noises; the drawing nearest to its own picture is learned from. From 2 on, seeds "
+        "Draft a caption with so many noises; the draft nearest to its own picture is learned from. From 2 on, seeds "
         "share out what pictures of one caption differ in.",
     )
     pretrain_kimg: float = _setting(
         0.0, "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast."
     )
-    pretrain_lr: float | None = _setting(None, "Adam's learning rate meanwhile; left out, --lr-g.")
+    pretrain_lr: float | None = _setting(
+        None, "Adam's learning rate at first; it falls to --lr-g, which it is where left out."
+    )
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
     penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from short_runs import CPU, config, start
 
@@ -60,12 +61,12 @@ def test_pretraining_leaves_the_discriminator_alone_and_brings_the_generator_nea
     assert "logits real" in said[-1]
 
 
-def test_pretraining_has_a_learning_rate_of_its_own(shapes_data):
-    for pretrain_lr, expected in ((None, [2e-4, 2e-4]), (5e-3, [5e-3, 2e-4])):
+def test_pretraining_has_a_learning_rate_of_its_own_that_falls_to_the_runs(shapes_data):
+    for pretrain_lr, expected in ((None, [2e-4, 2e-4, 2e-4]), (5e-3, [5e-3, 2.6e-3, 2e-4])):
         settings = config(pretrain_kimg=0.1, pretrain_lr=pretrain_lr, lr_g=2e-4)
         state = TrainingState(settings, shapes_data.resolution, PreparedText(shapes_data), CPU)
         found = []
-        for images_seen in (96, 104):
+        for images_seen in (0, 50, 104):
             state.enter(Schedule(settings, shapes_data.resolution).at(images_seen), images_seen)
             found.append(state.phases[1].optimizer.param_groups[0]["lr"])
-        assert found == expected
+        assert found == pytest.approx(expected)

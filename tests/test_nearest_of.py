@@ -10,23 +10,31 @@ from torch import nn
 
 from t2i.losses.adversarial import LOSSES
 from t2i.models import list_architectures
+from t2i.models.base import Generator
 from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
 
 
-class Flat(nn.Module):
-    """Draws a page whose grey is the noise."""
+class Page(Generator):
+    """Draws a page of one grey."""
+
+    def pool(self, text):
+        return text
+
+
+class Flat(Page):
+    """The grey is the noise."""
 
     z_dim = 1
 
-    def forward(self, z, text):
+    def synthesis(self, z, condition, truncation_psi=1.0):
         return z[:, :, None, None].expand(-1, 3, 32, 32)
 
 
 def drawn(near, nearest_of, rows=slice(0, 8)):
     objective = GANObjective(Flat(), nn.Identity(), loss=LOSSES["hinge"], penalty=None, nearest_of=nearest_of)
     random = StepRandom(0, 0, 8).take(rows)
-    return objective._draw(None, random, "G", None if near is None else near[rows])
+    return objective._draw(None, random, "G", None if near is None else near[rows])[1]
 
 
 def test_each_picture_is_met_by_the_nearest_noise():
@@ -63,14 +71,14 @@ def test_seeds_share_out_what_pictures_of_one_caption_differ_in(tmp_path):
     """Two pictures, black and white, of one caption: alone, likeness draws grey; the nearest of four, both."""
     pages = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
 
-    class Painter(nn.Module):
+    class Painter(Page):
         z_dim = 4
 
         def __init__(self):
             super().__init__()
             self.net = nn.Sequential(nn.Linear(4, 32), nn.GELU(), nn.Linear(32, 1))
 
-        def forward(self, z, text):
+        def synthesis(self, z, condition, truncation_psi=1.0):
             return self.net(z)[:, :, None, None].expand(-1, 3, 32, 32)
 
     spread = {}

@@ -22,6 +22,8 @@ class Generator(nn.Module):
 
     pool: TextBatch -> condition [B, E], in which two prompts can be mixed.
     synthesis: noise and condition -> images. truncation_psi: 1 as trained, 0 the most typical picture of a prompt.
+    draft: noise and condition -> what the picture shall be like seen from afar, [B, 3, s, s]; the picture itself where
+    the generator has no quicker way to say it. drafts: whether it has.
 
     A generator that training shakes (style mixing, noise images) says in `training_noise` how many normal numbers it
     takes for that a picture, and has a keyword `shake` [B, training_noise] in its call.
@@ -29,6 +31,7 @@ class Generator(nn.Module):
 
     z_dim: int
     resolution: int
+    drafts = False
     pooler: AttentionPooler | SentencePooler
 
     def pool(self, text: TextBatch) -> Tensor:
@@ -36,6 +39,9 @@ class Generator(nn.Module):
 
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         raise NotImplementedError
+
+    def draft(self, z: Tensor, condition: Tensor) -> Tensor:
+        return self.synthesis(z, condition)
 
     def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
         return self.synthesis(z, self.pool(text), truncation_psi)

@@ -11,10 +11,10 @@ Departures from the paper: it can grow all the same (Karras et al. 2018), for st
 noise images and no style mixing (nothing that a caption speaks of), no path length
 penalty, and R1 is taken in the same optimiser step as the loss. The discriminator halves a picture by a convolution
 with stride 2, without the low-pass before it, and works at half the size: cheaper, and it learns outlines sooner
-(docs/training.md). Pooled text goes through a layer of its own in both networks, and can draw a first sketch.
+(docs/training.md). Pooled text goes through a layer of its own in both networks, and can draw a first sketch
+(sketch.py).
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -42,8 +42,8 @@ from t2i.models.layers import (
 from t2i.models.layers import upsample as repeat_pixels
 from t2i.models.projected import ProjectedDiscriminator
 from t2i.models.registry import Architecture, preset_rows, register
+from t2i.models.sketch import Draft, Sketch
 from t2i.precision import at_least_fp32
-from t2i.text.attention import Linear
 from t2i.text.pooler import TextStatistics, make_pooler
 
 TYPICAL = 1024  # noises whose mean w is the centre that truncation pulls to
@@ -105,31 +105,12 @@ class ToRGB(nn.Module):
         return self.conv(x, w, self.bias)
 
 
-class Sketch(nn.Module):
-    """What is to lie where: [B, S] -> [B, channels, side, side], by a perceptron with two hidden layers.
-
-    Modulation turns a channel up or down everywhere at once, so that what lies where is learned from text slowly. These
-    layers cost little beside convolutions, and learn fast: no equalised learning rates, and GELU (docs/training.md has
-    what was measured).
-    """
-
-    def __init__(self, styles: int, channels: int, side: int, hidden: int = 512, lr_multiplier: float = 1.0):
-        super().__init__()
-        self.shape = channels, side, side
-        self.enter = Linear(styles, hidden, lr_multiplier=lr_multiplier)
-        self.hidden = Linear(hidden, hidden, lr_multiplier=lr_multiplier)
-        self.out = Linear(hidden, math.prod(self.shape), lr_multiplier=lr_multiplier)
-
-    def forward(self, styles: Tensor) -> Tensor:
-        x = F.gelu(self.hidden(F.gelu(self.enter(styles))))
-        return self.out(x).unflatten(1, self.shape)
-
-
 class StyleGAN2Generator(Generator):
     """noise [B, z_dim] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
     growth: [resolution, alpha] to start at; left out, fully grown. sketch: resolution of the map that a Sketch is added
-    to; 0 for none.
+    to; 0 for none. draft: resolution of a first picture, which the convolutions begin with in place of a constant, and
+    add to; 0 for none. Only `draft` teaches it: seen through the picture it is a constant.
     """
 
     def __init__(
@@ -144,6 +125,8 @@ class StyleGAN2Generator(Generator):
         fmap_base: int = 16384,
         fmap_max: int = 512,
         sketch: int = 0,
+        draft: int = 0,
+        draft_hidden: int = 1024,
         text_layers: int = 0,
         text_lr: float = 1.0,
         growth: Sequence[float] | None = None,
@@ -159,7 +142,8 @@ class StyleGAN2Generator(Generator):
         sides = resolutions_to(resolution)
         channels = [width(side, fmap_base, fmap_max) for side in sides]
         self.w_width = both = 2 * w_dim
-        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        if not draft:
+            self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
         self.first = StyledConv(channels[0], channels[0], both)
         self.convs = nn.ModuleList(
             nn.ModuleList([StyledConv(a, b, both), StyledConv(b, b, both)]) for a, b in pairwise(channels)
@@ -167,9 +151,16 @@ class StyleGAN2Generator(Generator):
         self.to_rgb = nn.ModuleList(ToRGB(c, both) for c in channels)
         if sketch and sketch not in sides[1:]:
             raise ValueError(f"sketch is one of 0, {', '.join(map(str, sides[1:]))}, not {sketch}")
-        self.sketch_side, self.sketch = sketch, None
+        if draft and draft not in sides:
+            raise ValueError(f"draft is one of 0, {', '.join(map(str, sides))}, not {draft}")
+        self.sketch_side, self.sketch, self.drafter = sketch, None, None
+        width_in = both + self.pooler.out_width
+        if draft:
+            seen = {side: count for side, count in zip(sides, channels) if side <= draft}
+            self.drafter = Draft(width_in, draft, draft_hidden, seen, lr_multiplier=text_lr)
+            for layer in self.to_rgb:  # at first the picture is the draft, and the convolutions add nothing
+                nn.init.zeros_(layer.conv.weight)
         if sketch:
-            width_in = both + self.pooler.out_width
             self.sketch = Sketch(width_in, width(sketch, fmap_base, fmap_max), sketch, lr_multiplier=text_lr)
         self.register_buffer("typical", torch.randn(TYPICAL, z_dim))
 
@@ -187,30 +178,46 @@ class StyleGAN2Generator(Generator):
     def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         """w for each layer, [B, layers, 2 W]: what the mapping makes of the noise, and the text.
 
-        With a sketch, [B, layers, 2 W + E]: the condition itself goes along. truncation_psi pulls the noise's part to
-        its mean (Karras et al. 2019, sec. B); what the text says stays.
+        With a sketch or a draft, [B, layers, 2 W + E]: the condition itself goes along. truncation_psi pulls the
+        noise's part to its mean (Karras et al. 2019, sec. B); what the text says stays.
         """
         w = self.map(z)
         if truncation_psi != 1:
             w = self.map(self.typical).mean(0, keepdim=True).lerp(w, truncation_psi)
         text = pixel_norm(self.text(self.text_layer(condition)))
-        parts = [w, text] if self.sketch is None else [w, text, at_least_fp32(condition)]
+        plain = self.sketch is None and self.drafter is None
+        parts = [w, text] if plain else [w, text, at_least_fp32(condition)]
         return torch.cat(parts, dim=1)[:, None].expand(-1, self.layer_count, -1)
 
     def render(self, styles: Tensor) -> Tensor:
-        """Styles of `styles` -> images [B, 3, r, r]. The sketch is of the first layer's."""
+        """Styles of `styles` -> images [B, 3, r, r]. Sketch and draft are of the first layer's."""
         coarse, styles = styles[:, 0], styles[..., : self.w_width]
-        x = self.first(self.constant.expand(len(styles), -1, -1, -1), styles[:, 0])
+        if self.drafter is None:
+            draft, start = None, self.constant.expand(len(styles), -1, -1, -1)
+        else:
+            draft = self.drafter(coarse).detach()
+            start = self.drafter.seen_at(4, draft)
+        x = self.first(start, styles[:, 0])
         rgb = old = self.to_rgb[0](x, styles[:, 1])
         for number, (up, conv) in enumerate(self.convs[: self.layer_count // 2 - 1], start=1):
             x = up(upsample(x), styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
             if x.shape[-1] == self.sketch_side:
                 x = x + self.sketch(coarse).to(x.dtype)
+            if draft is not None and x.shape[-1] <= self.drafter.side:
+                x = x + self.drafter.seen_at(x.shape[-1], draft).to(x.dtype)
             x = conv(x, styles[:, 2 * number])
             old = rgb
             rgb = upsample(rgb) + self.to_rgb[number](x, styles[:, 2 * number + 1])
         # While a resolution fades in, the old one has its pixels repeated, as the real pictures have (growing.real_at).
-        return rgb if self.growth.alpha == 1 else blend(repeat_pixels(old), rgb, self.growth.alpha)
+        rgb = rgb if self.growth.alpha == 1 else blend(repeat_pixels(old), rgb, self.growth.alpha)
+        return rgb if draft is None else rgb + self.drafter.at(rgb.shape[-1], draft)
+
+    @property
+    def drafts(self) -> bool:
+        return self.drafter is not None
+
+    def draft(self, z: Tensor, condition: Tensor) -> Tensor:
+        return self.drafter(self.styles(z, condition)[:, 0]) if self.drafts else self.synthesis(z, condition)
 
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         return self.render(self.styles(z, condition, truncation_psi))
@@ -349,7 +356,7 @@ STYLEGAN2 = register(
         model_options={
             "z_dim": 64, "w_dim": 512, "mapping_layers": 2, "fmap_base": 16384, "fmap_max": 512,
             "match_width": 512, "discriminator": "scratch", "input_resolution": 128, "sketch": 0,
-            "text_layers": 0, "text_lr": 1.0,
+            "draft": 0, "draft_hidden": 1024, "text_layers": 0, "text_lr": 1.0,
         },
         presets=_PRESETS,
         defaults={"loss": "logistic", "penalty": "r1", "penalty_every": 16, "beta1": 0.0, "beta2": 0.99},

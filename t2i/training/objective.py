@@ -13,7 +13,7 @@ With a contrastive term the discriminator learns besides to tell a real picture'
 the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4); with `places` so it does
 word by word, and learns that a picture mirrored belies a caption that speaks of sides. With a diversity term the
 generator is rewarded for pictures of one caption that differ. While it is pretrained the generator learns alone, by the
-likeness of its pictures to the captions' own, averaged down.
+likeness of its drafts to the captions' own pictures, averaged down.
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
 above; the generator takes its embeddings as they are.
@@ -64,8 +64,8 @@ class GANObjective:
     pass that a penalty is taken from runs in fp32.
     pretraining: the generator learns by likeness alone; no discriminator is asked. The training sets it.
     blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
-    nearest_of: noises that a caption is drawn with where the generator learns; the drawing nearest to the caption's own
-    picture is learned from (conditional IMLE: Li, Zhang & Malik 2019).
+    nearest_of: noises that a caption is drafted with where the generator learns; that of the draft nearest to the
+    caption's own picture is learned from (conditional IMLE: Li, Zhang & Malik 2019).
     shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop, augmented alike.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
     al. 2020, appendix B).
@@ -101,8 +101,8 @@ class GANObjective:
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.augments, self.autocast_dtype = augments, autocast_dtype
         self.shared_fakes = shared_fakes
-        # From the D phase to the G phase: pictures, and what the discriminator sees in them and in the real ones.
-        self._kept: tuple[Tensor, Any] | None = None
+        # From the D phase to the G phase: noise, pictures, what the discriminator sees in them and in the real ones.
+        self._kept: tuple[Tensor, Tensor, Any] | None = None
         self._kept_reals: Any = None
         self.blur_sigma, self.pretraining = 0.0, False
         self.statistics = Statistics()
@@ -188,10 +188,10 @@ class GANObjective:
             text = self._encode_plainly(batch.text)
             captions = None if self.contrast is None else self._encode_plainly(batch.captions)
             if self._kept is None:
-                fakes = self._draw(text, random, "G", batch.images)
+                z, fakes = self._draw(text, random, "G", batch.images)
                 seen = self.discriminator.look(self._augment(fakes, random, "G"))
             else:
-                fakes, seen = self._kept
+                z, fakes, seen = self._kept
                 self._kept = None
             features = self.discriminator.features_of(seen)
             read, conditions, condition = self._read(captions, text, random)
@@ -202,6 +202,8 @@ class GANObjective:
             likeness = coarse_difference(fakes, batch.images)
             self.statistics.add("unlike", likeness)
             losses = losses + self.likeness_weight * likeness
+            if self.generator.drafts:
+                losses = losses + self.likeness_weight * self._unlike_draft(z, text, batch.images)
         if self.perceptual_weight:
             difference = perceptual_difference(seen, self._seen_reals(batch, random))
             self.statistics.add("unlike_seen", difference)
@@ -213,12 +215,19 @@ class GANObjective:
         return losses.mean()
 
     def _pretraining_loss(self, batch: Batch, random: StepRandom) -> Tensor:
-        with self._autocast(batch.images):
-            fakes = self._draw(self._encode_plainly(batch.text), random, "G", batch.images)
-        watch_collapse(self.statistics, batch.images, fakes.detach())
-        losses = coarse_difference(fakes, batch.images, FINER_SIDES)
-        self.statistics.add("unlike", losses)
-        return losses.mean()
+        text = self._encode_plainly(batch.text)
+        z = self._noise(text, random, "G", batch.images)
+        return self._unlike_draft(z, text, batch.images).mean()
+
+    def _unlike_draft(self, z: Tensor, text: TextBatch, images: Tensor) -> Tensor:
+        """How unlike the captions' own pictures the generator's drafts are: [B]."""
+        with self._autocast(images):
+            drafts = self.generator.draft(z, self.generator.pool(text))
+        if self.pretraining:
+            watch_collapse(self.statistics, images, drafts.detach())
+        unlike = coarse_difference(drafts, images, FINER_SIDES)
+        self.statistics.add("unlike" if self.pretraining else "unlike_draft", unlike)
+        return unlike
 
     @property
     def _real_augmentation(self) -> str:
@@ -246,13 +255,13 @@ class GANObjective:
             self.generator.requires_grad_(True)
         with torch.set_grad_enabled(keep):
             with self._autocast(batch.images):
-                fakes = self._draw(self._encode_plainly(batch.text), random, phase, near)
+                z, fakes = self._draw(self._encode_plainly(batch.text), random, phase, near)
             shown = self._augment(fakes, random, augmentation)
             with self._autocast(batch.images):
                 seen = self.discriminator.look(shown)
         if keep:
             self.generator.requires_grad_(False)
-            self._kept = fakes, seen
+            self._kept = z, fakes, seen
         cut = seen.detach() if isinstance(seen, Tensor) else [part.detach() for part in seen]
         return fakes.detach(), shown.detach(), cut
 
@@ -307,7 +316,7 @@ class GANObjective:
         rows = slice(-random.rows.start % REDRAWN, None, REDRAWN)
         if rows.start < len(fakes):
             with self._autocast(fakes):
-                others = self._draw(text[rows], random, "G other", rows=rows)
+                _, others = self._draw(text[rows], random, "G other", rows=rows)
             difference = diversity(fakes[rows], others)
             self.statistics.add("difference", difference)
             found[rows] = REDRAWN * self.diversity_weight * difference
@@ -341,23 +350,33 @@ class GANObjective:
         name: str,
         near: Tensor | None = None,
         rows: slice = slice(None),
-    ) -> Tensor:
-        """Pictures of these texts, with those rows of the numbers. near: real pictures that choose among the noises."""
+    ) -> tuple[Tensor, Tensor]:
+        """Noise, and pictures of these texts, with those rows of the numbers. near: as for `_noise`."""
+        z = self._noise(text, random, name, near, rows)
         shaken = {}
         if count := getattr(self.generator, "training_noise", 0):
             shaken["shake"] = random.normal(f"{name} shake", count)[rows]
-        z = random.normal(f"{name} z", self.generator.z_dim)[rows]
-        if near is not None and self.nearest_of > 1:
-            more = [random.normal(f"{name} z {n}", self.generator.z_dim)[rows] for n in range(1, self.nearest_of)]
-            z = self._nearest([z, *more], text, near, shaken)
-        return self.generator(z, text, **shaken)
+        return z, self.generator(z, text, **shaken)
 
     @torch.no_grad()
-    def _nearest(self, noises: list[Tensor], text: TextBatch, near: Tensor, shaken: dict[str, Tensor]) -> Tensor:
-        """For each picture the noise whose drawing is nearest to it, [B, Z]."""
-        drawings = (self.generator(z, text, **shaken) for z in noises)
-        distances = torch.stack([coarse_difference(drawing, near, FINER_SIDES) for drawing in drawings])  # [K, B]
-        return torch.stack(noises)[distances.argmin(0), torch.arange(len(near), device=near.device)]
+    def _noise(
+        self,
+        text: TextBatch,
+        random: StepRandom,
+        name: str,
+        near: Tensor | None = None,
+        rows: slice = slice(None),
+    ) -> Tensor:
+        """[B, Z]. near: real pictures, each of which chooses the noise whose draft is nearest to it."""
+        z = random.normal(f"{name} z", self.generator.z_dim)[rows]
+        if near is None or self.nearest_of == 1:
+            return z
+        more = (random.normal(f"{name} z {n}", self.generator.z_dim)[rows] for n in range(1, self.nearest_of))
+        noises = torch.stack([z, *more])  # [K, B, Z]
+        condition = self.generator.pool(text)
+        drafts = (self.generator.draft(z, condition) for z in noises)
+        distances = torch.stack([coarse_difference(draft, near, FINER_SIDES) for draft in drafts])  # [K, B]
+        return noises[distances.argmin(0), torch.arange(len(near), device=near.device)]
 
     def _augment(self, images: Tensor, random: StepRandom, name: str) -> Tensor:
         images = blur(images, self.blur_sigma)

@@ -3,6 +3,7 @@
 `TrainingState.parts` is what a checkpoint holds. All else of a run follows from its settings and the images seen.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,9 @@ class TrainingState:
                 phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
             phase.optimizer.param_groups[0]["lr"] = lr
         if self.objective.pretraining and self.config.pretrain_lr:
-            self.phases[1].optimizer.param_groups[0]["lr"] = self.config.pretrain_lr
+            share = images_seen / (1000 * self.config.pretrain_kimg)
+            lr = span.lr_g + (self.config.pretrain_lr - span.lr_g) * (1 + math.cos(math.pi * share)) / 2
+            self.phases[1].optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
         self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)
 
