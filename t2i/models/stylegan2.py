@@ -321,10 +321,10 @@ _TABLE = (
     ("small", 64,  64,   128,  512,      96,      32,    4e-3, 1e-2, 8,             600),
     ("small", 128, 64,   128,  1024,     96,      32,    4e-3, 1e-2, 8,             800),
     ("small", 256, 64,   128,  2048,     96,      16,    4e-3, 1e-2, 8,             1_200),
-    ("icons", 32,  64,   128,  256,      96,      32,    4e-3, 1e-2, 1,             400),
-    ("icons", 64,  64,   128,  512,      96,      32,    4e-3, 1e-2, 1,             600),
-    ("icons", 128, 64,   128,  1024,     96,      32,    4e-3, 1e-2, 1,             800),
-    ("icons", 256, 64,   128,  2048,     96,      16,    4e-3, 1e-2, 1,             1_200),
+    ("icons", 32,  64,   128,  256,      96,      32,    4e-3, 1e-2, 1,             600),
+    ("icons", 64,  64,   128,  512,      96,      32,    4e-3, 1e-2, 1,             800),
+    ("icons", 128, 64,   128,  1024,     96,      32,    4e-3, 1e-2, 1,             1_000),
+    ("icons", 256, 64,   128,  2048,     96,      16,    4e-3, 1e-2, 1,             1_400),
     ("projected", 32,  64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             1_000),
     ("projected", 64,  64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             2_000),
     ("projected", 128, 64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             4_000),
@@ -338,7 +338,7 @@ for _rows in _PRESETS.values():
 for _resolution, _row in _PRESETS["small"].items():
     _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256, text_lr=0.1)
 for _resolution, _row in _PRESETS["icons"].items():
-    _row.update(sketch=8, pretrain_kimg=40.0, pretrain_lr=1e-2, likeness=100.0, perceptual=50.0, nearest_of=2)
+    _row.update(draft=16, pretrain_kimg=200.0, pretrain_lr=5e-3, likeness=100.0, perceptual=50.0, nearest_of=4)
     _row.update(shared_fakes=True, input_resolution=max(64, _resolution))
 for _row in _PRESETS["projected"].values():
     _row.update(blur_kimg=_row["kimg"] / 10)
