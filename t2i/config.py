@@ -83,7 +83,9 @@ class TrainConfig:
         0.0, "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast."
     )
     pretrain_lr: float | None = _setting(
-        None, "Adam's learning rate at first; it falls to --lr-g, which it is where left out."
+        None,
+        "Adam's learning rate meanwhile, at first; it falls to --lr-g, or to 0 where a draft is learned. Left out, it "
+        "is --lr-g.",
     )
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
     penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from t2i.text.pooler import AttentionPooler, SentencePooler, TextBatch
@@ -20,10 +21,10 @@ class Features(NamedTuple):
 class Generator(nn.Module):
     """noise [B, Z] and a TextBatch -> images [B, 3, R, R], about [-1, 1]: pool, then synthesis.
 
-    pool: TextBatch -> condition [B, E], in which two prompts can be mixed.
+    pool: TextBatch -> condition [B, E], in which two prompts can be mixed; E is `condition_width`.
     synthesis: noise and condition -> images. truncation_psi: 1 as trained, 0 the most typical picture of a prompt.
-    draft: noise and condition -> what the picture shall be like seen from afar, [B, 3, s, s]; the picture itself where
-    the generator has no quicker way to say it. drafts: whether it has.
+    draft: K noises for each of B texts, [K, B, Z], -> what the pictures shall be like seen from afar, [K, B, 3, s, s];
+    the pictures themselves where the generator has no quicker way to say it. drafts: whether it has.
 
     A generator that training shakes (style mixing, noise images) says in `training_noise` how many normal numbers it
     takes for that a picture, and has a keyword `shake` [B, training_noise] in its call.
@@ -34,14 +35,19 @@ class Generator(nn.Module):
     drafts = False
     pooler: AttentionPooler | SentencePooler
 
+    @property
+    def condition_width(self) -> int:
+        return self.pooler.out_width
+
     def pool(self, text: TextBatch) -> Tensor:
         return self.pooler(text)
 
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         raise NotImplementedError
 
-    def draft(self, z: Tensor, condition: Tensor) -> Tensor:
-        return self.synthesis(z, condition)
+    def draft(self, noises: Tensor, text: TextBatch) -> Tensor:
+        condition = self.pool(text)
+        return torch.stack([self.synthesis(z, condition) for z in noises])
 
     def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
         return self.synthesis(z, self.pool(text), truncation_psi)

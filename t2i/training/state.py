@@ -97,7 +97,8 @@ class TrainingState:
             phase.optimizer.param_groups[0]["lr"] = lr
         if self.objective.pretraining and self.config.pretrain_lr:
             share = images_seen / (1000 * self.config.pretrain_kimg)
-            lr = span.lr_g + (self.config.pretrain_lr - span.lr_g) * (1 + math.cos(math.pi * share)) / 2
+            end = 0.0 if self.generator.drafts else span.lr_g  # a draft is finished then, a generator is not
+            lr = end + (self.config.pretrain_lr - end) * (1 + math.cos(math.pi * share)) / 2
             self.phases[1].optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
         self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)

@@ -1,0 +1,60 @@
+"""How far do known pictures go? Scores of a "model" that copies the training picture whose caption is nearest.
+
+    python benchmarks/nearest_caption.py DATA [--samples 584]
+
+Nearest: the largest cosine between means of token embeddings. Scored on the validation split beside DATA, as a model is
+by t2i evaluate. Its R-precision is what new words cost: what a model lacks of it, the model lacks on known words too.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from t2i.data.prepared import PreparedDataset, find_validation
+from t2i.evaluation.painter import CHUNK, Painter
+from t2i.evaluation.protocol import Evaluator, Options
+from t2i.text.frozen import pad_tokens
+from t2i.text.pooler import TextBatch
+
+
+def sentences(text: TextBatch) -> torch.Tensor:
+    """Unit vectors [B, T]."""
+    mask = text.mask[..., None].float()
+    return torch.nn.functional.normalize((text.tokens.float() * mask).sum(1) / mask.sum(1), dim=1)
+
+
+def copier(data: PreparedDataset) -> Painter:
+    owners = np.repeat(np.arange(len(data)), data.caption_counts(np.arange(len(data))))
+    captions = np.concatenate([data.caption_ids(picture) for picture in range(len(data))])
+    chunks = np.array_split(captions, -(-len(captions) // CHUNK))
+    known = torch.cat([sentences(pad_tokens(data.tokens(chunk))) for chunk in chunks])
+
+    def draw(text: TextBatch, seeds: Sequence[int]) -> np.ndarray:
+        return data.images(owners[(sentences(text) @ known.T).argmax(1).numpy()])
+
+    def encode(prompts: Sequence[str]) -> TextBatch:
+        raise SystemExit("the validation split must have been prepared with the encoder of DATA")
+
+    return Painter(data.resolution, draw, encode, str(data.text["sha256"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--samples", type=int)
+    options = parser.parse_args()
+    data = PreparedDataset(options.data)
+    validation = find_validation(data)
+    if validation is None:
+        raise SystemExit(f"{data.path} has no validation split beside it")
+    metrics = ("fd", "kd", "prdc", "r-precision")
+    report = Evaluator(validation, data, Options(samples=options.samples, metrics=metrics)).score(copier(data))
+    for score in report.scores:
+        print(f"{score.name}: {score.value:.3f}, ceiling {score.ceiling:.3f}")
+
+
+if __name__ == "__main__":
+    main()
