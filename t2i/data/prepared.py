@@ -29,6 +29,7 @@ from t2i.files import describe_os_error, read_json
 
 FORMAT = 1
 CAPTIONS_PER_CHUNK = 8192
+MAPPED_CHUNKS = 1 << 15  # Linux lets a process map 65,530 files; the pictures' shards need some too
 
 
 class PreparedDataset:
@@ -178,7 +179,7 @@ class PreparedDataset:
         except OSError as error:
             raise describe_os_error(error, self.path / name) from error
 
-    @functools.cache  # noqa: B019  (one data set lives as long as the run)
+    @functools.lru_cache(maxsize=MAPPED_CHUNKS)  # noqa: B019  (one data set lives as long as the run)
     def _token_chunk(self, chunk: int) -> np.ndarray:
         first, last = chunk * CAPTIONS_PER_CHUNK, min((chunk + 1) * CAPTIONS_PER_CHUNK, self.caption_count)
         count = int(self._token_offsets[last] - self._token_offsets[first])
