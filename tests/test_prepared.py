@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -46,6 +48,24 @@ def read_all(path):
     for index in range(len(data)):
         data.tokens(data.caption_ids(index))
     data.text_statistics()
+
+
+FEW_FILES = """
+import os, resource, sys
+import numpy as np
+from t2i.data.prepared import PreparedDataset
+opened = max(map(int, os.listdir("/proc/self/fd")))
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 7, hard))
+data = PreparedDataset(sys.argv[1])
+print(len(data.images(np.arange(20))), len(data.tokens(range(data.caption_count))) == data.caption_count)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+def test_more_files_than_a_process_may_open_by_default(whole):
+    result = subprocess.run([sys.executable, "-c", FEW_FILES, whole], capture_output=True, text=True)
+    assert result.stdout.split() == ["20", "True"], result.stderr
 
 
 def rewrite(path, **changes):

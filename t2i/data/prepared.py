@@ -57,6 +57,7 @@ class PreparedDataset:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{self.path}/dataset.json is damaged ({error!r}); prepare it again") from error
         self._starts = np.cumsum([0, *counts])
+        _allow_open_files(len(counts))
         self._images = [
             self._array(f"images-{i:05d}.npy", np.uint8, (n, *self.picture_shape)) for i, n in enumerate(counts)
         ]
@@ -65,6 +66,7 @@ class PreparedDataset:
         self._picture_captions = self._array("picture-captions.npy", np.int32, (uses,))
         self._caption_offsets = self._array("caption-offsets.npy", np.int64)
         self._token_offsets = self._array("token-offsets.npy", np.int64, self._caption_offsets.shape)
+        _allow_open_files(min(MAPPED_CHUNKS, -(-self.caption_count // CAPTIONS_PER_CHUNK)))
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -200,6 +202,20 @@ class PreparedDataset:
                 f"{path} is damaged ({array.dtype} {list(array.shape)}, not {expected}); prepare the data set again"
             )
         return array
+
+
+def _allow_open_files(count: int) -> None:
+    """Let this process open so many files more, as far as the system allows: Python keeps one open for each map."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def _parse(data: bytes, kind: type) -> Any:

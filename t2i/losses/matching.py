@@ -18,17 +18,16 @@ def mismatch(caption_ids: np.ndarray, own_captions: Sequence[Sequence[int]], rng
     caption may serve twice; -1 where every caption of the batch belongs to the row's picture.
     """
     size = len(caption_ids)
-    own = [set(captions) for captions in own_captions]
     order = rng.permutation(size)
-    taken = [caption in own[row] for row, caption in enumerate(caption_ids[order].tolist())]
+    taken = [caption in own_captions[row] for row, caption in enumerate(caption_ids[order].tolist())]
     for row in np.flatnonzero(taken):
         # Swap with a row that can take what this one cannot keep, and has what this one can take.
         for other in rng.permutation(size):
             mine, theirs = int(caption_ids[order[row]]), int(caption_ids[order[other]])
-            if theirs not in own[row] and mine not in own[other]:
+            if theirs not in own_captions[row] and mine not in own_captions[other]:
                 order[row], order[other] = order[other], order[row]
                 break
         else:
-            free = [i for i, caption in enumerate(caption_ids) if int(caption) not in own[row]]
+            free = [i for i, caption in enumerate(caption_ids) if int(caption) not in own_captions[row]]
             order[row] = rng.choice(free) if free else -1
     return order

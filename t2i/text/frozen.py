@@ -85,8 +85,9 @@ def groups_of_one_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[l
 def pad_tokens(rows: Sequence[np.ndarray]) -> TextBatch:
     """Ragged token embeddings, each [L_i, T], as one zero-padded fp16 batch."""
     lengths = np.array([len(row) for row in rows])
-    tokens = np.zeros((len(rows), lengths.max(), rows[0].shape[1]), np.float16)
+    tokens = np.empty((len(rows), lengths.max(), rows[0].shape[1]), np.float16)
     for place, row in zip(tokens, rows):
         place[: len(row)] = row
+        place[len(row) :] = 0
     mask = np.arange(lengths.max()) < lengths[:, None]
     return TextBatch(torch.from_numpy(tokens), torch.from_numpy(mask))

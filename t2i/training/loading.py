@@ -87,7 +87,7 @@ class BatchLoader:
         positions = np.arange(images_seen, images_seen + size)
         pictures = run_of_pictures(images_seen, size, len(data), self._order_seed)
         own = data.captions_of(pictures)
-        choices = choice_at(positions, data.caption_counts(pictures), self._order_seed).tolist()
+        choices = choice_at(positions, np.array([len(ids) for ids in own]), self._order_seed).tolist()
         captions = np.array([ids[choice] for ids, choice in zip(own, choices)])
         random = StepRandom(self.seed, images_seen, size)
         names = ["mismatch", *(f"mismatch {number}" for number in range(1, self.mismatches))]
