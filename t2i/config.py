@@ -84,8 +84,7 @@ class TrainConfig:
     )
     pretrain_lr: float | None = _setting(
         None,
-        "Adam's learning rate meanwhile, at first; it falls to --lr-g, or to 0 where a draft is learned. Left out, it "
-        "is --lr-g.",
+        "Adam's learning rate meanwhile, at first; it falls to --lr-g, which it is where left out.",
     )
     loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
     penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")

@@ -177,7 +177,7 @@ class TextToImagePipeline:
         Captions of one length are pooled together, without padding, whose amount would change the rounding.
         """
         lengths = text.mask.sum(1)  # padding stands behind
-        conditions = torch.empty(len(lengths), self.generator.condition_width, device=self.device)
+        conditions = torch.empty(len(lengths), self.generator.pooler.out_width, device=self.device)
         for length in lengths.unique().tolist():
             alike = (lengths == length).nonzero()[:, 0]
             for group in self._groups(len(alike)):

@@ -64,16 +64,13 @@ def test_only_the_draft_teaches_the_drafter():
         torch.nn.init.normal_(layer.conv.weight)
     z = torch.randn(2, generator.z_dim)
     generator(z, text()).square().sum().backward()
-    assert all(
-        p.grad is None for part in (generator.drafter.sketch, generator.drafter.pooler) for p in part.parameters()
-    )
+    assert all(p.grad is None for p in generator.drafter.sketch.parameters())
     assert all(p.grad is not None and p.grad.any() for p in generator.drafter.looks.parameters())
     generator.zero_grad()
     generator.draft(z[None], text()).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in generator.drafter.sketch.parameters())
     assert all(p.grad is None for p in generator.convs.parameters())
-    assert all(p.grad is not None and p.grad.any() for p in generator.drafter.pooler.parameters())
-    assert all(p.grad is None for p in (*generator.mapping.parameters(), *generator.pooler.parameters()))
+    assert any(p.grad is not None and p.grad.any() for p in generator.mapping.parameters())
 
 
 def test_without_one_the_draft_is_the_picture():
@@ -92,6 +89,15 @@ def test_draft_of_no_resolution_of_the_generator_is_refused(side):
         make(side)
 
 
+def test_several_noises_are_drafted_at_once():
+    generator = make()
+    noises = torch.randn(3, 2, generator.z_dim)
+    drafts = generator.draft(noises, text())
+    assert drafts.shape == (3, 2, 3, 8, 8)
+    for z, draft in zip(noises, drafts):
+        torch.testing.assert_close(draft, generator.draft(z[None], text())[0])
+
+
 @pytest.mark.parametrize("shared_fakes", [False, True])
 def test_stopped_and_resumed_ends_bit_identical(shared_fakes, shapes_data, tmp_path):
     settings = config(
@@ -105,20 +111,21 @@ def test_stopped_and_resumed_ends_bit_identical(shared_fakes, shapes_data, tmp_p
     assert_same_bits(final_tensors(whole), final_tensors(run))
 
 
-def test_it_is_pretrained_alone_and_stays_as_it_is(shapes_data, tmp_path):
+def test_it_is_pretrained_alone_and_learns_on_beside_the_discriminator(shapes_data, tmp_path):
     settings = config(
-        "stylegan2", model=DRAFTING, pretrain_kimg=0.4, kimg=0.8, pretrain_lr=3e-3, growing=False, log_kimg=0.2,
-        snapshot_kimg=0.4, shared_fakes=True,
+        "stylegan2", model=DRAFTING, likeness=10.0, pretrain_kimg=0.4, kimg=0.8, pretrain_lr=3e-3, growing=False,
+        log_kimg=0.2, snapshot_kimg=0.4, shared_fakes=True,
     )  # fmt: skip
     run, _ = start(settings, shapes_data, tmp_path)
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert lines[1]["unlike"] < 0.95 * lines[0]["unlike"]
+    assert ["unlike_draft" in line for line in lines] == [False, False, True, True]
+    assert lines[3]["unlike_draft"] < 1.05 * lines[1]["unlike"]
     fresh = TrainingState(settings, shapes_data.resolution, PreparedText(shapes_data), CPU).generator.state_dict()
     files = [folder / "generator.safetensors" for folder in list_checkpoints(run.checkpoints)[-2:]]
     pretrained, trained = (load_tensors(file) for file in files)
     moved = {name for name, value in fresh.items() if not torch.equal(value, pretrained[name])}
-    assert any(name.startswith("drafter.pooler") for name in moved)
-    assert all(name.startswith(("drafter.sketch", "drafter.pooler")) for name in moved)
-    changed = {name for name, value in pretrained.items() if not torch.equal(value, trained[name])}
-    assert {"to_rgb.0.conv.weight", "drafter.looks.4.weight"} < changed
-    assert not any(name.startswith(("drafter.sketch", "drafter.pooler")) for name in changed)
+    assert any(name.startswith("drafter.sketch") for name in moved)
+    assert not any(name.startswith(("convs", "to_rgb", "first", "drafter.looks")) for name in moved)
+    assert not torch.equal(pretrained["to_rgb.0.conv.weight"], trained["to_rgb.0.conv.weight"])
+    assert not torch.equal(pretrained["drafter.sketch.out.weight"], trained["drafter.sketch.out.weight"])

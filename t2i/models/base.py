@@ -21,7 +21,7 @@ class Features(NamedTuple):
 class Generator(nn.Module):
     """noise [B, Z] and a TextBatch -> images [B, 3, R, R], about [-1, 1]: pool, then synthesis.
 
-    pool: TextBatch -> condition [B, E], in which two prompts can be mixed; E is `condition_width`.
+    pool: TextBatch -> condition [B, E], in which two prompts can be mixed.
     synthesis: noise and condition -> images. truncation_psi: 1 as trained, 0 the most typical picture of a prompt.
     draft: K noises for each of B texts, [K, B, Z], -> what the pictures shall be like seen from afar, [K, B, 3, s, s];
     the pictures themselves where the generator has no quicker way to say it. drafts: whether it has.
@@ -34,10 +34,6 @@ class Generator(nn.Module):
     resolution: int
     drafts = False
     pooler: AttentionPooler | SentencePooler
-
-    @property
-    def condition_width(self) -> int:
-        return self.pooler.out_width
 
     def pool(self, text: TextBatch) -> Tensor:
         return self.pooler(text)

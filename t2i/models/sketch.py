@@ -6,14 +6,12 @@ perceptron costs little beside convolutions, and learns it fast (docs/training.m
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.models.layers import EqualConv2d
 from t2i.precision import at_least_fp32
 from t2i.text.attention import Linear
-from t2i.text.pooler import AttentionPooler, SentencePooler, TextBatch
 
 
 class Sketch(nn.Module):
@@ -32,36 +30,21 @@ class Sketch(nn.Module):
 
 
 class Draft(nn.Module):
-    """A first picture [B, 3, side, side] of noise and text, and a way for convolutions of each size to look at it.
+    """A first picture [B, 3, side, side] of styles [B, S], and a way for convolutions of each size to look at it.
 
-    It reads text by a pooler of its own: what a discriminator teaches the rest of the generator's reading would undo
-    what likeness taught it. It draws from [B, width]: the noise and the pooled text.
     channels: those of the features at each size up to `side`.
     """
 
-    def __init__(
-        self,
-        z_dim: int,
-        pooler: AttentionPooler | SentencePooler,
-        side: int,
-        hidden: int,
-        channels: dict[int, int],
-        lr_multiplier: float = 1.0,
-    ):
+    def __init__(self, styles: int, side: int, hidden: int, channels: dict[int, int], lr_multiplier: float = 1.0):
         super().__init__()
-        self.side, self.pooler, self.width = side, pooler, z_dim + pooler.out_width
-        self.sketch = Sketch(self.width, 3, side, hidden, lr_multiplier)
+        self.side = side
+        self.sketch = Sketch(styles, 3, side, hidden, lr_multiplier)
         self.looks = nn.ModuleDict(
             {str(size): EqualConv2d(3 * (side // size) ** 2, width, 1) for size, width in channels.items()}
         )
 
-    def forward(self, said: Tensor) -> Tensor:
-        return at_least_fp32(self.sketch(said))
-
-    def of(self, noises: Tensor, text: TextBatch) -> Tensor:
-        """[K, B, Z] and a TextBatch -> [K, B, 3, side, side]."""
-        condition = at_least_fp32(self.pooler(text)).expand(len(noises), -1, -1)
-        return self(torch.cat([noises, condition], dim=2).flatten(0, 1)).unflatten(0, noises.shape[:2])
+    def forward(self, styles: Tensor) -> Tensor:
+        return at_least_fp32(self.sketch(styles))
 
     def seen_at(self, size: int, picture: Tensor) -> Tensor:
         """The picture as features [B, C, size, size]; none of its pixels is lost."""

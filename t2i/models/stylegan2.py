@@ -110,8 +110,7 @@ class StyleGAN2Generator(Generator):
 
     growth: [resolution, alpha] to start at; left out, fully grown. sketch: resolution of the map that a Sketch is added
     to; 0 for none. draft: resolution of a first picture, which the convolutions begin with in place of a constant, and
-    add to; 0 for none. Only `draft` teaches it: seen through the picture it is a constant. A condition is then what the
-    pooler makes of the text, and what the draft's own makes of it.
+    add to; 0 for none. Only `draft` teaches it: seen through the picture it is a constant.
     """
 
     def __init__(
@@ -155,14 +154,13 @@ class StyleGAN2Generator(Generator):
         if draft and draft not in sides:
             raise ValueError(f"draft is one of 0, {', '.join(map(str, sides))}, not {draft}")
         self.sketch_side, self.sketch, self.drafter = sketch, None, None
+        width_in = both + self.pooler.out_width
         if draft:
             seen = {side: count for side, count in zip(sides, channels) if side <= draft}
-            own = make_pooler(conditioning, statistics, lr_multiplier=text_lr)
-            self.drafter = Draft(z_dim, own, draft, draft_hidden, seen, lr_multiplier=text_lr)
+            self.drafter = Draft(width_in, draft, draft_hidden, seen, lr_multiplier=text_lr)
             for layer in self.to_rgb:  # at first the picture is the draft, and the convolutions add nothing
                 nn.init.zeros_(layer.conv.weight)
         if sketch:
-            width_in = both + self.pooler.out_width
             self.sketch = Sketch(width_in, width(sketch, fmap_base, fmap_max), sketch, lr_multiplier=text_lr)
         self.register_buffer("typical", torch.randn(TYPICAL, z_dim))
 
@@ -170,18 +168,6 @@ class StyleGAN2Generator(Generator):
     def layer_count(self) -> int:
         """Style layers in use: one at 4 px, two at each other resolution, and the last ToRGB."""
         return 2 * len(resolutions_to(self.growth.resolution))
-
-    @property
-    def condition_width(self) -> int:
-        return self.pooler.out_width + (self.drafter.pooler.out_width if self.drafts else 0)
-
-    def pool(self, text: TextBatch) -> Tensor:
-        condition = self.pooler(text)
-        if not self.drafts:
-            return condition
-        with torch.no_grad():
-            for_draft = self.drafter.pooler(text)
-        return torch.cat([condition, for_draft], dim=1)
 
     def map(self, z: Tensor) -> Tensor:  # [B, Z] -> [B, W]
         x = pixel_norm(z)
@@ -192,18 +178,15 @@ class StyleGAN2Generator(Generator):
     def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         """w for each layer, [B, layers, 2 W]: what the mapping makes of the noise, and the text.
 
-        With a sketch [B, layers, 2 W + E], the condition itself goes along; with a draft what that draws from does.
-        truncation_psi pulls the noise's part to its mean (Karras et al. 2019, sec. B); what the text says stays.
+        With a sketch or a draft, [B, layers, 2 W + E]: the condition itself goes along. truncation_psi pulls the
+        noise's part to its mean (Karras et al. 2019, sec. B); what the text says stays.
         """
         w = self.map(z)
         if truncation_psi != 1:
             w = self.map(self.typical).mean(0, keepdim=True).lerp(w, truncation_psi)
-        condition, for_draft = condition.tensor_split([self.pooler.out_width], dim=1)
         parts = [w, pixel_norm(self.text(self.text_layer(condition)))]
-        if self.sketch is not None:
+        if self.drafts or self.sketch is not None:
             parts.append(at_least_fp32(condition))
-        if self.drafts:
-            parts += [truncation_psi * z, at_least_fp32(for_draft)]
         return torch.cat(parts, dim=1)[:, None].expand(-1, self.layer_count, -1)
 
     def render(self, styles: Tensor) -> Tensor:
@@ -211,7 +194,7 @@ class StyleGAN2Generator(Generator):
         coarse, styles = styles[:, 0], styles[..., : self.w_width]
         if self.drafts:
             with torch.no_grad():
-                draft = self.drafter(coarse[:, -self.drafter.width :])
+                draft = self.drafter(coarse)
             start = self.drafter.seen_at(4, draft)
         else:
             draft, start = None, self.constant.expand(len(styles), -1, -1, -1)
@@ -220,7 +203,7 @@ class StyleGAN2Generator(Generator):
         for number, (up, conv) in enumerate(self.convs[: self.layer_count // 2 - 1], start=1):
             x = up(upsample(x), styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
             if x.shape[-1] == self.sketch_side:
-                x = x + self.sketch(coarse[:, : self.w_width + self.pooler.out_width]).to(x.dtype)
+                x = x + self.sketch(coarse).to(x.dtype)
             if draft is not None and x.shape[-1] <= self.drafter.side:
                 x = x + self.drafter.seen_at(x.shape[-1], draft).to(x.dtype)
             x = conv(x, styles[:, 2 * number])
@@ -235,7 +218,10 @@ class StyleGAN2Generator(Generator):
         return self.drafter is not None
 
     def draft(self, noises: Tensor, text: TextBatch) -> Tensor:
-        return self.drafter.of(noises, text) if self.drafts else super().draft(noises, text)
+        if not self.drafts:
+            return super().draft(noises, text)
+        conditions = self.pool(text).expand(len(noises), -1, -1).flatten(0, 1)
+        return self.drafter(self.styles(noises.flatten(0, 1), conditions)[:, 0]).unflatten(0, noises.shape[:2])
 
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         return self.render(self.styles(z, condition, truncation_psi))

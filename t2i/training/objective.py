@@ -101,8 +101,8 @@ class GANObjective:
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.augments, self.autocast_dtype = augments, autocast_dtype
         self.shared_fakes = shared_fakes
-        # From the D phase to the G phase: pictures, what the discriminator sees in them and in the real ones.
-        self._kept: tuple[Tensor, Any] | None = None
+        # From the D phase to the G phase: noise, pictures, what the discriminator sees in them and in the real ones.
+        self._kept: tuple[Tensor, Tensor, Any] | None = None
         self._kept_reals: Any = None
         self.blur_sigma, self.pretraining = 0.0, False
         self.statistics = Statistics()
@@ -188,10 +188,10 @@ class GANObjective:
             text = self._encode_plainly(batch.text)
             captions = None if self.contrast is None else self._encode_plainly(batch.captions)
             if self._kept is None:
-                fakes = self._draw(text, random, "G", batch.images)
+                z, fakes = self._draw(text, random, "G", batch.images)
                 seen = self.discriminator.look(self._augment(fakes, random, "G"))
             else:
-                fakes, seen = self._kept
+                z, fakes, seen = self._kept
                 self._kept = None
             features = self.discriminator.features_of(seen)
             read, conditions, condition = self._read(captions, text, random)
@@ -202,6 +202,8 @@ class GANObjective:
             likeness = coarse_difference(fakes, batch.images)
             self.statistics.add("unlike", likeness)
             losses = losses + self.likeness_weight * likeness
+            if self.generator.drafts:
+                losses = losses + self.likeness_weight * self._unlike_draft(z, text, batch.images)
         if self.perceptual_weight:
             difference = perceptual_difference(seen, self._seen_reals(batch, random))
             self.statistics.add("unlike_seen", difference)
@@ -215,12 +217,17 @@ class GANObjective:
     def _pretraining_loss(self, batch: Batch, random: StepRandom) -> Tensor:
         text = self._encode_plainly(batch.text)
         z = self._noise(text, random, "G", batch.images)
-        with self._autocast(batch.images):
+        return self._unlike_draft(z, text, batch.images).mean()
+
+    def _unlike_draft(self, z: Tensor, text: TextBatch, images: Tensor) -> Tensor:
+        """How unlike the captions' own pictures the generator's drafts are: [B]."""
+        with self._autocast(images):
             (drafts,) = self.generator.draft(z[None], text)
-        watch_collapse(self.statistics, batch.images, drafts.detach())
-        unlike = coarse_difference(drafts, batch.images, FINER_SIDES)
-        self.statistics.add("unlike", unlike)
-        return unlike.mean()
+        if self.pretraining:
+            watch_collapse(self.statistics, images, drafts.detach())
+        unlike = coarse_difference(drafts, images, FINER_SIDES)
+        self.statistics.add("unlike" if self.pretraining else "unlike_draft", unlike)
+        return unlike
 
     @property
     def _real_augmentation(self) -> str:
@@ -248,13 +255,13 @@ class GANObjective:
             self.generator.requires_grad_(True)
         with torch.set_grad_enabled(keep):
             with self._autocast(batch.images):
-                fakes = self._draw(self._encode_plainly(batch.text), random, phase, near)
+                z, fakes = self._draw(self._encode_plainly(batch.text), random, phase, near)
             shown = self._augment(fakes, random, augmentation)
             with self._autocast(batch.images):
                 seen = self.discriminator.look(shown)
         if keep:
             self.generator.requires_grad_(False)
-            self._kept = fakes, seen
+            self._kept = z, fakes, seen
         cut = seen.detach() if isinstance(seen, Tensor) else [part.detach() for part in seen]
         return fakes.detach(), shown.detach(), cut
 
@@ -309,7 +316,7 @@ class GANObjective:
         rows = slice(-random.rows.start % REDRAWN, None, REDRAWN)
         if rows.start < len(fakes):
             with self._autocast(fakes):
-                others = self._draw(text[rows], random, "G other", rows=rows)
+                _, others = self._draw(text[rows], random, "G other", rows=rows)
             difference = diversity(fakes[rows], others)
             self.statistics.add("difference", difference)
             found[rows] = REDRAWN * self.diversity_weight * difference
@@ -343,13 +350,13 @@ class GANObjective:
         name: str,
         near: Tensor | None = None,
         rows: slice = slice(None),
-    ) -> Tensor:
-        """Pictures of these texts, with those rows of the numbers. near: as for `_noise`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Noise, and pictures of these texts, with those rows of the numbers. near: as for `_noise`."""
         z = self._noise(text, random, name, near, rows)
         shaken = {}
         if count := getattr(self.generator, "training_noise", 0):
             shaken["shake"] = random.normal(f"{name} shake", count)[rows]
-        return self.generator(z, text, **shaken)
+        return z, self.generator(z, text, **shaken)
 
     @torch.no_grad()
     def _noise(

@@ -87,18 +87,20 @@ class TrainingState:
 
     def enter(self, span: Span, images_seen: int) -> None:
         """Put networks, optimisers, penalty and blur where they stand for the step that begins at `images_seen`."""
-        growth, begins = span.growth(images_seen), images_seen == span.start
-        self.objective.pretraining = images_seen < 1000 * self.config.pretrain_kimg
+        growth, pretraining = span.growth(images_seen), 1000 * self.config.pretrain_kimg
+        self.objective.pretraining = images_seen < pretraining
+        # Moments of another resolution mislead (Karras et al. 2018, sec. A.1), and so do those of pretraining: the
+        # gradients of the losses after it are a thousand times as large.
+        begins = images_seen == span.start or images_seen - span.batch < pretraining <= images_seen
         for network in (self.generator, self.discriminator):
             set_growth(network, growth)
         for phase, lr in zip(self.phases, (span.lr_d, span.lr_g)):
             if begins:
-                phase.optimizer.state.clear()  # moments of another resolution mislead (Karras et al. 2018, sec. A.1)
+                phase.optimizer.state.clear()
             phase.optimizer.param_groups[0]["lr"] = lr
         if self.objective.pretraining and self.config.pretrain_lr:
-            share = images_seen / (1000 * self.config.pretrain_kimg)
-            end = 0.0 if self.generator.drafts else span.lr_g  # a draft is finished then, a generator is not
-            lr = end + (self.config.pretrain_lr - end) * (1 + math.cos(math.pi * share)) / 2
+            share = images_seen / pretraining
+            lr = span.lr_g + (self.config.pretrain_lr - span.lr_g) * (1 + math.cos(math.pi * share)) / 2
             self.phases[1].optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
         self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)
