@@ -17,23 +17,17 @@ from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.evaluation.painter import CHUNK, Painter
 from t2i.evaluation.protocol import Evaluator, Options
 from t2i.text.frozen import pad_tokens
-from t2i.text.pooler import TextBatch
-
-
-def sentences(text: TextBatch) -> torch.Tensor:
-    """Unit vectors [B, T]."""
-    mask = text.mask[..., None].float()
-    return torch.nn.functional.normalize((text.tokens.float() * mask).sum(1) / mask.sum(1), dim=1)
+from t2i.text.pooler import TextBatch, sentence_vector
 
 
 def copier(data: PreparedDataset) -> Painter:
     owners = np.repeat(np.arange(len(data)), data.caption_counts(np.arange(len(data))))
     captions = np.concatenate([data.caption_ids(picture) for picture in range(len(data))])
     chunks = np.array_split(captions, -(-len(captions) // CHUNK))
-    known = torch.cat([sentences(pad_tokens(data.tokens(chunk))) for chunk in chunks])
+    known = torch.cat([sentence_vector(pad_tokens(data.tokens(chunk)).to("cpu")) for chunk in chunks])
 
     def draw(text: TextBatch, seeds: Sequence[int]) -> np.ndarray:
-        return data.images(owners[(sentences(text) @ known.T).argmax(1).numpy()])
+        return data.images(owners[(sentence_vector(text.to("cpu")) @ known.T).argmax(1).numpy()])
 
     def encode(prompts: Sequence[str]) -> TextBatch:
         raise SystemExit("the validation split must have been prepared with the encoder of DATA")

@@ -34,7 +34,8 @@ class Flat(Page):
 def drawn(near, nearest_of, rows=slice(0, 8)):
     objective = GANObjective(Flat(), nn.Identity(), loss=LOSSES["hinge"], penalty=None, nearest_of=nearest_of)
     random = StepRandom(0, 0, 8).take(rows)
-    return objective._draw(None, random, "G", None if near is None else near[rows])[1]
+    z = objective._noise(None, random, "G", None if near is None else near[rows])
+    return objective._draw(z, None, random, "G")
 
 
 def test_each_picture_is_met_by_the_nearest_noise():

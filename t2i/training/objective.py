@@ -188,7 +188,8 @@ class GANObjective:
             text = self._encode_plainly(batch.text)
             captions = None if self.contrast is None else self._encode_plainly(batch.captions)
             if self._kept is None:
-                z, fakes = self._draw(text, random, "G", batch.images)
+                z = self._noise(text, random, "G", batch.images)
+                fakes = self._draw(z, text, random, "G")
                 seen = self.discriminator.look(self._augment(fakes, random, "G"))
             else:
                 z, fakes, seen = self._kept
@@ -255,7 +256,9 @@ class GANObjective:
             self.generator.requires_grad_(True)
         with torch.set_grad_enabled(keep):
             with self._autocast(batch.images):
-                z, fakes = self._draw(self._encode_plainly(batch.text), random, phase, near)
+                text = self._encode_plainly(batch.text)
+                z = self._noise(text, random, phase, near)
+                fakes = self._draw(z, text, random, phase)
             shown = self._augment(fakes, random, augmentation)
             with self._autocast(batch.images):
                 seen = self.discriminator.look(shown)
@@ -316,7 +319,8 @@ class GANObjective:
         rows = slice(-random.rows.start % REDRAWN, None, REDRAWN)
         if rows.start < len(fakes):
             with self._autocast(fakes):
-                _, others = self._draw(text[rows], random, "G other", rows=rows)
+                z = self._noise(text[rows], random, "G other", rows=rows)
+                others = self._draw(z, text[rows], random, "G other", rows)
             difference = diversity(fakes[rows], others)
             self.statistics.add("difference", difference)
             found[rows] = REDRAWN * self.diversity_weight * difference
@@ -343,20 +347,12 @@ class GANObjective:
         """The embeddings that a prompt will have when the generator draws."""
         return text if self.text_encoder is None else self.text_encoder(text)
 
-    def _draw(
-        self,
-        text: TextBatch,
-        random: StepRandom,
-        name: str,
-        near: Tensor | None = None,
-        rows: slice = slice(None),
-    ) -> tuple[Tensor, Tensor]:
-        """Noise, and pictures of these texts, with those rows of the numbers. near: as for `_noise`."""
-        z = self._noise(text, random, name, near, rows)
+    def _draw(self, z: Tensor, text: TextBatch, random: StepRandom, name: str, rows: slice = slice(None)) -> Tensor:
+        """Pictures of this noise and these texts, shaken with those rows of the numbers."""
         shaken = {}
         if count := getattr(self.generator, "training_noise", 0):
             shaken["shake"] = random.normal(f"{name} shake", count)[rows]
-        return z, self.generator(z, text, **shaken)
+        return self.generator(z, text, **shaken)
 
     @torch.no_grad()
     def _noise(
@@ -367,7 +363,7 @@ class GANObjective:
         near: Tensor | None = None,
         rows: slice = slice(None),
     ) -> Tensor:
-        """[B, Z]. near: real pictures, each of which chooses the noise whose draft is nearest to it."""
+        """Those rows of the numbers, [B, Z]. near: real pictures; each chooses the noise whose draft is nearest."""
         z = random.normal(f"{name} z", self.generator.z_dim)[rows]
         if near is None or self.nearest_of == 1:
             return z
