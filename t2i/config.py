@@ -76,7 +76,7 @@ class TrainConfig:
     )
     nearest_of: int = _setting(
         1,
-        "Draft a caption with so many noises; the draft nearest to its own picture is learned from. From 2 on, seeds "
+        "Draw a caption with so many noises; the drawing nearest to its own picture is learned from. From 2 on, seeds "
         "share out what pictures of one caption differ in.",
     )
     pretrain_kimg: float = _setting(

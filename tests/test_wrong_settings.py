@@ -51,8 +51,6 @@ def test_train_options_that_make_no_sense(refused, minilm_data, options, words):
         ("likeness = -1", 2, "run.toml: likeness"),
         ("perceptual = -1", 2, "run.toml: perceptual"),
         ("perceptual = 1", 2, "perceptual looks through a frozen network"),
-        ('arch = "stylegan2"\n[model]\ndraft = 8', 2, "a draft learns by likeness"),
-        ('arch = "stylegan2"\nlikeness = 1.0\n[model]\ndraft = 5', 2, "draft is one of 0, 4, 8"),
         ("nearest_of = 0", 2, "run.toml: nearest_of"),
         ("pretrain_kimg = -1", 2, "run.toml: pretrain_kimg must not be negative"),
         ("pretrain_kimg = true", 2, "run.toml: pretrain_kimg: input should not be true or false"),

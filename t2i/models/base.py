@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from t2i.text.pooler import AttentionPooler, SentencePooler, TextBatch
@@ -23,8 +22,6 @@ class Generator(nn.Module):
 
     pool: TextBatch -> condition [B, E], in which two prompts can be mixed.
     synthesis: noise and condition -> images. truncation_psi: 1 as trained, 0 the most typical picture of a prompt.
-    draft: K noises for each of B texts, [K, B, Z], -> what the pictures shall be like seen from afar, [K, B, 3, s, s];
-    the pictures themselves where the generator has no quicker way to say it. drafts: whether it has.
 
     A generator that training shakes (style mixing, noise images) says in `training_noise` how many normal numbers it
     takes for that a picture, and has a keyword `shake` [B, training_noise] in its call.
@@ -32,7 +29,6 @@ class Generator(nn.Module):
 
     z_dim: int
     resolution: int
-    drafts = False
     pooler: AttentionPooler | SentencePooler
 
     def pool(self, text: TextBatch) -> Tensor:
@@ -40,10 +36,6 @@ class Generator(nn.Module):
 
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         raise NotImplementedError
-
-    def draft(self, noises: Tensor, text: TextBatch) -> Tensor:
-        condition = self.pool(text)
-        return torch.stack([self.synthesis(z, condition) for z in noises])
 
     def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0) -> Tensor:
         return self.synthesis(z, self.pool(text), truncation_psi)

@@ -42,9 +42,9 @@ from t2i.models.layers import (
 from t2i.models.layers import upsample as repeat_pixels
 from t2i.models.projected import ProjectedDiscriminator
 from t2i.models.registry import Architecture, preset_rows, register
-from t2i.models.sketch import Draft, Sketch
+from t2i.models.sketch import Sketch
 from t2i.precision import at_least_fp32
-from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
+from t2i.text.pooler import TextStatistics, make_pooler
 
 TYPICAL = 1024  # noises whose mean w is the centre that truncation pulls to
 
@@ -109,8 +109,7 @@ class StyleGAN2Generator(Generator):
     """noise [B, z_dim] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
     growth: [resolution, alpha] to start at; left out, fully grown. sketch: resolution of the map that a Sketch is added
-    to; 0 for none. draft: resolution of a first picture, which the convolutions begin with in place of a constant, and
-    add to; 0 for none. Only `draft` teaches it: seen through the picture it is a constant.
+    to; 0 for none.
     """
 
     def __init__(
@@ -125,8 +124,6 @@ class StyleGAN2Generator(Generator):
         fmap_base: int = 16384,
         fmap_max: int = 512,
         sketch: int = 0,
-        draft: int = 0,
-        draft_hidden: int = 1024,
         text_layers: int = 0,
         text_lr: float = 1.0,
         growth: Sequence[float] | None = None,
@@ -142,8 +139,7 @@ class StyleGAN2Generator(Generator):
         sides = resolutions_to(resolution)
         channels = [width(side, fmap_base, fmap_max) for side in sides]
         self.w_width = both = 2 * w_dim
-        if not draft:
-            self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
         self.first = StyledConv(channels[0], channels[0], both)
         self.convs = nn.ModuleList(
             nn.ModuleList([StyledConv(a, b, both), StyledConv(b, b, both)]) for a, b in pairwise(channels)
@@ -151,16 +147,9 @@ class StyleGAN2Generator(Generator):
         self.to_rgb = nn.ModuleList(ToRGB(c, both) for c in channels)
         if sketch and sketch not in sides[1:]:
             raise ValueError(f"sketch is one of 0, {', '.join(map(str, sides[1:]))}, not {sketch}")
-        if draft and draft not in sides:
-            raise ValueError(f"draft is one of 0, {', '.join(map(str, sides))}, not {draft}")
-        self.sketch_side, self.sketch, self.drafter = sketch, None, None
-        width_in = both + self.pooler.out_width
-        if draft:
-            seen = {side: count for side, count in zip(sides, channels) if side <= draft}
-            self.drafter = Draft(width_in, draft, draft_hidden, seen, lr_multiplier=text_lr)
-            for layer in self.to_rgb:  # at first the picture is the draft, and the convolutions add nothing
-                nn.init.zeros_(layer.conv.weight)
+        self.sketch_side, self.sketch = sketch, None
         if sketch:
+            width_in = both + self.pooler.out_width
             self.sketch = Sketch(width_in, width(sketch, fmap_base, fmap_max), sketch, lr_multiplier=text_lr)
         self.register_buffer("typical", torch.randn(TYPICAL, z_dim))
 
@@ -178,50 +167,30 @@ class StyleGAN2Generator(Generator):
     def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         """w for each layer, [B, layers, 2 W]: what the mapping makes of the noise, and the text.
 
-        With a sketch or a draft, [B, layers, 2 W + E]: the condition itself goes along. truncation_psi pulls the
-        noise's part to its mean (Karras et al. 2019, sec. B); what the text says stays.
+        With a sketch, [B, layers, 2 W + E]: the condition itself goes along. truncation_psi pulls the noise's part to
+        its mean (Karras et al. 2019, sec. B); what the text says stays.
         """
         w = self.map(z)
         if truncation_psi != 1:
             w = self.map(self.typical).mean(0, keepdim=True).lerp(w, truncation_psi)
-        parts = [w, pixel_norm(self.text(self.text_layer(condition)))]
-        if self.drafts or self.sketch is not None:
-            parts.append(at_least_fp32(condition))
+        text = pixel_norm(self.text(self.text_layer(condition)))
+        parts = [w, text] if self.sketch is None else [w, text, at_least_fp32(condition)]
         return torch.cat(parts, dim=1)[:, None].expand(-1, self.layer_count, -1)
 
     def render(self, styles: Tensor) -> Tensor:
-        """Styles of `styles` -> images [B, 3, r, r]. Sketch and draft are of the first layer's."""
+        """Styles of `styles` -> images [B, 3, r, r]. The sketch is of the first layer's."""
         coarse, styles = styles[:, 0], styles[..., : self.w_width]
-        if self.drafts:
-            with torch.no_grad():
-                draft = self.drafter(coarse)
-            start = self.drafter.seen_at(4, draft)
-        else:
-            draft, start = None, self.constant.expand(len(styles), -1, -1, -1)
-        x = self.first(start, styles[:, 0])
+        x = self.first(self.constant.expand(len(styles), -1, -1, -1), styles[:, 0])
         rgb = old = self.to_rgb[0](x, styles[:, 1])
         for number, (up, conv) in enumerate(self.convs[: self.layer_count // 2 - 1], start=1):
             x = up(upsample(x), styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
             if x.shape[-1] == self.sketch_side:
                 x = x + self.sketch(coarse).to(x.dtype)
-            if draft is not None and x.shape[-1] <= self.drafter.side:
-                x = x + self.drafter.seen_at(x.shape[-1], draft).to(x.dtype)
             x = conv(x, styles[:, 2 * number])
             old = rgb
             rgb = upsample(rgb) + self.to_rgb[number](x, styles[:, 2 * number + 1])
         # While a resolution fades in, the old one has its pixels repeated, as the real pictures have (growing.real_at).
-        rgb = rgb if self.growth.alpha == 1 else blend(repeat_pixels(old), rgb, self.growth.alpha)
-        return rgb if draft is None else rgb + self.drafter.at(rgb.shape[-1], draft)
-
-    @property
-    def drafts(self) -> bool:
-        return self.drafter is not None
-
-    def draft(self, noises: Tensor, text: TextBatch) -> Tensor:
-        if not self.drafts:
-            return super().draft(noises, text)
-        conditions = self.pool(text).expand(len(noises), -1, -1).flatten(0, 1)
-        return self.drafter(self.styles(noises.flatten(0, 1), conditions)[:, 0]).unflatten(0, noises.shape[:2])
+        return rgb if self.growth.alpha == 1 else blend(repeat_pixels(old), rgb, self.growth.alpha)
 
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         return self.render(self.styles(z, condition, truncation_psi))
@@ -342,7 +311,7 @@ for _rows in _PRESETS.values():
 for _resolution, _row in _PRESETS["small"].items():
     _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256, text_lr=0.1)
 for _resolution, _row in _PRESETS["icons"].items():
-    _row.update(draft=16, pretrain_kimg=200.0, pretrain_lr=5e-3, likeness=100.0, perceptual=50.0, nearest_of=4)
+    _row.update(sketch=8, pretrain_kimg=40.0, pretrain_lr=1e-2, likeness=100.0)
     _row.update(shared_fakes=True, input_resolution=max(64, _resolution))
 for _row in _PRESETS["projected"].values():
     _row.update(blur_kimg=_row["kimg"] / 10)
@@ -360,7 +329,7 @@ STYLEGAN2 = register(
         model_options={
             "z_dim": 64, "w_dim": 512, "mapping_layers": 2, "fmap_base": 16384, "fmap_max": 512,
             "match_width": 512, "discriminator": "scratch", "input_resolution": 128, "sketch": 0,
-            "draft": 0, "draft_hidden": 1024, "text_layers": 0, "text_lr": 1.0,
+            "text_layers": 0, "text_lr": 1.0,
         },
         presets=_PRESETS,
         defaults={"loss": "logistic", "penalty": "r1", "penalty_every": 16, "beta1": 0.0, "beta2": 0.99},

@@ -13,7 +13,7 @@ With a contrastive term the discriminator learns besides to tell a real picture'
 the generator to draw pictures whose caption it knows (XMC-GAN: Zhang et al. 2021, sec. 4); with `places` so it does
 word by word, and learns that a picture mirrored belies a caption that speaks of sides. With a diversity term the
 generator is rewarded for pictures of one caption that differ. While it is pretrained the generator learns alone, by the
-likeness of its drafts to the captions' own pictures, averaged down.
+likeness of its pictures to the captions' own, averaged down.
 
 A text encoder that is trained belongs to the D phase: it learns from real pictures and their captions, by the terms
 above; the generator takes its embeddings as they are.
@@ -64,8 +64,8 @@ class GANObjective:
     pass that a penalty is taken from runs in fp32.
     pretraining: the generator learns by likeness alone; no discriminator is asked. The training sets it.
     blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
-    nearest_of: noises that a caption is drafted with where the generator learns; that of the draft nearest to the
-    caption's own picture is learned from (conditional IMLE: Li, Zhang & Malik 2019).
+    nearest_of: noises that a caption is drawn with where the generator learns; the drawing nearest to the caption's own
+    picture is learned from (conditional IMLE: Li, Zhang & Malik 2019).
     shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop, augmented alike.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
     al. 2020, appendix B).
@@ -101,8 +101,8 @@ class GANObjective:
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
         self.augments, self.autocast_dtype = augments, autocast_dtype
         self.shared_fakes = shared_fakes
-        # From the D phase to the G phase: noise, pictures, what the discriminator sees in them and in the real ones.
-        self._kept: tuple[Tensor, Tensor, Any] | None = None
+        # From the D phase to the G phase: pictures, and what the discriminator sees in them and in the real ones.
+        self._kept: tuple[Tensor, Any] | None = None
         self._kept_reals: Any = None
         self.blur_sigma, self.pretraining = 0.0, False
         self.statistics = Statistics()
@@ -192,7 +192,7 @@ class GANObjective:
                 fakes = self._draw(z, text, random, "G")
                 seen = self.discriminator.look(self._augment(fakes, random, "G"))
             else:
-                z, fakes, seen = self._kept
+                fakes, seen = self._kept
                 self._kept = None
             features = self.discriminator.features_of(seen)
             read, conditions, condition = self._read(captions, text, random)
@@ -203,8 +203,6 @@ class GANObjective:
             likeness = coarse_difference(fakes, batch.images)
             self.statistics.add("unlike", likeness)
             losses = losses + self.likeness_weight * likeness
-            if self.generator.drafts:
-                losses = losses + self.likeness_weight * self._unlike_draft(z, text, batch.images)
         if self.perceptual_weight:
             difference = perceptual_difference(seen, self._seen_reals(batch, random))
             self.statistics.add("unlike_seen", difference)
@@ -217,18 +215,13 @@ class GANObjective:
 
     def _pretraining_loss(self, batch: Batch, random: StepRandom) -> Tensor:
         text = self._encode_plainly(batch.text)
-        z = self._noise(text, random, "G", batch.images)
-        return self._unlike_draft(z, text, batch.images).mean()
-
-    def _unlike_draft(self, z: Tensor, text: TextBatch, images: Tensor) -> Tensor:
-        """How unlike the captions' own pictures the generator's drafts are: [B]."""
-        with self._autocast(images):
-            (drafts,) = self.generator.draft(z[None], text)
-        if self.pretraining:
-            watch_collapse(self.statistics, images, drafts.detach())
-        unlike = coarse_difference(drafts, images, FINER_SIDES)
-        self.statistics.add("unlike" if self.pretraining else "unlike_draft", unlike)
-        return unlike
+        with self._autocast(batch.images):
+            z = self._noise(text, random, "G", batch.images)
+            fakes = self._draw(z, text, random, "G")
+        watch_collapse(self.statistics, batch.images, fakes.detach())
+        losses = coarse_difference(fakes, batch.images, FINER_SIDES)
+        self.statistics.add("unlike", losses)
+        return losses.mean()
 
     @property
     def _real_augmentation(self) -> str:
@@ -264,7 +257,7 @@ class GANObjective:
                 seen = self.discriminator.look(shown)
         if keep:
             self.generator.requires_grad_(False)
-            self._kept = z, fakes, seen
+            self._kept = fakes, seen
         cut = seen.detach() if isinstance(seen, Tensor) else [part.detach() for part in seen]
         return fakes.detach(), shown.detach(), cut
 
@@ -363,14 +356,14 @@ class GANObjective:
         near: Tensor | None = None,
         rows: slice = slice(None),
     ) -> Tensor:
-        """Those rows of the numbers, [B, Z]. near: real pictures; each chooses the noise whose draft is nearest."""
+        """Those rows of the numbers, [B, Z]. near: real pictures; each chooses the noise whose drawing is nearest."""
         z = random.normal(f"{name} z", self.generator.z_dim)[rows]
         if near is None or self.nearest_of == 1:
             return z
         more = (random.normal(f"{name} z {n}", self.generator.z_dim)[rows] for n in range(1, self.nearest_of))
         noises = torch.stack([z, *more])  # [K, B, Z]
-        drafts = self.generator.draft(noises, text)
-        distances = torch.stack([coarse_difference(draft, near, FINER_SIDES) for draft in drafts])  # [K, B]
+        drawings = (self._draw(z, text, random, name, rows) for z in noises)
+        distances = torch.stack([coarse_difference(drawing, near, FINER_SIDES) for drawing in drawings])  # [K, B]
         return noises[distances.argmin(0), torch.arange(len(near), device=near.device)]
 
     def _augment(self, images: Tensor, random: StepRandom, name: str) -> Tensor:

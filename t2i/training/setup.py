@@ -78,8 +78,6 @@ def check_together(settings: TrainConfig, ranks: int = 1) -> None:
         raise UsageError(f"--growing: {architecture.name} has one size; it does not grow")
     if settings.places and not contrast_weight(settings):
         raise UsageError("places needs a contrastive term, whose weight is 0 here: set contrastive = 1.0")
-    if settings.model.get("draft") and not settings.likeness:
-        raise UsageError("a draft learns by likeness: [model] draft needs a likeness above 0")
     if settings.perceptual and settings.model.get("discriminator") != "projected":
         raise UsageError('perceptual looks through a frozen network: it needs [model] discriminator = "projected"')
     if settings.conditioning == "sentence" and settings.model.get("text_layers"):
