@@ -313,6 +313,8 @@ for _resolution, _row in _PRESETS["small"].items():
 for _resolution, _row in _PRESETS["icons"].items():
     _row.update(sketch=8, pretrain_kimg=40.0, pretrain_lr=1e-2, likeness=100.0)
     _row.update(shared_fakes=True, input_resolution=max(64, _resolution))
+    if _resolution > 32:  # what is learned by likeness alone is learned at smaller sizes
+        _row.update(growing=True, grow_kimg=2 * _row["pretrain_kimg"], fade=0.2)
 for _row in _PRESETS["projected"].values():
     _row.update(blur_kimg=_row["kimg"] / 10)
 for _preset in ("icons", "projected"):
