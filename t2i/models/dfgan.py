@@ -6,8 +6,8 @@ channel-wise affine maps. Read it top to bottom: affine, fusion, generator; bloc
 Departures from the paper:
 - `conditioning="attention"` (default) pools the caption's tokens with learned queries; "sentence" is the paper's.
 - `gamma` is 1 in the small presets, where the paper starts at 0: with all residual branches off the discriminator is
-  close to linear in its pixels, and in a short run it learns colours but no shapes (docs/training.md).
-- `output="linear"` (default in the presets) drops the last tanh, `output="tanh"` is the paper's: see docs/training.md.
+  close to linear in its pixels, and in a short run it learns colours but no shapes (docs/recipes.md).
+- `output="linear"` (default in the presets) drops the last tanh, `output="tanh"` is the paper's: see docs/recipes.md.
 - The 1x1 convolution on a discriminator shortcut whose width does not change is in the published weights but is
   never called there. Here it is called, and starts as the identity.
 """
@@ -188,7 +188,7 @@ class DFGANDiscriminator(Discriminator):
         return self.head(features.summary, condition)
 
 
-# Two rows a resolution: as published, and what a CPU can train in minutes (docs/training.md has the comparison).
+# Two rows a resolution: as published, and what a CPU can train in minutes (docs/recipes.md has the comparison).
 #    preset   px    nf gamma batch  lr_g   lr_d  beta2  loss        penalty weight every  kimg
 _TABLE = (
     ("paper", 32,  32, 0.0,  32,    1e-4,  4e-4, 0.9,   "hinge",    "ma-gp",  2.0,  1,    2_000),

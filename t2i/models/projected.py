@@ -8,7 +8,7 @@ and captions.
 
 Departures: no batch norm in the heads, and a spectral norm without state (see SpectralConv2d): then a batch in pieces
 has the gradients of the batch. Pictures may enter at 64 px, a third of the size that the network was trained with: a
-step takes a third of the time that it does at 128 px, and for icons that is good enough (docs/training.md).
+step takes a third of the time that it does at 128 px, and for icons that is good enough (docs/recipes.md).
 """
 
 from itertools import pairwise

@@ -1,7 +1,7 @@
 """What is to lie where, from text by a perceptron: a first sketch for the convolutions of a generator.
 
 Modulation turns a channel up or down everywhere at once, so that what lies where is learned from text slowly. A
-perceptron costs little beside convolutions, and learns it fast (docs/training.md has what was measured).
+perceptron costs little beside convolutions, and learns it fast (docs/recipes.md has what was measured).
 """
 
 import math

@@ -282,7 +282,7 @@ def _stages(resolution: int, published: bool) -> list[dict]:
 
 
 # `paper`: Karras et al. `original`: the student project that t2i re-does. `small`: what a CPU can train in an hour
-# (docs/training.md has what its settings were chosen by).
+# (docs/recipes.md has what its settings were chosen by).
 #    preset      px   z_dim w_dim mapping_layers fmap_base fmap_max batch lr_g  lr_d  kimg    stages
 _TABLE = (
     ("paper",    32,  512,  512,  8,             8192,     512,     64,   1e-3, 1e-3, 4_000,  _stages(32, True)),

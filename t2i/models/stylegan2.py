@@ -11,7 +11,7 @@ Departures from the paper: it can grow all the same (Karras et al. 2018), for st
 noise images and no style mixing (nothing that a caption speaks of), no path length
 penalty, and R1 is taken in the same optimiser step as the loss. The discriminator halves a picture by a convolution
 with stride 2, without the low-pass before it, and works at half the size: cheaper, and it learns outlines sooner
-(docs/training.md). Pooled text goes through a layer of its own in both networks, and can draw a first sketch
+(docs/recipes.md). Pooled text goes through a layer of its own in both networks, and can draw a first sketch
 (sketch.py).
 """
 

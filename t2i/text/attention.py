@@ -101,7 +101,7 @@ class TokenReader(nn.Module):
 
     A sentence encoder's last layer hardly says any more which of two like things is the left one. A head that sees only
     what comes after its own word, and one that sees only what came before, make it a sum: "left of" ahead of a word
-    speaks for it, behind it against it. Distance lowers a score as in ALiBi (Press et al. 2022). docs/training.md has
+    speaks for it, behind it against it. Distance lowers a score as in ALiBi (Press et al. 2022). docs/recipes.md has
     what this was measured against.
 
     forward: tokens [B, L, T] and mask [B, L] -> [B, L, width]; what stands at padding means nothing.
