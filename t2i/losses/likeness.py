@@ -18,13 +18,9 @@ FINER_SIDES = (8, 16, 32)  # where it is all that the generator learns by
 
 
 def coarse_difference(first: Tensor, second: Tensor, sides: Sequence[int] = SIDES) -> Tensor:
-    """Mean absolute difference of pictures averaged down to these sides, mean over the sides: [B].
-
-    first, second: [B, 3, R, R], of two sizes if need be; the smaller R stands for sides above it.
-    """
-    smaller = min(first.shape[-1], second.shape[-1])
-    first, second = (F.adaptive_avg_pool2d(at_least_fp32(x), smaller) for x in (first, second))
-    difference = first - second
-    sides = [min(side, smaller) for side in sides]
+    """Mean absolute difference of pictures [B, 3, R, R] averaged down to these sides (to R where that is less), mean
+    over the sides: [B]."""
+    difference = at_least_fp32(first) - at_least_fp32(second)
+    sides = [min(side, difference.shape[-1]) for side in sides]
     scales = [F.adaptive_avg_pool2d(difference, side).abs().mean((1, 2, 3)) for side in sides]
     return torch.stack(scales).mean(0)
