@@ -96,7 +96,8 @@ def _stoppable() -> Iterator[None]:
         return
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with console.no_stop_is_lost():
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,28 @@ class Stopped(BaseException):
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.number).name}{self.hint and '; '}{self.hint}"
+
+
+@contextmanager
+def no_stop_is_lost(again: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """A Stopped that Python swallowed comes once more; `again` is called before, in the main thread.
+
+    What a signal's handler raises in a destructor, or in a weak reference's callback (the import system has one), ends
+    there: it is handed to sys.unraisablehook, which may not raise either. So the signal is sent anew.
+    """
+
+    def heard(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Stopped):
+            return before(unraisable)
+        again()
+        main, number = threading.main_thread().ident, unraisable.exc_value.number
+        threading.Timer(0.01, signal.pthread_kill, (main, number)).start()
+
+    before, sys.unraisablehook = sys.unraisablehook, heard
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def say(line: str) -> None:

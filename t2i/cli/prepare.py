@@ -141,10 +141,15 @@ def _stoppable() -> "Iterator[None]":
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        signal.signal(number, stop)
+
+    def listen() -> None:
+        for number in numbers:
+            signal.signal(number, stop)
+
+    listen()
     try:
-        yield
+        with console.no_stop_is_lost(listen):
+            yield
     finally:
         if not caught:
             for number, handler in before.items():
