@@ -75,6 +75,20 @@ def test_the_small_preset_grows_early_and_within_the_run(kimg, grown, shapes_dat
     assert spans[-1].resolution == 32 and spans[-1].start == pytest.approx(400 * grown, abs=2 * settings.batch)
 
 
+@pytest.mark.parametrize("resolution, sides", [(32, [32]), (64, [32, 64]), (128, [32, 64, 128])])
+def test_icons_learn_by_likeness_below_full_size_and_reach_it_with_the_discriminator(resolution, sides):
+    architecture = get_architecture("stylegan2")
+    row = architecture.presets["icons"][resolution]
+    options = {name: value for name, value in row.items() if name not in architecture.model_options}
+    settings = validate({**architecture.defaults, **options, "arch": "stylegan2"}).check()
+    schedule = Schedule(settings, resolution)
+    assert schedule.sides == sides
+    if len(sides) > 1:
+        assert schedule.spans[-1].start == 1000 * settings.pretrain_kimg == 40_000
+        assert schedule.spans[-1].growth(40_000).alpha == 0
+        assert schedule.spans[-1].growth(48_000).alpha == 1
+
+
 def test_without_growing_there_is_one_stage_at_full_size():
     (span,) = Schedule(config(growing=False), 32).spans
     assert (span.start, span.end, span.resolution, span.batch, span.lr_d) == (0, None, 32, 8, 4e-3)
