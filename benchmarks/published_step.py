@@ -1,22 +1,24 @@
 """The training step of DF-GAN as it was published, against t2i's: pictures a second, in turns.
 
-    python benchmarks/published_step.py DATA [--batch 16] [--turns 5] [--fp32]
+    python benchmarks/published_step.py DATA [--batch 16] [--turns 5] [--only fp32]
 
 The published loop, written anew from its description (not part of the product): NCHW, fp32, a pass over the real
 pictures, one over generated ones, a step; a pass and a step of their own for the gradient penalty; then the generator's
 step, with the pictures drawn already, through a discriminator that collects gradients which nobody reads. The networks
-are t2i's with the published widths, so that only the loop differs. DATA: a prepared data set, best of 64 px. --fp32
-leaves bf16 out, for machines without it.
+are t2i's with the published widths, so that only the loop differs. DATA: a prepared data set, best of 64 px. --only
+fp32 is for machines without bf16, --only bf16 for large pictures; the first row is then the one to compare with.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from training_step import Steps
+from training_step import Steps, compare
 from variants import settings_of
 
 from t2i.data.prepared import PreparedDataset
@@ -32,6 +34,7 @@ OURS = {
     "t2i, --amp": "precision=bf16",
     "t2i, --amp, penalty every 8th step": "precision=bf16,penalty_every=8",
 }
+ON_CUDA = {"t2i, --amp, operations one by one": "precision=bf16,cuda_graphs=false"}
 
 
 class Published:
@@ -103,34 +106,28 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=8, help="a turn")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--fp32", action="store_true")
+    parser.add_argument("--only", choices=("fp32", "bf16"))
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     data, device = PreparedDataset(options.data), pick_device(options.device)
-    loops: dict[str, Published | Steps] = {"published, fp32": Published(data, options.batch, device)}
-    if not options.fp32:
-        loops["published, bf16"] = Published(data, options.batch, device, amp=True)
-    for name, settings in OURS.items():
-        if options.fp32 and "bf16" in settings:
+    loops: dict[str, Callable[[], Published | Steps]] = {}
+    for name, amp in (("published, fp32", False), ("published, bf16", True)):
+        if not options.only or options.only in name:
+            loops[name] = partial(Published, data, options.batch, device, amp)
+    for name, settings in (OURS | ON_CUDA if device.type == "cuda" else OURS).items():
+        if options.only and options.only not in settings:
             continue
         common = f"preset=paper,conditioning=sentence,augment=[],shared_fakes=true,batch={options.batch}"
-        loops[name] = Steps(settings_of(f"x=dfgan,{common},{settings}", data, device)[1], data, device)
-    speeds: dict[str, list[float]] = {name: [] for name in loops}
-    for turn in range(options.turns + 1):
-        for name, loop in loops.items():
-            taken = loop.take(options.steps)
-            if turn:
-                speeds[name].append(options.steps * options.batch / taken)
+        loops[name] = partial(Steps, settings_of(f"x=dfgan,{common},{settings}", data, device)[1], data, device)
+    speeds = compare(loops, options.steps, options.turns, device)
     print(
         f"{data.path}, {data.resolution} px, nf 32, batch {options.batch}, {device}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     for name, values in speeds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, speeds["published, fp32"]))
+        ratio = statistics.median(a / b for a, b in zip(values, next(iter(speeds.values()))))
         spread = f"({min(values):.1f}-{max(values):.1f})"
-        print(f"{name:36} {statistics.median(values):7.1f} pictures/s {spread:16} {ratio:.2f} times the published")
-    for loop in loops.values():
-        loop.loader.close()
+        print(f"{name:36} {statistics.median(values):7.1f} pictures/s {spread:16} {ratio:.2f} times the first")
 
 
 if __name__ == "__main__":

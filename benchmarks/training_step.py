@@ -3,7 +3,8 @@
     python benchmarks/training_step.py DATA VARIANT [VARIANT ...] [--turns 5] [--profile] [--peak] [--compile]
 
 VARIANT: see variants.py. The turns of the variants alternate in one process, so that a busy machine slows all of them;
-the ratio is the median over the turns of each variant's speed by the first one's. --profile adds where the time of a
+on a GPU, whose memory they would share, one variant follows the other. The ratio is the median over the turns of each
+variant's speed by the first one's. --profile adds where the time of a
 step goes, by torch.profiler: the shares of kinds of operations, and the longest operations. --peak adds how many
 operations a step takes, what share that is of those that a product of large matrices reaches here in the variant's
 precision, how long the step waited for its batch, and on a GPU the memory. --compile adds each variant once more, with
@@ -11,10 +12,15 @@ torch.compile over the passes that have no double backward (those of a penalty h
 """
 
 import argparse
+import contextlib
+import gc
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,6 +37,8 @@ from t2i.training.loading import BatchLoader, resident_pictures
 from t2i.training.randomness import StepRandom
 from t2i.training.state import TrainingState
 from t2i.training.text import make_text
+
+WARM_UP = 32  # steps on a GPU, where each kind of step is recorded first
 
 
 class Steps:
@@ -49,6 +57,10 @@ class Steps:
         self.images_seen = self.span.faded
         self.state.enter(self.span, self.images_seen)
         self.waited = 0.0  # for batches, seconds in all
+
+    @property
+    def batch(self) -> int:
+        return self.span.batch
 
     def take(self, count: int) -> float:
         _wait(self.device)
@@ -76,6 +88,33 @@ class Steps:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def compare(
+    loops: dict[str, Callable[[], Any]],
+    steps: int,
+    turns: int,
+    device: torch.device,
+    after: Callable[[str, Any], None] = lambda name, loop: None,
+) -> dict[str, list[float]]:
+    """Pictures a second of each loop in each turn of so many steps. after: what to do with each one in the end."""
+    alone = device.type == "cuda"
+    speeds: dict[str, list[float]] = {name: [] for name in loops}
+    for group in [[name] for name in loops] if alone else [list(loops)]:
+        running = {name: loops[name]() for name in group}
+        for loop in running.values():
+            loop.take(max(steps, WARM_UP) if alone else steps)  # every kind of step: with a penalty and without
+        for _ in range(turns):
+            for name, loop in running.items():
+                speeds[name].append(steps * loop.batch / loop.take(steps))
+        for name, loop in running.items():
+            after(name, loop)
+            loop.loader.close()
+        del loop, running
+        gc.collect()
+        if alone:
+            torch.cuda.empty_cache()
+    return speeds
 
 
 KINDS = {  # by a part of an operation's name, the first that fits
@@ -127,7 +166,7 @@ class CountOperations(TorchDispatchMode):
 def describe_peak(run: Steps, steps: int) -> str:
     precision = torch.bfloat16 if run.settings.precision == "bf16" else torch.float32
     best = operations_at_best(precision, run.device)
-    with CountOperations() as counter:
+    with one_by_one(run.state), CountOperations() as counter:
         run.take(steps)
     operations = counter.total / steps
     run.waited = 0.0
@@ -144,11 +183,22 @@ def describe_peak(run: Steps, steps: int) -> str:
     return line
 
 
-def compile_networks(state: TrainingState) -> None:
+@contextlib.contextmanager
+def one_by_one(state: TrainingState) -> Iterator[None]:
+    """Operations that are asked for one by one, and can be counted and named."""
+    graphs, state.graphs = state.graphs, None
+    yield
+    state.graphs = graphs
+
+
+def compiled(settings: TrainConfig, data: PreparedDataset, device: torch.device) -> Steps:
     """torch.compile over the generator, and over the discriminator where no penalty is taken from its pictures."""
+    run = Steps(settings, data, device)
+    state = run.state
     state.generator.synthesis = torch.compile(state.generator.synthesis)
-    plain, compiled = state.discriminator.features, torch.compile(state.discriminator.features)
-    state.discriminator.features = lambda images: (plain if penalised(images) else compiled)(images)
+    plain, fast = state.discriminator.features, torch.compile(state.discriminator.features)
+    state.discriminator.features = lambda images: (plain if penalised(images) else fast)(images)
+    return run
 
 
 def penalised(images: torch.Tensor) -> bool:
@@ -167,39 +217,37 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     data, device = PreparedDataset(options.data), pick_device(options.device)
-    runs = {}
+    loops: dict[str, Callable[[], Steps]] = {}
     for text in options.variants:
         name, settings = settings_of(text, data, device)
-        runs[name] = Steps(settings, data, device)
+        loops[name] = partial(Steps, settings, data, device)
         if options.compile:
-            runs[f"{name}, compiled"] = compiled = Steps(settings, data, device)
-            compile_networks(compiled.state)
-    for run in runs.values():
-        run.take(options.steps)  # every kind of step once: with a penalty and without
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.turns):
-        for name, run in runs.items():
-            speeds[name].append(options.steps * run.span.batch / run.take(options.steps))
+            loops[f"{name}, compiled"] = partial(compiled, settings, data, device)
+    told: list[str] = []
+    sizes = {}
+
+    def look(name: str, run: Steps) -> None:
+        sizes[name] = run.batch
+        if options.peak:
+            told.append(f"{name}: {describe_peak(run, options.steps)}")
+        if options.profile:
+            with one_by_one(run.state), torch.profiler.profile() as profile:
+                run.take(options.steps)
+            kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in shares(profile, device).items())
+            order = f"self_{device.type}_time_total"
+            table = profile.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=40)
+            told.append(f"\n{name}: {kinds}\n{table}")
+
+    speeds = compare(loops, options.steps, options.turns, device, look)
     print(f"{data.path}, {data.resolution} px, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     first = next(iter(speeds.values()))
     for name, values in speeds.items():
         ratio = statistics.median(a / b for a, b in zip(values, first))
         print(
-            f"{name:24} batch {runs[name].span.batch}  {statistics.median(values):8.1f} pictures/s "
+            f"{name:24} batch {sizes[name]}  {statistics.median(values):8.1f} pictures/s "
             f"({min(values):.1f}-{max(values):.1f})  {ratio:.2f} times the first"
         )
-    if options.peak:
-        for name, run in runs.items():
-            print(f"{name}: {describe_peak(run, options.steps)}")
-    if options.profile:
-        for name, run in runs.items():
-            with torch.profiler.profile() as profile:
-                run.take(options.steps)
-            print(f"\n{name}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in shares(profile, device).items()))
-            order = f"self_{device.type}_time_total"
-            print(profile.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=40))
-    for run in runs.values():
-        run.loader.close()
+    print("\n".join(told))
 
 
 if __name__ == "__main__":

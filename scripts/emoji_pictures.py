@@ -1,13 +1,15 @@
 """Captioned emoji of three styles, from public npm packages: what the built-in model is trained on.
 
+    pip install resvg-py
     python scripts/emoji_pictures.py OUT [--packages FOLDER] [--whole-emoji]
 
-Writes OUT/train/emoji and OUT/val/emoji, each with images/ (PNG on white, 128 px at most) and captions/ (a line each),
+Writes OUT/train/emoji and OUT/val/emoji, each with images/ (PNG on white, 128 px) and captions/ (a line each),
 for `t2i prepare --images ... --captions ...`. One picture in ten, by a hash of its code points and its style, is in
 val, with those of its captions that no picture in train has: what it shows may be known in another style, its words are
 not. With --whole-emoji an emoji is in val in all its styles or in none.
 
-Packages are fetched with `npm pack`, or taken from FOLDER where they lie there.
+Packages are fetched with `npm pack`, or taken from FOLDER where they lie there. Noto and Twemoji are drawings (SVG),
+which resvg paints; Fluent 3D comes as pictures.
 Noto Emoji: Google, Apache-2.0. Twemoji: Twitter and contributors, CC BY 4.0. Fluent Emoji 3D: Microsoft, MIT. Names and
 tags: emojibase, MIT.
 """
@@ -28,11 +30,10 @@ import numpy as np
 from PIL import Image
 
 NAMES = "emojibase-data@17.0.0"
-# package: style words, and where the pictures lie in it.
-STYLES = {
-    "emoji-datasource-google@16.0.0": (("Noto style",), "package/img/google/64/"),
-    "emoji-datasource-twitter@16.0.0": (("flat Twemoji style", "flat"), "package/img/twitter/64/"),
-    "@lobehub/fluent-emoji-3d@1.1.0": (("glossy 3d", "3d"), "package/assets/"),
+STYLES = {  # package: style words
+    "@iconify-json/noto@1.2.9": ("Noto style",),
+    "@iconify-json/twemoji@1.2.5": ("flat Twemoji style", "flat"),
+    "@lobehub/fluent-emoji-3d@1.1.0": ("glossy 3d", "3d"),
 }
 HELD_OUT = 10  # one picture in so many
 SIDE = 128
@@ -61,6 +62,25 @@ def members(path: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
         for member in tar:
             if member.isfile() and member.name.startswith(prefix):
                 yield member.name.removeprefix(prefix), tar.extractfile(member).read()
+
+
+def pictures(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Code points and an encoded picture of each emoji of a style's package."""
+    icons = dict(members(path, "package/icons.json"))
+    if not icons:
+        for file, data in members(path, "package/assets/"):
+            yield code(file.rpartition(".")[0]), data
+        return
+    import resvg_py
+
+    drawings = json.loads(icons[""])
+    names = json.loads(dict(members(path, "package/chars.json"))[""])
+    for emoji, name in names.items():
+        if name in drawings["icons"]:  # some characters are another name for one
+            icon = drawings["icons"][name]
+            box = [icon.get(side, drawings[side]) for side in ("width", "height")]
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {box[0]} {box[1]}">{icon["body"]}</svg>'
+            yield code(emoji), resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, skip_system_fonts=True)
 
 
 def code(name: str) -> str:
@@ -151,9 +171,8 @@ def main() -> None:
     data = dict(members(package(NAMES, folder), "package/en/"))["data.json"]
     facts = {code(entry["hexcode"]): entry for entry in json.loads(data)}
     splits: dict[str, dict[str, tuple[Image.Image, list[str]]]] = {"train": {}, "val": {}}
-    for number, (name, (styles, prefix)) in enumerate(STYLES.items()):
-        for file, picture in members(package(name, folder), prefix):
-            emoji = code(file.rpartition(".")[0])
+    for number, (name, styles) in enumerate(STYLES.items()):
+        for emoji, picture in pictures(package(name, folder)):
             if emoji not in facts:  # other skin tones, which have no name of their own
                 continue
             digest = hashlib.sha256((emoji if options.whole_emoji else f"{emoji} {number}").encode()).digest()
@@ -163,16 +182,16 @@ def main() -> None:
             )
             splits["val" if digest[0] % HELD_OUT == 0 else "train"][f"{emoji}-{number}"] = on_white(picture), lines
     known = {line for _, lines in splits["train"].values() for line in lines}
-    for split, pictures in splits.items():
+    for split, found in splits.items():
         images, texts = (options.out / split / "emoji" / kind for kind in ("images", "captions"))
         images.mkdir(parents=True, exist_ok=True)
         texts.mkdir(exist_ok=True)
-        for key, (picture, lines) in pictures.items():
+        for key, (picture, lines) in found.items():
             if split == "val":
                 lines = [line for line in lines if line not in known]
             picture.save(images / f"{key}.png")
             (texts / f"{key}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    train, val = (f"{len(pictures):,}" for pictures in splits.values())
+    train, val = (f"{len(found):,}" for found in splits.values())
     print(f"{options.out}: {train} pictures to train on, {val} held out")
 
 

@@ -114,6 +114,7 @@ class TrainConfig:
     beta2: float = _setting(0.9, "Adam's beta 2.")
     ema_kimg: float = _setting(10.0, "Half-life of the averaged generator, in thousand pictures.")
     precision: Literal["fp32", "bf16", "fp16"] = _setting("fp32", "Number format of the networks; --amp means bf16.")
+    cuda_graphs: bool = _setting(True, "On CUDA record a step's gradients once and play them again, which is faster.")
     seed: int = _setting(0, "Seed of the weights, the noise and the order of the data.")
     log_kimg: float = _setting(1.0, "Write a line of metrics every so many thousand pictures.")
     snapshot_kimg: float = _setting(10.0, "Write a checkpoint, a model and a sample grid every so many thousand.")

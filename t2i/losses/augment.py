@@ -28,17 +28,14 @@ def augment(images: Tensor, uniform: Tensor, kinds: tuple[str, ...]) -> Tensor:
 
 
 def _translate(images: Tensor, uniform: Tensor, ratio: float = 0.125) -> Tensor:
-    batch, _, side, _ = images.shape
+    side = images.shape[2]
     reach = int(side * ratio + 0.5)
     shift = (uniform * (2 * reach + 1)).long() - reach  # [B, 2], -reach..reach
     # Repeating the edge, where the paper pads with grey: on white pages a grey frame would be all there is to see.
-    padded = F.pad(images, (reach,) * 4, mode="replicate")
-    steps = torch.arange(side, device=images.device)
-    rows = (steps + reach + shift[:, 0:1])[:, None, :, None]  # [B, 1, R, 1]
-    columns = (steps + reach + shift[:, 1:2])[:, None, None, :]  # [B, 1, 1, R]
-    picture = torch.arange(batch, device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
-    return padded[picture, channel, rows, columns]
+    steps = (torch.arange(side, device=images.device) + shift[:, :, None]).clamp(0, side - 1)  # [B, 2, R]
+    # Two gathers: indexing both at once takes three times as long, for its gradient sorts all pixels.
+    rows = images.gather(2, steps[:, 0, None, :, None].expand_as(images))
+    return rows.gather(3, steps[:, 1, None, None, :].expand_as(images))
 
 
 def _cutout(images: Tensor, uniform: Tensor, ratio: float = 0.5) -> Tensor:

@@ -92,8 +92,11 @@ class Ranks:
     def add_up(self, sums: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, float]:
         """Weighted means over all ranks, from each rank's sums and weights of the same names."""
         names = sorted(sums)
-        values = torch.tensor([[float(sums[name]), weights[name]] for name in names], dtype=torch.float64)
-        if self.size > 1 and names:
+        if not names:
+            return {}
+        totals = torch.stack([sums[name] for name in names]).cpu()  # the device is asked once
+        values = torch.stack([totals.double(), torch.tensor([weights[name] for name in names]).double()], dim=1)
+        if self.size > 1:
             dist.all_reduce(values, group=self._control)
         return {name: total / weight for name, (total, weight) in zip(names, values.tolist())}
 

@@ -24,5 +24,5 @@ class EMA:
         beta = 0.5 ** (batch / max(half_life, 1e-8))
         averages, values = list(self.model.parameters()), list(model.parameters())
         torch._foreach_lerp_([a.data for a in averages], [v.data for v in values], 1 - beta)
-        for average, value in zip(self.model.buffers(), model.buffers()):
-            average.copy_(value)
+        if buffers := list(self.model.buffers()):
+            torch._foreach_copy_(buffers, list(model.buffers()))

@@ -62,5 +62,6 @@ def release(state: TrainingState) -> None:
     """Give back what a step that failed still held."""
     for phase in state.phases:
         phase.optimizer.zero_grad(set_to_none=True)
+    state.graphs = None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

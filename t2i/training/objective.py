@@ -20,7 +20,7 @@ above; the generator takes its embeddings as they are.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,12 +133,19 @@ class GANObjective:
             loss = self._generator_loss(batch, random)
         scale(loss * share).backward()
 
+    def form(self, step: int) -> tuple[Hashable, ...]:
+        """What a step's losses depend on beside its batch, its numbers and the blur: equal for steps that are alike."""
+        return self.pretraining, self._penalises(step), self.penalty_weight
+
+    def _penalises(self, step: int) -> bool:
+        return self.penalty is not None and step % self.penalty_every == 0
+
     def _discriminator_loss(self, batch: Batch, step: int, random: StepRandom, keep: bool = False) -> Tensor:
         fakes, shown, seen = self._fakes_to_judge(batch, random, self.shared_fakes and keep)
         watch_collapse(self.statistics, batch.images, fakes)
 
         # Real pictures: one pass serves the matching caption, the wrong one, and a penalty on real pairs.
-        penalise = self.penalty is not None and step % self.penalty_every == 0
+        penalise = self._penalises(step)
         on_reals = penalise and not self.penalty.between
         images = self._augment(batch.images, random, self._real_augmentation).detach()
         with self._autocast(batch.images):

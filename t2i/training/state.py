@@ -16,13 +16,14 @@ from t2i.losses.adversarial import LOSSES
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
-from t2i.models.growing import set_growth
+from t2i.models.growing import Growth, set_growth
 from t2i.text.pooler import share_reading
 from t2i.training.batch import Batch
 from t2i.training.checkpoint import load_checkpoint, load_network
 from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
 from t2i.training.finite import GradientCheck
+from t2i.training.graphs import StepGraphs
 from t2i.training.growth import Schedule, Span
 from t2i.training.objective import GANObjective, Phase
 from t2i.training.randomness import StepRandom, derive_seed
@@ -58,6 +59,10 @@ class TrainingState:
         self.check = GradientCheck(self.objective.statistics, late=device.type == "cuda")
         enabled = config.precision == "fp16"
         self.scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=enabled) for phase in self.phases}
+        # A word that sits at a mirrored picture is looked for on the host; a loss's scale changes there.
+        recordable = device.type == "cuda" and config.cuda_graphs and not (enabled or config.places)
+        self.graphs = StepGraphs(self.objective.statistics) if recordable else None
+        self.steady: Growth | None = None
         self.parts = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -94,6 +99,8 @@ class TrainingState:
         begins = images_seen == span.start or images_seen - span.batch < pretraining <= images_seen
         for network in (self.generator, self.discriminator):
             set_growth(network, growth)
+        if begins and self.graphs is not None:
+            self.graphs.forget()
         for phase, lr in zip(self.phases, (span.lr_d, span.lr_g)):
             if begins:
                 phase.optimizer.state.clear()
@@ -104,6 +111,7 @@ class TrainingState:
             self.phases[1].optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
         self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)
+        self.steady = growth if growth.alpha == 1 and not self.objective.blur_sigma else None
 
     @property
     def due(self) -> list[Phase]:
@@ -114,17 +122,30 @@ class TrainingState:
         self, phase: Phase, batch: Batch, pieces: int, step: int, random: StepRandom, ranks: Ranks, total: int
     ) -> None:
         """Gradients of one phase over this rank's rows of a batch of `total`, in `pieces`, summed over the ranks."""
+        rows = ranks.rows(total)
+
+        def work(batch: Batch, random: StepRandom) -> None:
+            self._gradients(phase, batch, pieces, step, random, rows, total)
+
+        if self.graphs is None or self.steady is None or pieces > 1:
+            work(batch, random)
+        else:
+            form = self.steady, *self.objective.form(step)
+            self.graphs.accumulate(phase, form, batch, random, rows, work, begins=phase is self.due[0])
+        ranks.sum_gradients(phase.module)
+
+    def _gradients(
+        self, phase: Phase, batch: Batch, pieces: int, step: int, random: StepRandom, rows: slice, total: int
+    ) -> None:
         for other in self.phases:
             other.module.requires_grad_(other is phase)
         phase.optimizer.zero_grad(set_to_none=True)
-        mine, micro = ranks.rows(total), len(batch) // pieces
-        scale = self.scalers[phase.name].scale
+        micro, scale = len(batch) // pieces, self.scalers[phase.name].scale
         for start in range(0, len(batch), micro):
-            numbers = random.take(slice(mine.start + start, mine.start + start + micro))
-            rows = slice(start, start + micro)
+            numbers = random.take(slice(rows.start + start, rows.start + start + micro))
+            piece = batch[slice(start, start + micro)]
             share, alone = micro / total, pieces == 1
-            self.objective.accumulate_gradients(phase, batch[rows], share, step, numbers, scale, alone)
-        ranks.sum_gradients(phase.module)
+            self.objective.accumulate_gradients(phase, piece, share, step, numbers, scale, alone)
 
     def update(self, phase: Phase, images_seen: int) -> None:
         """The optimiser's step. Raises NotFinite in place of one that would write NaN (on CUDA a step later)."""

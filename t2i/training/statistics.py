@@ -8,7 +8,10 @@ from t2i.training.distributed import ALONE, Ranks
 
 
 class Statistics:
-    """Sums on the device of what is logged, read once per log line: no synchronisation inside the step."""
+    """Sums on the device of what is logged, read once per log line: no synchronisation inside the step.
+
+    A sum keeps its place in memory, so that a recorded step (graphs.py) adds to it.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -17,13 +20,18 @@ class Statistics:
     def add(self, name: str, values: Tensor) -> None:
         """Add a batch of values [B] (or one number a batch, []) to the running mean of `name`."""
         values = values.detach().float()
-        self.sums[name] = self.sums.get(name, 0) + values.sum()
-        self.weights[name] = self.weights.get(name, 0) + values.numel()
+        if name not in self.sums:
+            self.sums[name], self.weights[name] = values.new_zeros(()), 0
+        self.sums[name] += values.sum()
+        self.weights[name] += values.numel()
 
     def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
         """The means since the last read, over all ranks."""
-        means = ranks.add_up(self.sums, self.weights)
-        self.sums, self.weights = {}, {}
+        seen = {name: total for name, total in self.sums.items() if self.weights[name]}
+        means = ranks.add_up(seen, self.weights)
+        for name, total in seen.items():
+            total.zero_()
+            self.weights[name] = 0
         return means
 
 

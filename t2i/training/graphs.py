@@ -1,0 +1,170 @@
+"""On CUDA a step's gradients are recorded once, as a CUDA graph, and then played again.
+
+A small network's step is thousands of kernels of a few microseconds each, and the host takes longer to ask for one than
+the GPU to run it. A graph is asked for once. It is the same kernels on the same addresses: weights stay where they are,
+and a batch and its random numbers are copied to where the recording read them. Optimisers and averages, a few kernels
+each, run as ever, and so does every step that is not like the last one: while a resolution or a blur fades, gradients
+in several pieces, scaled losses.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2i.text.pooler import TextBatch
+from t2i.training.batch import Batch
+from t2i.training.objective import Phase
+from t2i.training.randomness import StepRandom
+from t2i.training.statistics import Statistics
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Work = Callable[[Batch, StepRandom], None]
+WARM_UP = 2  # steps of a kind that run as ever before it is recorded: libraries choose and set up what they will use
+LENGTHS = 8  # captions are padded to a multiple, so that a few recordings serve all lengths
+
+
+def record_on_cuda(work: Callable[[], None], pool: object) -> Callable[[], None]:
+    """`work` as a CUDA graph; nothing is computed yet. pool: of the memory that the recordings of a run share."""
+    graph = torch.cuda.CUDAGraph()
+    # Batches are read ahead, into pinned memory, by a thread of their own: what it does is not to be recorded.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        work()
+    return graph.replay
+
+
+class StepGraphs:
+    """The recordings of a run.
+
+    record: (work, pool) -> what does `work` again on the same memory; record_on_cuda, or a test's.
+    """
+
+    def __init__(self, statistics: Statistics, record: Callable[..., Callable[[], None]] = record_on_cuda):
+        self.statistics, self.record = statistics, record
+        self._kinds: dict[Hashable, _Kind] = {}
+        self._now: _Kind | None = None
+        self._pool = torch.cuda.graph_pool_handle() if record is record_on_cuda else None
+
+    def accumulate(
+        self, phase: Phase, form: Hashable, batch: Batch, random: StepRandom, rows: slice, work: Work, begins: bool
+    ) -> None:
+        """Have `work(batch, random)` put the gradients of `phase` into its parameters; played, where it can be.
+
+        form: all that `work` decides by, beside sizes. rows: the pictures' own among the batch's captions.
+        begins: this is the step's first phase. What one phase leaves to the next is left at the same places again.
+        """
+        if begins:
+            batch = padded(batch, rows)
+            kind = form, batch.images.shape, batch.captions.tokens.shape, batch.wrong.shape
+            if kind not in self._kinds:
+                self._kinds[kind] = _Kind(batch, random, rows)
+            self._now = self._kinds[kind]
+            self._now.fill(batch, random)
+        now = self._now
+        if now.steps <= WARM_UP:
+            work(now.batch, now.random)
+            return
+        if phase.name not in now.recordings:
+            now.recordings[phase.name] = self._recording(phase, lambda: work(now.batch, now.random))
+        now.recordings[phase.name].play(self.statistics)
+
+    def forget(self) -> None:
+        """Drop the recordings: their kinds of steps do not come again."""
+        self._kinds.clear()
+        self._now = None
+
+    def _recording(self, phase: Phase, work: Callable[[], None]) -> "_Recording":
+        weights = dict(self.statistics.weights)
+        play = self.record(work, self._pool)
+        counted = {name: count - weights[name] for name, count in self.statistics.weights.items()}
+        self.statistics.weights = weights  # nothing was computed yet
+        return _Recording(play, [(p, p.grad) for p in phase.module.parameters()], counted)
+
+
+class _Recording:
+    """One phase: how to play it, the gradients that it writes, and how many values it adds to the statistics."""
+
+    def __init__(
+        self,
+        play: Callable[[], None],
+        gradients: "list[tuple[nn.Parameter, Tensor | None]]",
+        counted: dict[str, float],
+    ):
+        self._play, self._gradients, self._counted = play, gradients, counted
+
+    def play(self, statistics: Statistics) -> None:
+        self._play()
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
+        for name, count in self._counted.items():
+            statistics.weights[name] += count
+
+
+class _Kind:
+    """Steps that differ in numbers alone: where their batch and random numbers lie, and their recordings by phase."""
+
+    def __init__(self, batch: Batch, random: StepRandom, rows: slice):
+        captions = TextBatch(*(torch.empty_like(part) for part in batch.captions))
+        self.batch = Batch(
+            images=torch.empty_like(batch.images),
+            text=captions[rows],
+            captions=captions,
+            caption_ids=torch.empty_like(batch.caption_ids),
+            wrong=torch.empty_like(batch.wrong),
+            mirror=batch.mirror,
+        )
+        self.random = FixedRandom(random)
+        self.steps = 0
+        self.recordings: dict[str, _Recording] = {}
+
+    def fill(self, batch: Batch, random: StepRandom) -> None:
+        self.steps += 1
+        here = self.batch
+        pairs = [(here.images, batch.images), (here.caption_ids, batch.caption_ids), (here.wrong, batch.wrong)]
+        for place, value in [*pairs, *zip(here.captions, batch.captions)]:
+            place.copy_(value)
+        self.random.fill(random)
+
+
+class FixedRandom(StepRandom):
+    """Random numbers at fixed places: those of one step, then of the next that `fill` is given."""
+
+    def __init__(self, random: StepRandom, places: dict[tuple, Tensor] | None = None):
+        super().__init__(random.seed, random.images_seen, random.batch, random.rows, random.device)
+        self.places = {} if places is None else places
+
+    def take(self, rows: slice) -> "FixedRandom":
+        return FixedRandom(super().take(rows), self.places)
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        return self._at("normal", name, shape)
+
+    def uniform(self, name: str, *shape: int) -> Tensor:
+        return self._at("uniform", name, shape)
+
+    def fill(self, random: StepRandom) -> None:
+        """Put the numbers of `random` where those of the step before lie."""
+        self.seed, self.images_seen = random.seed, random.images_seen
+        for (kind, name, shape, start, stop), place in self.places.items():
+            home = StepRandom(self.seed, self.images_seen, self.batch, slice(start, stop))
+            numbers = getattr(home, kind)(name, *shape)
+            place.copy_(numbers.pin_memory() if place.is_cuda else numbers, non_blocking=True)
+
+    def _at(self, kind: str, name: str, shape: tuple[int, ...]) -> Tensor:
+        key = kind, name, shape, self.rows.start, self.rows.stop
+        if key not in self.places:
+            self.places[key] = getattr(super(), kind)(name, *shape)
+        return self.places[key]
+
+
+def padded(batch: Batch, rows: slice) -> Batch:
+    """The batch with its captions padded to a multiple of LENGTHS tokens."""
+    tokens, mask = tuple(batch.captions)
+    if not (more := -tokens.shape[1] % LENGTHS):
+        return batch
+    captions = TextBatch(F.pad(tokens, (0, 0) * (tokens.ndim - 2) + (0, more)), F.pad(mask, (0, more)))
+    return Batch(batch.images, captions[rows], captions, batch.caption_ids, batch.wrong, batch.mirror)

@@ -1,0 +1,167 @@
+"""Recorded steps: the same run, bit for bit. Recording itself needs CUDA; here a step is done again in its place."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
+
+from t2i.models import list_architectures
+from t2i.text.pooler import TextBatch
+from t2i.training import graphs
+from t2i.training.distributed import ALONE
+from t2i.training.graphs import FixedRandom, StepGraphs, padded
+from t2i.training.loading import BatchLoader
+from t2i.training.randomness import StepRandom
+from t2i.training.state import TrainingState
+from t2i.training.text import PreparedText
+
+
+class Recorder:
+    """What record_on_cuda does, by doing the work again into the same gradients; counts what it played."""
+
+    def __init__(self, state):
+        self.state, self.recorded, self.played = state, 0, 0
+
+    def __call__(self, work, pool):
+        statistics = self.state.objective.statistics
+        sums = {name: total.clone() for name, total in statistics.sums.items()}
+        work()
+        for name, total in statistics.sums.items():
+            total.copy_(sums[name])
+        parameters = [p for phase in self.state.phases for p in phase.module.parameters()]
+        places = [(p, p.grad) for p in parameters if p.grad is not None]
+        self.recorded += 1
+
+        def play():
+            weights = dict(statistics.weights)
+            work()
+            statistics.weights = weights
+            for parameter, place in places:
+                if parameter.grad is not place:
+                    place.copy_(parameter.grad)
+            self.played += 1
+
+        return play
+
+
+@pytest.fixture
+def recorders(monkeypatch):
+    """Every TrainingState records, with a Recorder; they are kept in the list."""
+    made, init = [], TrainingState.__init__
+
+    def recording(self, *arguments):
+        init(self, *arguments)
+        made.append(Recorder(self))
+        self.graphs = StepGraphs(self.objective.statistics, made[-1])
+
+    monkeypatch.setattr(graphs, "LENGTHS", 1)
+    monkeypatch.setattr(TrainingState, "__init__", recording)
+    return made
+
+
+VARIANTS = {
+    "plain": {},
+    "lazy penalty": {"penalty_every": 3},
+    "shared, pretrained": {"shared_fakes": True, "pretrain_kimg": 0.04, "likeness": 1.0, "pretrain_lr": 1e-2},
+    "words": {"contrastive": 1.0, "diversity": 1.0, "blur_kimg": 0.03, "nearest_of": 2},
+    "trained text": {"text_encoder": "transformer", "encoder": SMALL_ENCODER},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("arch", list_architectures())
+def test_a_recorded_run_is_the_same_run(arch, variant, shapes_data, tmp_path, request):
+    settings = config(arch, kimg=0.4, log_kimg=0.1, snapshot_kimg=1.0, fade=0.2, **VARIANTS[variant])
+    plain, _ = start(settings, shapes_data, tmp_path / "plain")
+    recorders = request.getfixturevalue("recorders")
+    recorded, _ = start(settings, shapes_data, tmp_path / "recorded")
+    assert recorders[0].played >= recorders[0].recorded >= 2
+    assert_same_bits(final_tensors(plain), final_tensors(recorded))
+    lines = [(run.folder / "metrics.jsonl").read_text().splitlines() for run in (plain, recorded)]
+    for first, second in zip(*map(losses, lines), strict=True):
+        assert first == second
+
+
+def losses(lines):
+    timing = ("seconds", "images_per_second", "memory_gib")
+    return [{name: value for name, value in json.loads(line).items() if name not in timing} for line in lines]
+
+
+def test_steps_in_pieces_and_fading_ones_are_not_recorded(shapes_data, tmp_path, recorders):
+    start(config(kimg=0.08, accumulate=2), shapes_data, tmp_path / "pieces")
+    stages = [{"resolution": 8, "share": 0.01}, {"resolution": 16, "share": 1}]
+    start(config("stylegan", kimg=0.08, fade=1.0, stages=stages), shapes_data, tmp_path / "fading")
+    assert [recorder.recorded for recorder in recorders] == [0, 0]
+
+
+def test_each_length_of_captions_has_its_recording(shapes_data):
+    text = PreparedText(shapes_data)
+    loader = BatchLoader(shapes_data, text, 0, "cpu")
+    batch = loader.load(0, 8)
+    loader.close()
+    state = TrainingState(config(), shapes_data.resolution, text, CPU)
+    recorder = Recorder(state)
+    state.graphs = StepGraphs(state.objective.statistics, recorder)
+    state.steady = True
+    for more in (0, 8, 16):
+        longer = padded(batch, slice(0, 8))
+        tokens, mask = tuple(longer.captions)
+        captions = TextBatch(F.pad(tokens, (0, 0, 0, more)), F.pad(mask, (0, more)))
+        longer = dataclasses.replace(longer, captions=captions, text=captions[slice(0, 8)])
+        for number in range(3):
+            for phase in state.due:
+                state.accumulate(phase, longer, 1, number, StepRandom(0, 8 * number, 8), ALONE, 8)
+    assert recorder.recorded == 6
+
+
+def test_padding_changes_gradients_by_rounding_alone(shapes_data, monkeypatch):
+    monkeypatch.setattr(graphs, "LENGTHS", 23)
+    text = PreparedText(shapes_data)
+    loader = BatchLoader(shapes_data, text, 0, "cpu")
+    batch = loader.load(0, 8)
+    loader.close()
+    wide = padded(batch, slice(0, 8))
+    assert wide.captions.tokens.shape[1] % graphs.LENGTHS == 0
+    assert wide.captions.tokens.shape[1] > batch.captions.tokens.shape[1]
+    found = []
+    for each in (batch, wide):
+        state = TrainingState(config(model={"text_layers": 2}), shapes_data.resolution, text, CPU)
+        for phase in state.phases:
+            state.accumulate(phase, each, 1, 0, StepRandom(0, 0, 8), ALONE, 8)
+        found.append([p.grad for phase in state.phases for p in phase.module.parameters() if p.grad is not None])
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
+
+
+def test_fixed_numbers_are_a_steps_numbers_at_the_places_of_the_last():
+    rows = slice(2, 6)
+    fixed = FixedRandom(StepRandom(3, 0, 8))
+    first = fixed.take(rows).normal("z", 5)
+    assert torch.equal(first, StepRandom(3, 0, 8).take(rows).normal("z", 5))
+    uniform = fixed.uniform("cut", 4)
+    fixed.fill(StepRandom(3, 8, 8))
+    assert fixed.take(rows).normal("z", 5) is first
+    assert torch.equal(first, StepRandom(3, 8, 8).take(rows).normal("z", 5))
+    assert torch.equal(uniform, StepRandom(3, 8, 8).uniform("cut", 4))
+    assert np.array_equal(fixed.numpy("order").random(3), StepRandom(3, 8, 8).numpy("order").random(3))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("arch", list_architectures())
+def test_on_cuda_a_recorded_run_is_the_same_run(arch, shapes_data, tmp_path):
+    from t2i.training.loop import train
+    from t2i.training.run import Run
+
+    found = []
+    for name in ("plain", "recorded"):
+        settings = config(arch, kimg=0.16, cuda_graphs=name == "recorded", penalty_every=2)
+        run = Run.create(tmp_path / name, settings, {}, "cuda")
+        train(settings, shapes_data, run, torch.device("cuda"))
+        found.append(final_tensors(run))
+    for file, tensors in found[0].items():
+        for key, value in tensors.items():
+            assert torch.allclose(value, found[1][file][key], rtol=1e-2, atol=1e-3), f"{file}: {key}"
