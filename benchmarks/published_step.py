@@ -40,6 +40,8 @@ ON_CUDA = {"t2i, --amp, operations one by one": "precision=bf16,cuda_graphs=fals
 class Published:
     """The published loop; amp: with its own mixed precision, which left the penalty in fp32."""
 
+    warm_up = 4
+
     def __init__(self, data: PreparedDataset, batch: int, device: torch.device, amp: bool = False):
         text = PreparedText(data)
         architecture = get_architecture("dfgan")

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import gc
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -38,11 +39,11 @@ from t2i.training.randomness import StepRandom
 from t2i.training.state import TrainingState
 from t2i.training.text import make_text
 
-WARM_UP = 32  # steps on a GPU, where each kind of step is recorded first
-
 
 class Steps:
     """A run without its loop: `take(n)` trains n steps at full size and returns the seconds they took."""
+
+    warm_up = 32  # on a GPU, where each kind of step is recorded at its third time
 
     def __init__(self, settings: TrainConfig, data: PreparedDataset, device: torch.device):
         self.settings, self.device = settings, device
@@ -103,11 +104,13 @@ def compare(
     for group in [[name] for name in loops] if alone else [list(loops)]:
         running = {name: loops[name]() for name in group}
         for loop in running.values():
-            loop.take(max(steps, WARM_UP) if alone else steps)  # every kind of step: with a penalty and without
+            loop.take(max(steps, loop.warm_up) if alone else steps)  # every kind: with a penalty and without
         for _ in range(turns):
             for name, loop in running.items():
                 speeds[name].append(steps * loop.batch / loop.take(steps))
         for name, loop in running.items():
+            if alone:
+                print(f"{name}: {statistics.median(speeds[name]):.1f} pictures/s", file=sys.stderr)
             after(name, loop)
             loop.loader.close()
         del loop, running

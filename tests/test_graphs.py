@@ -159,7 +159,8 @@ def test_on_cuda_a_recorded_run_is_the_same_run(arch, shapes_data, tmp_path):
     found = []
     for name in ("plain", "recorded"):
         settings = config(arch, kimg=0.16, cuda_graphs=name == "recorded", penalty_every=2)
-        run = Run.create(tmp_path / name, settings, {}, "cuda")
+        facts = {"name": "shapes", "split": "train", "resolution": 16}
+        run = Run.create(tmp_path / name, settings, facts, "cuda")
         train(settings, shapes_data, run, torch.device("cuda"))
         found.append(final_tensors(run))
     for file, tensors in found[0].items():

@@ -11,8 +11,11 @@ from torch import nn
 from t2i.losses.adversarial import LOSSES
 from t2i.models import list_architectures
 from t2i.models.base import Generator
+from t2i.training.loading import BatchLoader
 from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
+from t2i.training.state import TrainingState
+from t2i.training.text import PreparedText
 
 
 class Page(Generator):
@@ -98,3 +101,18 @@ def test_seeds_share_out_what_pictures_of_one_caption_differ_in(tmp_path):
             greys = painter(torch.randn(500, 4), None)[:, 0, 0, 0]
         spread[nearest_of] = greys.std().item()
     assert spread[4] > 0.7 and spread[1] < 0.5 * spread[4], json.dumps(spread)
+
+
+@pytest.mark.parametrize("arch", list_architectures())
+def test_all_noises_at_once_choose_alike(arch, shapes_data):
+    text = PreparedText(shapes_data)
+    loader = BatchLoader(shapes_data, text, 0, "cpu")
+    batch = loader.load(0, 8)
+    loader.close()
+    objective = TrainingState(config(arch, nearest_of=3), shapes_data.resolution, text, torch.device("cpu")).objective
+    random, found = StepRandom(0, 0, 8), []
+    for at_once in (False, True):
+        objective.noises_at_once = at_once
+        found.append(objective._noise(batch.text, random, "G", batch.images))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], random.normal("G z", objective.generator.z_dim))

@@ -66,6 +66,7 @@ class GANObjective:
     blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
     nearest_of: noises that a caption is drawn with where the generator learns; the drawing nearest to the caption's own
     picture is learned from (conditional IMLE: Li, Zhang & Malik 2019).
+    noises_at_once: draw with all of them in one pass, as a GPU does in little more time; the training sets it.
     shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop, augmented alike.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
     al. 2020, appendix B).
@@ -104,7 +105,7 @@ class GANObjective:
         # From the D phase to the G phase: pictures, and what the discriminator sees in them and in the real ones.
         self._kept: tuple[Tensor, Any] | None = None
         self._kept_reals: Any = None
-        self.blur_sigma, self.pretraining = 0.0, False
+        self.blur_sigma, self.pretraining, self.noises_at_once = 0.0, False, False
         self.statistics = Statistics()
 
     def accumulate_gradients(
@@ -158,7 +159,10 @@ class GANObjective:
                 if not condition.requires_grad:  # a pooler without weights
                     condition.requires_grad_(True)
             seen_reals = self.discriminator.look(images)
-            features = self.discriminator.features_of(seen_reals)
+            if on_reals:
+                features, features_of_fakes = self.discriminator.features_of(seen_reals), None
+            else:  # in one pass
+                features, features_of_fakes = self._features_of_both(seen_reals, seen)
             real = self.discriminator.logits(features, condition)
             if wrong_text is None:  # with the contrastive term every caption of the batch is read already
                 others = conditions[batch.wrong]  # [B, K, E]
@@ -166,7 +170,9 @@ class GANObjective:
                 others = self.discriminator.pool(wrong_text).unflatten(0, batch.wrong.shape)
             wrong = torch.stack([self.discriminator.logits(features, other) for other in others.unbind(1)], dim=1)
         with self._autocast(batch.images):
-            fake = self.discriminator.logits(self.discriminator.features_of(seen), self.discriminator.pool(text))
+            if features_of_fakes is None:
+                features_of_fakes = self.discriminator.features_of(seen)
+            fake = self.discriminator.logits(features_of_fakes, self.discriminator.pool(text))
 
         self._kept_reals = [part.detach() for part in seen_reals] if self.perceptual_weight and keep else None
         mismatch = ((batch.wrong >= 0) * heads(self.loss.fake(wrong), 2)).mean(1)
@@ -189,6 +195,15 @@ class GANObjective:
         if self.places is not None:
             losses = losses + self._mirrored(images, read[random.rows], batch.mirror)
         return losses.mean()
+
+    def _features_of_both(self, first: Any, second: Any) -> tuple[Features, Features]:
+        """What the discriminator makes of two batches that it has looked at."""
+        if isinstance(first, Tensor):
+            both = torch.cat([first, second])
+        else:
+            both = [torch.cat(parts) for parts in zip(first, second)]
+        summaries, regions = (part.chunk(2) for part in self.discriminator.features_of(both))
+        return Features(summaries[0], regions[0]), Features(summaries[1], regions[1])
 
     def _generator_loss(self, batch: Batch, random: StepRandom) -> Tensor:
         with self._autocast(batch.images):
@@ -351,7 +366,8 @@ class GANObjective:
         """Pictures of this noise and these texts, shaken with those rows of the numbers."""
         shaken = {}
         if count := getattr(self.generator, "training_noise", 0):
-            shaken["shake"] = random.normal(f"{name} shake", count)[rows]
+            shake = random.normal(f"{name} shake", count)[rows]
+            shaken["shake"] = shake.repeat(len(z) // len(shake), 1)
         return self.generator(z, text, **shaken)
 
     @torch.no_grad()
@@ -369,7 +385,11 @@ class GANObjective:
             return z
         more = (random.normal(f"{name} z {n}", self.generator.z_dim)[rows] for n in range(1, self.nearest_of))
         noises = torch.stack([z, *more])  # [K, B, Z]
-        drawings = (self._draw(z, text, random, name, rows) for z in noises)
+        if self.noises_at_once:
+            again = text[torch.arange(len(near), device=near.device).repeat(len(noises))]
+            drawings = self._draw(noises.flatten(0, 1), again, random, name, rows).unflatten(0, noises.shape[:2])
+        else:
+            drawings = (self._draw(z, text, random, name, rows) for z in noises)
         distances = torch.stack([coarse_difference(drawing, near, FINER_SIDES) for drawing in drawings])  # [K, B]
         return noises[distances.argmin(0), torch.arange(len(near), device=near.device)]
 

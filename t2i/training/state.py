@@ -56,6 +56,7 @@ class TrainingState:
             Phase("G", self.generator, make_adam(self.generator, config.lr_g, config, device)),
         ]
         self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, **terms)
+        self.objective.noises_at_once = device.type == "cuda"
         self.check = GradientCheck(self.objective.statistics, late=device.type == "cuda")
         enabled = config.precision == "fp16"
         self.scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=enabled) for phase in self.phases}
