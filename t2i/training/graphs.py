@@ -47,7 +47,7 @@ class StepGraphs:
         self.statistics, self.record = statistics, record
         self._kinds: dict[Hashable, _Kind] = {}
         self._now: _Kind | None = None
-        self._pool = torch.cuda.graph_pool_handle() if record is record_on_cuda else None
+        self._pool = self._new_pool()
 
     def accumulate(
         self, phase: Phase, form: Hashable, batch: Batch, random: StepRandom, rows: slice, work: Work, begins: bool
@@ -76,6 +76,10 @@ class StepGraphs:
         """Drop the recordings: their kinds of steps do not come again."""
         self._kinds.clear()
         self._now = None
+        self._pool = self._new_pool()  # the old one went with its recordings
+
+    def _new_pool(self) -> object:
+        return torch.cuda.graph_pool_handle() if self.record is record_on_cuda else None
 
     def _recording(self, phase: Phase, work: Callable[[], None]) -> "_Recording":
         weights = dict(self.statistics.weights)
