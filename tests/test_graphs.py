@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
 
-from t2i.models import list_architectures
+from t2i.models import get_architecture, list_architectures
 from t2i.text.pooler import TextBatch
 from t2i.training import graphs
 from t2i.training.distributed import ALONE
@@ -91,11 +91,20 @@ def losses(lines):
     return [{name: value for name, value in json.loads(line).items() if name not in timing} for line in lines]
 
 
-def test_steps_in_pieces_and_fading_ones_are_not_recorded(shapes_data, tmp_path, recorders):
-    start(config(kimg=0.08, accumulate=2), shapes_data, tmp_path / "pieces")
-    stages = [{"resolution": 8, "share": 0.01}, {"resolution": 16, "share": 1}]
-    start(config("stylegan", kimg=0.08, fade=1.0, stages=stages), shapes_data, tmp_path / "fading")
-    assert [recorder.recorded for recorder in recorders] == [0, 0]
+def test_steps_in_pieces_are_not_recorded(shapes_data, tmp_path, recorders):
+    start(config(kimg=0.08, accumulate=2), shapes_data, tmp_path)
+    assert recorders[0].recorded == 0
+
+
+@pytest.mark.parametrize("arch", [name for name in list_architectures() if get_architecture(name).grows])
+def test_a_resolution_that_fades_in_does_so_in_recorded_steps_too(arch, shapes_data, tmp_path, request):
+    stages = [{"resolution": 8, "share": 0.02}, {"resolution": 16, "share": 0.98}]
+    settings = config(arch, kimg=0.4, fade=1.0, stages=stages, blur_kimg=0.2)
+    plain, _ = start(settings, shapes_data, tmp_path / "plain")
+    recorders = request.getfixturevalue("recorders")
+    recorded, _ = start(settings, shapes_data, tmp_path / "recorded")
+    assert recorders[0].played >= recorders[0].recorded >= 4
+    assert_same_bits(final_tensors(plain), final_tensors(recorded))
 
 
 def test_each_length_of_captions_has_its_recording(shapes_data):
@@ -106,7 +115,6 @@ def test_each_length_of_captions_has_its_recording(shapes_data):
     state = TrainingState(config(), shapes_data.resolution, text, CPU)
     recorder = Recorder(state)
     state.graphs = StepGraphs(state.objective.statistics, recorder)
-    state.steady = True
     for more in (0, 8, 16):
         longer = padded(batch, slice(0, 8))
         tokens, mask = tuple(longer.captions)

@@ -51,7 +51,7 @@ def test_alpha_rises_over_the_first_part_of_each_stage_but_the_first():
     schedule = Schedule(config(), 32)
     assert schedule.at(0).growth(0) == Growth(8, 1.0)
     assert schedule.at(32).growth(32) == Growth(16, 0.0)
-    assert schedule.at(40).growth(40) == Growth(16, 0.4)  # a stage of 40 pictures fades over 20
+    assert schedule.at(40).growth(40) == Growth(16, pytest.approx(0.4))  # a stage of 40 pictures fades over 20
     assert schedule.at(52).growth(52) == Growth(16, 1.0)
     assert schedule.at(10**9).growth(10**9) == Growth(32, 1.0)
 

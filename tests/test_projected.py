@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from short_runs import assert_same_bits, config, final_tensors, start, train
 from torchvision.transforms.functional import gaussian_blur
 
-from t2i.losses.augment import blur
+from t2i.losses.augment import blur, blur_reach
 from t2i.models import get_architecture
 from t2i.models.features import load_lite
 from t2i.models.projected import ProjectedDiscriminator, SpectralConv2d
@@ -144,14 +144,16 @@ def test_blur_is_a_gaussian(sigma):
     size = 2 * int(-(-3 * sigma // 1)) + 1
     expected = gaussian_blur(images, [size, size], [sigma, sigma])
     inside = slice(8, -8)  # torchvision mirrors at the edge
-    torch.testing.assert_close(blur(images, sigma)[..., inside, inside], expected[..., inside, inside])
+    torch.testing.assert_close(
+        blur(images, sigma, blur_reach(sigma))[..., inside, inside], expected[..., inside, inside]
+    )
 
 
 def test_blur_leaves_flat_pictures_and_none_at_all():
     flat = torch.full((1, 3, 16, 16), 0.7)
-    torch.testing.assert_close(blur(flat, 3.0), flat)
+    torch.testing.assert_close(blur(flat, 3.0, 9), flat)
     images = torch.rand(1, 3, 16, 16)
-    assert blur(images, 0.0) is images
+    assert blur(images, 0.0, blur_reach(0.0)) is images
 
 
 def test_blur_fades_with_the_images_seen():

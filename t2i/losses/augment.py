@@ -49,15 +49,22 @@ def _cutout(images: Tensor, uniform: Tensor, ratio: float = 0.5) -> Tensor:
     return images * keep[:, None].to(images.dtype)
 
 
-def blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of standard deviation `sigma` pixels, the edge repeated; [B, 3, R, R]. 0: the images themselves.
+def blur_reach(sigma: float) -> int:
+    """How many pixels a blur of `sigma` looks at, each way."""
+    return math.ceil(3 * sigma)
+
+
+def blur(images: Tensor, sigma: float | Tensor, reach: int) -> Tensor:
+    """Gaussian blur of standard deviation `sigma` pixels, cut at `reach`, the edge repeated; [B, 3, R, R].
+
+    reach: see blur_reach; 0: the images themselves.
 
     Over the first pictures of a run it keeps the discriminator from telling generated pictures by their fine grain
     (StyleGAN-XL, Sauer et al. 2022, sec. 3.1).
     """
-    if sigma <= 0:
+    if not reach:
         return images
-    reach = min(math.ceil(3 * sigma), images.shape[-1] - 1)
+    reach = min(reach, images.shape[-1] - 1)
     steps = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (steps / sigma).square())
     kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)

@@ -13,22 +13,29 @@ from t2i.models.layers import downsample, upsample
 
 
 class Growth(NamedTuple):
-    """Where a growing network stands. alpha: weight of the newest resolution, in [0, 1]."""
+    """Where a growing network stands. alpha: weight of the newest resolution, in [0, 1].
+
+    While it fades in, alpha may be a tensor, [] on the network's device.
+    """
 
     resolution: int
-    alpha: float = 1.0
+    alpha: float | Tensor = 1.0
+
+    @property
+    def fades(self) -> bool:
+        return isinstance(self.alpha, Tensor) or self.alpha < 1
 
 
-def blend(old: Tensor, new: Tensor, alpha: float) -> Tensor:
+def blend(old: Tensor, new: Tensor, alpha: float | Tensor) -> Tensor:
     """(1 - alpha) old + alpha new."""
-    return torch.lerp(old, new, alpha)
+    return torch.lerp(old, new, alpha.to(new.dtype) if isinstance(alpha, Tensor) else alpha)
 
 
 def real_at(images: Tensor, growth: Growth) -> Tensor:
     """Real pictures [B, 3, R, R] as a network at `growth` would draw them: [B, 3, r, r], faded as it fades."""
     while images.shape[-1] > growth.resolution:
         images = downsample(images)
-    if growth.alpha < 1:
+    if growth.fades:
         images = blend(upsample(downsample(images)), images, growth.alpha)
     return images
 

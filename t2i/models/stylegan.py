@@ -173,7 +173,7 @@ class StyleGANGenerator(Generator):
             images = [part.unflatten(1, (1, side, side)) for part, side in zip(flat, used)]
         x, old = None, None
         for number, side in enumerate(sides):
-            if side == sides[-1] and self.growth.alpha < 1:
+            if side == sides[-1] and self.growth.fades:
                 old = upsample(self._rgb(x, side // 2))
             rows = slice(2 * number, 2 * number + 2)
             x = self.blocks[str(side)](x, styles[:, rows], images[rows])  # [B, C, side, side]
@@ -246,11 +246,12 @@ class StyleGANDiscriminator(Discriminator):
         self.head = ProjectionHead(widths[4], self.pooler.out_width)
 
     def features(self, images: Tensor) -> Features:  # [B, 3, r, r] -> [B, C] and [B, C', 4, 4]
-        side, alpha = self.growth
+        side = self.growth.resolution
         x = self._from_rgb(images, side)
-        if alpha < 1:
+        if self.growth.fades:
             # The new resolution's block counts alpha; a picture of half the size goes around it (PG, fig. 2).
-            x = blend(self._from_rgb(downsample(images), side // 2).to(x.dtype), self.blocks[str(side)](x), alpha)
+            around = self._from_rgb(downsample(images), side // 2).to(x.dtype)
+            x = blend(around, self.blocks[str(side)](x), self.growth.alpha)
             side //= 2
         while side > 4:
             x = self.blocks[str(side)](x)

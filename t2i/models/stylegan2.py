@@ -190,7 +190,7 @@ class StyleGAN2Generator(Generator):
             old = rgb
             rgb = upsample(rgb) + self.to_rgb[number](x, styles[:, 2 * number + 1])
         # While a resolution fades in, the old one has its pixels repeated, as the real pictures have (growing.real_at).
-        return rgb if self.growth.alpha == 1 else blend(repeat_pixels(old), rgb, self.growth.alpha)
+        return rgb if not self.growth.fades else blend(repeat_pixels(old), rgb, self.growth.alpha)
 
     def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
         return self.render(self.styles(z, condition, truncation_psi))
@@ -242,10 +242,11 @@ class StyleGAN2Discriminator(Discriminator):
         self.head = ProjectionHead(widths[4], self.pooler.out_width, match_width, text_width=match_width)
 
     def features(self, images: Tensor) -> Features:  # [B, 3, r, r] -> [B, C] and [B, C', 4, 4]
-        side, alpha = self.growth
+        side = self.growth.resolution
         x = self._from_rgb(images, side)
-        if alpha < 1:  # a picture of half the size goes around the new block
-            x = blend(self._from_rgb(downsample(images), side // 2).to(x.dtype), self.blocks[str(side)](x), alpha)
+        if self.growth.fades:  # a picture of half the size goes around the new block
+            around = self._from_rgb(downsample(images), side // 2).to(x.dtype)
+            x = blend(around, self.blocks[str(side)](x), self.growth.alpha)
             side //= 2
         while side > 4:
             x = self.blocks[str(side)](x)

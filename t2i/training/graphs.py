@@ -2,12 +2,11 @@
 
 A small network's step is thousands of kernels of a few microseconds each, and the host takes longer to ask for one than
 the GPU to run it. A graph is asked for once. It is the same kernels on the same addresses: weights stay where they are,
-and a batch and its random numbers are copied to where the recording read them. Optimisers and averages, a few kernels
-each, run as ever, and so does every step that is not like the last one: while a resolution or a blur fades, gradients
-in several pieces, scaled losses.
+and a batch, its random numbers and its dials, which a run turns from step to step, are copied to where the recording
+read them. Optimisers and averages, a few kernels each, run as ever.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +22,7 @@ from t2i.training.statistics import Statistics
 if TYPE_CHECKING:
     from torch import nn
 
-Work = Callable[[Batch, StepRandom], None]
+Work = Callable[[Batch, StepRandom, Tensor], None]
 WARM_UP = 2  # steps of a kind that run as ever before it is recorded: libraries choose and set up what they will use
 LENGTHS = 8  # captions are padded to a multiple, so that a few recordings serve all lengths
 
@@ -50,26 +49,35 @@ class StepGraphs:
         self._pool = self._new_pool()
 
     def accumulate(
-        self, phase: Phase, form: Hashable, batch: Batch, random: StepRandom, rows: slice, work: Work, begins: bool
+        self,
+        phase: Phase,
+        form: Hashable,
+        batch: Batch,
+        random: StepRandom,
+        dials: Sequence[float],
+        rows: slice,
+        work: Work,
+        begins: bool,
     ) -> None:
-        """Have `work(batch, random)` put the gradients of `phase` into its parameters; played, where it can be.
+        """Have `work(batch, random, dials)` put the gradients of `phase` into its parameters; played, where it can be.
 
-        form: all that `work` decides by, beside sizes. rows: the pictures' own among the batch's captions.
+        form: all that `work` decides by, beside sizes. dials: numbers that it computes with, as a tensor there.
+        rows: the pictures' own among the batch's captions.
         begins: this is the step's first phase. What one phase leaves to the next is left at the same places again.
         """
         if begins:
             batch = padded(batch, rows)
             kind = form, batch.images.shape, batch.captions.tokens.shape, batch.wrong.shape
             if kind not in self._kinds:
-                self._kinds[kind] = _Kind(batch, random, rows)
+                self._kinds[kind] = _Kind(batch, random, len(dials), rows)
             self._now = self._kinds[kind]
-            self._now.fill(batch, random)
+            self._now.fill(batch, random, dials)
         now = self._now
         if now.steps <= WARM_UP:
-            work(now.batch, now.random)
+            work(now.batch, now.random, now.dials)
             return
         if phase.name not in now.recordings:
-            now.recordings[phase.name] = self._recording(phase, lambda: work(now.batch, now.random))
+            now.recordings[phase.name] = self._recording(phase, lambda: work(now.batch, now.random, now.dials))
         now.recordings[phase.name].play(self.statistics)
 
     def forget(self) -> None:
@@ -109,9 +117,9 @@ class _Recording:
 
 
 class _Kind:
-    """Steps that differ in numbers alone: where their batch and random numbers lie, and their recordings by phase."""
+    """Steps that differ in numbers alone: where their batch and numbers lie, and their recordings by phase."""
 
-    def __init__(self, batch: Batch, random: StepRandom, rows: slice):
+    def __init__(self, batch: Batch, random: StepRandom, dials: int, rows: slice):
         captions = TextBatch(*(torch.empty_like(part) for part in batch.captions))
         self.batch = Batch(
             images=torch.empty_like(batch.images),
@@ -122,11 +130,13 @@ class _Kind:
             mirror=batch.mirror,
         )
         self.random = FixedRandom(random)
+        self.dials = torch.empty(dials, device=batch.images.device)
         self.steps = 0
         self.recordings: dict[str, _Recording] = {}
 
-    def fill(self, batch: Batch, random: StepRandom) -> None:
+    def fill(self, batch: Batch, random: StepRandom, dials: Sequence[float]) -> None:
         self.steps += 1
+        copy_home(torch.tensor(dials), self.dials)
         here = self.batch
         pairs = [(here.images, batch.images), (here.caption_ids, batch.caption_ids), (here.wrong, batch.wrong)]
         for place, value in [*pairs, *zip(here.captions, batch.captions)]:
@@ -155,14 +165,18 @@ class FixedRandom(StepRandom):
         self.seed, self.images_seen = random.seed, random.images_seen
         for (kind, name, shape, start, stop), place in self.places.items():
             home = StepRandom(self.seed, self.images_seen, self.batch, slice(start, stop))
-            numbers = getattr(home, kind)(name, *shape)
-            place.copy_(numbers.pin_memory() if place.is_cuda else numbers, non_blocking=True)
+            copy_home(getattr(home, kind)(name, *shape), place)
 
     def _at(self, kind: str, name: str, shape: tuple[int, ...]) -> Tensor:
         key = kind, name, shape, self.rows.start, self.rows.stop
         if key not in self.places:
             self.places[key] = getattr(super(), kind)(name, *shape)
         return self.places[key]
+
+
+def copy_home(numbers: Tensor, place: Tensor) -> None:
+    """Numbers of the CPU to their place on the device, which the host does not wait for."""
+    place.copy_(numbers.pin_memory() if place.is_cuda else numbers, non_blocking=True)
 
 
 def padded(batch: Batch, rows: slice) -> Batch:

@@ -3,11 +3,17 @@
 A stage is a whole number of its batches. In the first `fade` of each stage but the first, alpha rises from 0 to 1.
 """
 
+import struct
 from dataclasses import dataclass, replace
 
 from t2i.config import Stage, TrainConfig
 from t2i.errors import UsageError
 from t2i.models.growing import Growth
+
+
+def single(value: float) -> float:
+    """Rounded to 32 bits: the same as a number of the host and as a tensor."""
+    return struct.unpack("f", struct.pack("f", value))[0]
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Span:
         """Where the networks stand for the batch that begins at `images_seen`."""
         length = self.faded - self.start
         alpha = 1.0 if images_seen >= self.faded else (images_seen - self.start) / length
-        return Growth(self.resolution, alpha)
+        return Growth(self.resolution, single(alpha))
 
     def step(self, images_seen: int) -> int:
         """Number of the step within the stage."""

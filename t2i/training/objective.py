@@ -63,7 +63,8 @@ class GANObjective:
     autocast_dtype: None for fp32, else the dtype of the generator's and of the penalty-free discriminator passes. A
     pass that a penalty is taken from runs in fp32.
     pretraining: the generator learns by likeness alone; no discriminator is asked. The training sets it.
-    blur_sigma: width in pixels of the blur over every picture that the discriminator sees; the training sets it.
+    blur_sigma, blur_reach: of the blur over every picture that the discriminator sees, in pixels; the training sets
+    them.
     nearest_of: noises that a caption is drawn with where the generator learns; the drawing nearest to the caption's own
     picture is learned from (conditional IMLE: Li, Zhang & Malik 2019).
     noises_at_once: draw with all of them in one pass, as a GPU does in little more time; the training sets it.
@@ -105,7 +106,8 @@ class GANObjective:
         # From the D phase to the G phase: pictures, and what the discriminator sees in them and in the real ones.
         self._kept: tuple[Tensor, Any] | None = None
         self._kept_reals: Any = None
-        self.blur_sigma, self.pretraining, self.noises_at_once = 0.0, False, False
+        self.blur_sigma: float | Tensor = 0.0
+        self.blur_reach, self.pretraining, self.noises_at_once = 0, False, False
         self.statistics = Statistics()
 
     def accumulate_gradients(
@@ -135,8 +137,8 @@ class GANObjective:
         scale(loss * share).backward()
 
     def form(self, step: int) -> tuple[Hashable, ...]:
-        """What a step's losses depend on beside its batch, its numbers and the blur: equal for steps that are alike."""
-        return self.pretraining, self._penalises(step), self.penalty_weight
+        """What a step's losses depend on beside tensors, and the blur's width: equal for steps that are alike."""
+        return self.pretraining, self._penalises(step), self.penalty_weight, self.blur_reach
 
     def _penalises(self, step: int) -> bool:
         return self.penalty is not None and step % self.penalty_every == 0
@@ -394,7 +396,7 @@ class GANObjective:
         return noises[distances.argmin(0), torch.arange(len(near), device=near.device)]
 
     def _augment(self, images: Tensor, random: StepRandom, name: str) -> Tensor:
-        images = blur(images, self.blur_sigma)
+        images = blur(images, self.blur_sigma, self.blur_reach)
         if not self.augments:
             return images
         return augment(images, random.uniform(f"{name} augment", NUMBERS), self.augments)

@@ -4,15 +4,16 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from t2i.config import TrainConfig
 from t2i.losses.adversarial import LOSSES
+from t2i.losses.augment import blur_reach
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
@@ -24,7 +25,7 @@ from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
 from t2i.training.finite import GradientCheck
 from t2i.training.graphs import StepGraphs
-from t2i.training.growth import Schedule, Span
+from t2i.training.growth import Schedule, Span, single
 from t2i.training.objective import GANObjective, Phase
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.setup import contrast_weight
@@ -63,7 +64,7 @@ class TrainingState:
         # A word that sits at a mirrored picture is looked for on the host; a loss's scale changes there.
         recordable = device.type == "cuda" and config.cuda_graphs and not (enabled or config.places)
         self.graphs = StepGraphs(self.objective.statistics) if recordable else None
-        self.steady: Growth | None = None
+        self.dials = Growth(resolution), 0.0
         self.parts = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -98,8 +99,6 @@ class TrainingState:
         # Moments of another resolution mislead (Karras et al. 2018, sec. A.1), and so do those of pretraining: the
         # gradients of the losses after it are a thousand times as large.
         begins = images_seen == span.start or images_seen - span.batch < pretraining <= images_seen
-        for network in (self.generator, self.discriminator):
-            set_growth(network, growth)
         if begins and self.graphs is not None:
             self.graphs.forget()
         for phase, lr in zip(self.phases, (span.lr_d, span.lr_g)):
@@ -111,8 +110,10 @@ class TrainingState:
             lr = span.lr_g + (self.config.pretrain_lr - span.lr_g) * (1 + math.cos(math.pi * share)) / 2
             self.phases[1].optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
-        self.objective.blur_sigma = blur_sigma(self.config, images_seen, growth.resolution)
-        self.steady = growth if growth.alpha == 1 and not self.objective.blur_sigma else None
+        sigma = blur_sigma(self.config, images_seen, growth.resolution)
+        self._put(growth, sigma)
+        self.objective.blur_reach = blur_reach(sigma)
+        self.dials = growth, sigma
 
     @property
     def due(self) -> list[Phase]:
@@ -124,16 +125,26 @@ class TrainingState:
     ) -> None:
         """Gradients of one phase over this rank's rows of a batch of `total`, in `pieces`, summed over the ranks."""
         rows = ranks.rows(total)
+        growth, sigma = self.dials
 
-        def work(batch: Batch, random: StepRandom) -> None:
+        def work(batch: Batch, random: StepRandom, dials: Sequence[Tensor]) -> None:
+            """With what changes from step to step as tensors."""
+            self._put(growth._replace(alpha=dials[0]) if growth.fades else growth, dials[1])
             self._gradients(phase, batch, pieces, step, random, rows, total)
+            self._put(growth, sigma)
 
-        if self.graphs is None or self.steady is None or pieces > 1:
-            work(batch, random)
+        if self.graphs is None or pieces > 1:
+            self._gradients(phase, batch, pieces, step, random, rows, total)
         else:
-            form = self.steady, *self.objective.form(step)
-            self.graphs.accumulate(phase, form, batch, random, rows, work, begins=phase is self.due[0])
+            form = growth.resolution, growth.fades, *self.objective.form(step)
+            begins = phase is self.due[0]
+            self.graphs.accumulate(phase, form, batch, random, (growth.alpha, sigma), rows, work, begins)
         ranks.sum_gradients(phase.module)
+
+    def _put(self, growth: Growth, sigma: float | Tensor) -> None:
+        for network in (self.generator, self.discriminator):
+            set_growth(network, growth)
+        self.objective.blur_sigma = sigma
 
     def _gradients(
         self, phase: Phase, batch: Batch, pieces: int, step: int, random: StepRandom, rows: slice, total: int
@@ -232,7 +243,7 @@ def blur_sigma(config: TrainConfig, images_seen: int, resolution: int) -> float:
     """Width in pixels of the blur that the run begins with."""
     if images_seen >= 1000 * config.blur_kimg:
         return 0.0
-    return resolution / 32 * (1 - images_seen / (1000 * config.blur_kimg))
+    return single(resolution / 32 * (1 - images_seen / (1000 * config.blur_kimg)))
 
 
 def network_options(config: TrainConfig, resolution: int) -> dict[str, Any]:
