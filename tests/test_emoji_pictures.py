@@ -35,12 +35,30 @@ def pack(path, files):
             tar.addfile(member, io.BytesIO(data))
 
 
-def picture(rgb, kind):
-    image = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
-    image.paste((*rgb, 255), (10, 10, 60, 60))
-    stream = io.BytesIO()
-    image.save(stream, kind, **({"lossless": True} if kind == "WEBP" else {}))
-    return stream.getvalue()
+def painted():
+    """A package of pictures."""
+    files = {}
+    for code, (_, _, rgb) in EMOJI.items():
+        image = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
+        image.paste((*rgb, 255), (10, 10, 60, 60))
+        stream = io.BytesIO()
+        image.save(stream, "WEBP", lossless=True)
+        files[f"package/assets/{code.lower()}.webp"] = stream.getvalue()
+    return files | {"package/assets/1f44b-1f3fb.webp": b"another skin tone: not opened"}
+
+
+def drawings():
+    """A package of drawings."""
+    icons, chars = {}, {}
+    for code, (label, _, (red, green, blue)) in EMOJI.items():
+        name = label.replace(": ", "-").replace(" ", "-").lower()
+        body = f'<rect x="10" y="10" width="50" height="50" fill="rgb({red},{green},{blue})"/>'
+        icons[name] = {"body": body}
+        chars[code.lower().replace("-fe0f", "")] = name
+    icons["automobile"] |= {"width": 144, "body": icons["automobile"]["body"].replace('"50"', '"120"', 1)}
+    chars["1f44b-1f3fb"] = "another-skin-tone"  # whose drawing has another name's place, or none
+    files = {"icons": {"width": 72, "height": 72, "icons": icons}, "chars": chars}
+    return {f"package/{name}.json": json.dumps(value).encode() for name, value in files.items()}
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +69,8 @@ def emoji(tmp_path_factory):
     data = [{"hexcode": code, "label": label, "tags": tags} for code, (label, tags, _) in EMOJI.items()]
     names = {"package/en/data.json": json.dumps(data).encode(), "package/en/messages.json": b"{}"}
     pack(packages / "emojibase-data-17.0.0.tgz", names)
-    for name, (_, prefix) in emoji_pictures.STYLES.items():
-        kind = "webp" if "assets" in prefix else "png"
-        files = {f"{prefix}{code.lower()}.{kind}": picture(rgb, kind.upper()) for code, (_, _, rgb) in EMOJI.items()}
-        files[f"{prefix}1f44b-1f3fb.{kind}"] = b"another skin tone: not opened"
+    for name in emoji_pictures.STYLES:
+        files = drawings() if "iconify" in name else painted()
         plain, _, version = name.lstrip("@").rpartition("@")
         pack(packages / f"{plain.replace('/', '-')}-{version}.tgz", files)
     done = subprocess.run([sys.executable, SCRIPT, out], capture_output=True, text=True, check=True)
@@ -105,10 +121,11 @@ def test_captions_name_the_thing_its_style_its_tags_and_its_colour(whole):
 
 def test_pictures_lie_on_white(emoji):
     out, _ = emoji
-    (path,) = out.glob("*/emoji/images/1f697-2.png")
-    with Image.open(path) as image:
-        assert image.mode == "RGB" and image.size == (72, 72)
-        assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((36, 36)) == (30, 60, 220)
+    for style, size in (("0", (128, 64)), ("1", (128, 64)), ("2", (72, 72))):  # two are drawn
+        (path,) = out.glob(f"*/emoji/images/1f697-{style}.png")
+        with Image.open(path) as image:
+            assert image.mode == "RGB" and image.size == size
+            assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((36, 36)) == (30, 60, 220)
 
 
 @pytest.mark.parametrize(
