@@ -76,9 +76,9 @@ def test_the_small_preset_grows_early_and_within_the_run(kimg, grown, shapes_dat
 
 
 @pytest.mark.parametrize("resolution, sides", [(32, [32]), (64, [32, 64]), (128, [32, 64, 128])])
-def test_icons_learn_by_likeness_below_full_size_and_reach_it_with_the_discriminator(resolution, sides):
+def test_fast_learns_by_likeness_below_full_size_and_reach_it_with_the_discriminator(resolution, sides):
     architecture = get_architecture("stylegan2")
-    row = architecture.presets["icons"][resolution]
+    row = architecture.presets["fast"][resolution]
     options = {name: value for name, value in row.items() if name not in architecture.model_options}
     settings = validate({**architecture.defaults, **options, "arch": "stylegan2"}).check()
     schedule = Schedule(settings, resolution)

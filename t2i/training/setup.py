@@ -37,7 +37,9 @@ def new_settings(
         raise UsageError(f"--arch: {error}") from error
     preset = str(named.get("preset", "auto"))
     if preset == "auto":
-        preset = "paper" if device == "cuda" else "small"
+        # `fast` begins by likeness to what captions say, which an encoder that is trained has yet to learn.
+        fast = "fast" in architecture.presets and named.get("text_encoder", "prepared") == "prepared"
+        preset = "fast" if fast else "paper" if device == "cuda" else "small"
     if preset not in architecture.presets:
         raise UsageError(f"--preset {preset}: {architecture.name} has {', '.join(architecture.presets)}")
     rows = architecture.presets[preset]

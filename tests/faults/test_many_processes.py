@@ -17,6 +17,7 @@ from t2i.training.checkpoint import list_checkpoints
 from t2i.training.distributed import RestartNote
 
 SETTINGS = """
+arch = "dfgan"
 snapshot_kimg = 0.016
 log_kimg = 0.008
 [model]
