@@ -51,7 +51,10 @@ class TrainConfig:
     """Settings of a run. The help texts are those of the command line. Counts are in pictures, not steps."""
 
     arch: str = _setting("stylegan2", "Architecture.")
-    preset: str = _setting("auto", "Row of the architecture's preset table; auto: fast where there is one, else small on a CPU and paper on a GPU.")
+    preset: str = _setting(
+        "auto",
+        "Row of the architecture's preset table; auto: fast where there is one, else small on a CPU, paper on a GPU.",
+    )
     conditioning: Literal["attention", "sentence"] = _setting(
         "attention", "How text enters: attention pooling over the tokens, or one sentence vector."
     )

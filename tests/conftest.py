@@ -77,7 +77,7 @@ def tiny_run(minilm_data, tmp_path_factory) -> Path:
 
     root = tmp_path_factory.mktemp("runs")
     settings = root / "tiny.toml"
-    settings.write_text("arch = \"dfgan\"\nsnapshot_kimg = 0.016\nlog_kimg = 0.008\n[model]\nnf = 4\n")
+    settings.write_text('arch = "dfgan"\nsnapshot_kimg = 0.016\nlog_kimg = 0.008\n[model]\nnf = 4\n')
     assert run(["train", str(minilm_data), "--kimg", "0.048", "--batch", "8", "--config", str(settings),
                 "--out", str(root), "--device", "cpu"]) == 0  # fmt: skip
     return root / "00000-dfgan-shapes-train-16"

@@ -20,7 +20,7 @@ from t2i.cli import app, run
 from t2i.version import __version__
 
 PYTHON = [sys.executable, "-m", "t2i"]
-TINY = "arch = \"dfgan\"\nsnapshot_kimg = 0.016\nlog_kimg = 0.008\nbatch = 8\n[model]\nnf = 4\n"
+TINY = 'arch = "dfgan"\nsnapshot_kimg = 0.016\nlog_kimg = 0.008\nbatch = 8\n[model]\nnf = 4\n'
 
 # The options are a promise: research knobs go into --config, not into new flags.
 OPTIONS = {
