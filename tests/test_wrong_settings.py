@@ -50,7 +50,7 @@ def test_train_options_that_make_no_sense(refused, minilm_data, options, words):
         ("ema_kimg = 0", 2, "run.toml: ema_kimg must be above 0"),
         ("likeness = -1", 2, "run.toml: likeness"),
         ("perceptual = -1", 2, "run.toml: perceptual"),
-        ("perceptual = 1", 2, "perceptual looks through a frozen network"),
+        ('preset = "small"\nperceptual = 1', 2, "perceptual looks through a frozen network"),
         ("nearest_of = 0", 2, "run.toml: nearest_of"),
         ("pretrain_kimg = -1", 2, "run.toml: pretrain_kimg must not be negative"),
         ("pretrain_kimg = true", 2, "run.toml: pretrain_kimg: input should not be true or false"),
@@ -66,16 +66,16 @@ def test_train_options_that_make_no_sense(refused, minilm_data, options, words):
         ("preset = [1]", 2, "--preset [1]"),
         ("model = 3", 2, "[model] must be a table"),
         ("[model]\ndepth = 3", 2, "no model setting 'depth'"),
-        ('[model]\nnf = "wide"', 2, "[model] nf must be of type int"),
-        ("[model]\nnf = true", 2, "[model] nf must be of type int"),
-        ("[model]\nnf = -4", 2, "cannot be built"),
-        ("[model]\nnf = 1000000000000", 2, "cannot be built"),
+        ('arch = "dfgan"\n[model]\nnf = "wide"', 2, "[model] nf must be of type int"),
+        ('arch = "dfgan"\n[model]\nnf = true', 2, "[model] nf must be of type int"),
+        ('arch = "dfgan"\n[model]\nnf = -4', 2, "cannot be built"),
+        ('arch = "dfgan"\n[model]\nnf = 1000000000000', 2, "cannot be built"),
     ],
     ids=lambda value: value if isinstance(value, str) and ("=" in value or value == "\x00") else None,
 )
 def test_a_config_file_that_is_wrong(refused, here, minilm_data, text, code, words):
     (here / "run.toml").write_text(text)
-    refused(code, words, "train", minilm_data, "--config", "run.toml")
+    refused(code, words, "train", minilm_data, "--config", "run.toml", "--kimg", "0.008")
 
 
 @pytest.mark.parametrize("arch", ["stylegan", "stylegan2"])

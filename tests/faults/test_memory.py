@@ -46,7 +46,7 @@ def test_wherever_memory_ends_there_is_one_line(shapes_data, tmp_path):
     """From not enough for a step to enough for a small micro-batch: one line, or a death in native code without any."""
     said = 0
     for mib in range(200, 800, 100):
-        options = ("--arch", "stylegan2", "--batch", 1024, "--kimg", 1, "--out", tmp_path / "runs")
+        options = ("--arch", "stylegan2", "--preset", "small", "--batch", 1024, "--kimg", 1, "--out", tmp_path / "runs")
         code, lines = limited(mib, "train", shapes_data.path, *options)
         if code < 0:
             assert "Traceback" not in "".join(lines), (mib, code, lines)
