@@ -1,7 +1,7 @@
 """Can a model count? One to four like shapes on a page, and how many of them a trained model draws.
 
     python benchmarks/counting.py prepare DATA [--pictures 20000] [--resolution 32]     # DATA, and DATA-val beside it
-    t2i train DATA --arch stylegan2 --minutes 20
+    t2i train DATA --arch stylegan2 --preset small --minutes 20
     python benchmarks/counting.py score RUN [RUN ...] [--scenes 400]
 
 Pictures are those of the drawn shapes (t2i/data/shapes.py), small, of one colour and outline; captions say how many,

