@@ -7,20 +7,16 @@ read them. Optimisers and averages, a few kernels each, run as ever.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2i.text.pooler import TextBatch
 from t2i.training.batch import Batch
 from t2i.training.objective import Phase
 from t2i.training.randomness import StepRandom
 from t2i.training.statistics import Statistics
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Work = Callable[[Batch, StepRandom, Tensor], None]
 WARM_UP = 2  # steps of a kind that run as ever before it is recorded: libraries choose and set up what they will use
@@ -103,7 +99,7 @@ class _Recording:
     def __init__(
         self,
         play: Callable[[], None],
-        gradients: "list[tuple[nn.Parameter, Tensor | None]]",
+        gradients: list[tuple[nn.Parameter, Tensor | None]],
         counted: dict[str, float],
     ):
         self._play, self._gradients, self._counted = play, gradients, counted
@@ -136,7 +132,7 @@ class _Kind:
 
     def fill(self, batch: Batch, random: StepRandom, dials: Sequence[float]) -> None:
         self.steps += 1
-        copy_home(torch.tensor(dials), self.dials)
+        put(torch.tensor(dials), self.dials)
         here = self.batch
         pairs = [(here.images, batch.images), (here.caption_ids, batch.caption_ids), (here.wrong, batch.wrong)]
         for place, value in [*pairs, *zip(here.captions, batch.captions)]:
@@ -165,7 +161,7 @@ class FixedRandom(StepRandom):
         self.seed, self.images_seen = random.seed, random.images_seen
         for (kind, name, shape, start, stop), place in self.places.items():
             home = StepRandom(self.seed, self.images_seen, self.batch, slice(start, stop))
-            copy_home(getattr(home, kind)(name, *shape), place)
+            put(getattr(home, kind)(name, *shape), place)
 
     def _at(self, kind: str, name: str, shape: tuple[int, ...]) -> Tensor:
         key = kind, name, shape, self.rows.start, self.rows.stop
@@ -174,8 +170,8 @@ class FixedRandom(StepRandom):
         return self.places[key]
 
 
-def copy_home(numbers: Tensor, place: Tensor) -> None:
-    """Numbers of the CPU to their place on the device, which the host does not wait for."""
+def put(numbers: Tensor, place: Tensor) -> None:
+    """Copy numbers of the CPU to their place on the device, without waiting for the work that lies before it there."""
     place.copy_(numbers.pin_memory() if place.is_cuda else numbers, non_blocking=True)
 
 

@@ -111,7 +111,7 @@ class TrainingState:
             self.phases[1].optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
         sigma = blur_sigma(self.config, images_seen, growth.resolution)
-        self._put(growth, sigma)
+        self._stand(growth, sigma)
         self.objective.blur_reach = blur_reach(sigma)
         self.dials = growth, sigma
 
@@ -129,9 +129,9 @@ class TrainingState:
 
         def work(batch: Batch, random: StepRandom, dials: Sequence[Tensor]) -> None:
             """With what changes from step to step as tensors."""
-            self._put(growth._replace(alpha=dials[0]) if growth.fades else growth, dials[1])
+            self._stand(growth._replace(alpha=dials[0]) if growth.fades else growth, dials[1])
             self._gradients(phase, batch, pieces, step, random, rows, total)
-            self._put(growth, sigma)
+            self._stand(growth, sigma)
 
         if self.graphs is None or pieces > 1:
             self._gradients(phase, batch, pieces, step, random, rows, total)
@@ -141,7 +141,7 @@ class TrainingState:
             self.graphs.accumulate(phase, form, batch, random, (growth.alpha, sigma), rows, work, begins)
         ranks.sum_gradients(phase.module)
 
-    def _put(self, growth: Growth, sigma: float | Tensor) -> None:
+    def _stand(self, growth: Growth, sigma: float | Tensor) -> None:
         for network in (self.generator, self.discriminator):
             set_growth(network, growth)
         self.objective.blur_sigma = sigma
