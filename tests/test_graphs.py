@@ -91,6 +91,29 @@ def losses(lines):
     return [{name: value for name, value in json.loads(line).items() if name not in timing} for line in lines]
 
 
+def test_where_a_step_cannot_be_recorded_training_says_so_and_goes_on(shapes_data, tmp_path, monkeypatch):
+    settings = config(kimg=0.2, shared_fakes=True)
+    plain, _ = start(settings, shapes_data, tmp_path / "plain")
+
+    def refuse(work, pool):
+        work()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    init, said = TrainingState.__init__, []
+
+    def recording(self, *arguments):
+        init(self, *arguments)
+        self.graphs = StepGraphs(self.objective.statistics, refuse)
+
+    monkeypatch.setattr(graphs, "LENGTHS", 1)
+    monkeypatch.setattr(TrainingState, "__init__", recording)
+    refused, outcome = start(settings, shapes_data, tmp_path / "refused", say=said.append)
+    assert outcome.reason == "done"
+    (line,) = [line for line in said if "recorded" in line]
+    assert line.startswith("steps cannot be recorded here (operation not permitted when stream is capturing")
+    assert_same_bits(final_tensors(plain), final_tensors(refused))
+
+
 def test_steps_in_pieces_are_not_recorded(shapes_data, tmp_path, recorders):
     start(config(kimg=0.08, accumulate=2), shapes_data, tmp_path)
     assert recorders[0].recorded == 0

@@ -7,11 +7,14 @@ read them. Optimisers and averages, a few kernels each, run as ever.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.errors import is_out_of_memory
+from t2i.files import first_line
 from t2i.text.pooler import TextBatch
 from t2i.training.batch import Batch
 from t2i.training.objective import Phase
@@ -36,6 +39,7 @@ class StepGraphs:
     """The recordings of a run.
 
     record: (work, pool) -> what does `work` again on the same memory; record_on_cuda, or a test's.
+    refusal: why a step could not be recorded; all that follow then run as ever.
     """
 
     def __init__(self, statistics: Statistics, record: Callable[..., Callable[[], None]] = record_on_cuda):
@@ -43,6 +47,7 @@ class StepGraphs:
         self._kinds: dict[Hashable, _Kind] = {}
         self._now: _Kind | None = None
         self._pool = self._new_pool()
+        self.refusal: str | None = None
 
     def accumulate(
         self,
@@ -69,12 +74,13 @@ class StepGraphs:
             self._now = self._kinds[kind]
             self._now.fill(batch, random, dials)
         now = self._now
-        if now.steps <= WARM_UP:
-            work(now.batch, now.random, now.dials)
-            return
-        if phase.name not in now.recordings:
-            now.recordings[phase.name] = self._recording(phase, lambda: work(now.batch, now.random, now.dials))
-        now.recordings[phase.name].play(self.statistics)
+        todo = partial(work, now.batch, now.random, now.dials)
+        if now.steps > WARM_UP and phase.name not in now.recordings and not self.refusal:
+            now.recordings[phase.name] = self._recording(phase, todo)
+        if recording := now.recordings.get(phase.name):
+            recording.play(self.statistics)
+        else:
+            todo()
 
     def forget(self) -> None:
         """Drop the recordings: their kinds of steps do not come again."""
@@ -85,9 +91,15 @@ class StepGraphs:
     def _new_pool(self) -> object:
         return torch.cuda.graph_pool_handle() if self.record is record_on_cuda else None
 
-    def _recording(self, phase: Phase, work: Callable[[], None]) -> "_Recording":
+    def _recording(self, phase: Phase, work: Callable[[], None]) -> "_Recording | None":
         weights = dict(self.statistics.weights)
-        play = self.record(work, self._pool)
+        try:
+            play = self.record(work, self._pool)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self.refusal, self.statistics.weights = first_line(error), weights
+            return None
         counted = {name: count - weights[name] for name, count in self.statistics.weights.items()}
         self.statistics.weights = weights  # nothing was computed yet
         return _Recording(play, [(p, p.grad) for p in phase.module.parameters()], counted)
@@ -128,7 +140,7 @@ class _Kind:
         self.random = FixedRandom(random)
         self.dials = torch.empty(dials, device=batch.images.device)
         self.steps = 0
-        self.recordings: dict[str, _Recording] = {}
+        self.recordings: dict[str, _Recording | None] = {}
 
     def fill(self, batch: Batch, random: StepRandom, dials: Sequence[float]) -> None:
         self.steps += 1

@@ -222,6 +222,10 @@ def train(
             del batch
             raise out_of_memory(state, loader, span, images_seen, random, ranks)
 
+        if state.graphs is not None and state.graphs.refusal:
+            say(f"steps cannot be recorded here ({state.graphs.refusal}); training goes on without, more slowly")
+            state.graphs = None
+
         # ---- Average ----
         images_seen += span.batch
         state.average(images_seen, span.batch)
