@@ -82,6 +82,11 @@ class TrainConfig:
         "Draw a caption with so many noises; the drawing nearest to its own picture is learned from. From 2 on, seeds "
         "share out what pictures of one caption differ in.",
     )
+    noise_kl: float = _setting(
+        0.0,
+        "Beside likeness: a caption's own picture tells the noise that it is drawn with, and each nat of that costs so "
+        "much. Seeds then differ as pictures of one caption do.",
+    )
     pretrain_kimg: float = _setting(
         0.0, "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast."
     )
@@ -159,6 +164,12 @@ class TrainConfig:
             raise UsageError(f"{called('batch')} {self.batch} {multiple}")
         if not 1 <= self.nearest_of <= 100:
             raise UsageError(f"{called('nearest_of')} lies between 1 and 100, not at {self.nearest_of}")
+        if self.noise_kl and self.nearest_of > 1:
+            why = "one is told by the picture, the other chosen by it"
+            raise UsageError(f"{called('noise_kl')} and {called('nearest_of')} do not go together: {why}")
+        if self.noise_kl and not self.likeness:
+            why = "it is by likeness that noise learns to mean something"
+            raise UsageError(f"{called('noise_kl')} needs {called('likeness')}: {why}")
         if self.shared_fakes and self.text_encoder != "prepared":
             why = "an encoder that is trained has changed by the generator's turn"
             raise UsageError(f"{called('shared_fakes')} needs {called('text_encoder')} prepared: {why}")
@@ -176,7 +187,7 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
-        weights = ("penalty_weight", "contrastive", "diversity", "likeness", "perceptual")
+        weights = ("penalty_weight", "contrastive", "diversity", "likeness", "perceptual", "noise_kl")
         for name in (*weights, "pretrain_kimg", "blur_kimg"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise UsageError(f"{called(name)} must not be negative, as {value} is")

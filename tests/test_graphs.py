@@ -67,6 +67,7 @@ VARIANTS = {
     "plain": {},
     "lazy penalty": {"penalty_every": 3},
     "shared, pretrained": {"shared_fakes": True, "pretrain_kimg": 0.04, "likeness": 1.0, "pretrain_lr": 1e-2},
+    "told": {"shared_fakes": True, "pretrain_kimg": 0.04, "likeness": 1.0, "noise_kl": 0.01},
     "words": {"contrastive": 1.0, "diversity": 1.0, "blur_kimg": 0.03, "nearest_of": 2},
     "trained text": {"text_encoder": "transformer", "encoder": SMALL_ENCODER},
 }

@@ -11,6 +11,7 @@ from torch import nn
 from t2i.losses.adversarial import LOSSES
 from t2i.models import list_architectures
 from t2i.models.base import Generator
+from t2i.training.drawing import Drawer
 from t2i.training.loading import BatchLoader
 from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
@@ -35,10 +36,10 @@ class Flat(Page):
 
 
 def drawn(near, nearest_of, rows=slice(0, 8)):
-    objective = GANObjective(Flat(), nn.Identity(), loss=LOSSES["hinge"], penalty=None, nearest_of=nearest_of)
+    drawer = Drawer(Flat(), nearest_of=nearest_of)
     random = StepRandom(0, 0, 8).take(rows)
-    z = objective._noise(None, random, "G", None if near is None else near[rows])
-    return objective._draw(z, None, random, "G")
+    z = drawer.noise(random, "G") if near is None else drawer.noise_near(near[rows], None, random, "G").z
+    return drawer.draw(z, None, random, "G")
 
 
 def test_each_picture_is_met_by_the_nearest_noise():
@@ -109,10 +110,12 @@ def test_all_noises_at_once_choose_alike(arch, shapes_data):
     loader = BatchLoader(shapes_data, text, 0, "cpu")
     batch = loader.load(0, 8)
     loader.close()
-    objective = TrainingState(config(arch, nearest_of=3), shapes_data.resolution, text, torch.device("cpu")).objective
+    drawer = TrainingState(
+        config(arch, nearest_of=3), shapes_data.resolution, text, torch.device("cpu")
+    ).objective.drawer
     random, found = StepRandom(0, 0, 8), []
     for at_once in (False, True):
-        objective.noises_at_once = at_once
-        found.append(objective._noise(batch.text, random, "G", batch.images))
+        drawer.noises_at_once = at_once
+        found.append(drawer.noise_near(batch.images, batch.text, random, "G").z)
     assert torch.equal(*found)
-    assert not torch.equal(found[0], random.normal("G z", objective.generator.z_dim))
+    assert not torch.equal(found[0], random.normal("G z", drawer.generator.z_dim))

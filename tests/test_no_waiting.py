@@ -51,8 +51,10 @@ def step(state, batch, number=0):
 
 TERMS = {
     "plain": {},
-    "all terms": {"contrastive": 1.0, "places": True, "diversity": 1.0, "likeness": 1.0, "shared_fakes": True},
-}
+    "all terms": {
+        "contrastive": 1.0, "places": True, "diversity": 1.0, "likeness": 1.0, "noise_kl": 0.01, "shared_fakes": True,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("terms", TERMS)

@@ -5,6 +5,7 @@ from short_runs import assert_same_bits, config, final_tensors, start
 
 from t2i.models import get_architecture, list_architectures
 from t2i.models.projected import ProjectedDiscriminator
+from t2i.training.drawing import Drawer
 from t2i.training.objective import GANObjective
 
 
@@ -12,8 +13,8 @@ from t2i.training.objective import GANObjective
 def test_pictures_kept_from_phase_to_phase_are_those_drawn_again(arch, shapes_data, tmp_path, monkeypatch):
     """And the generator draws once a step: what sharing is for."""
     drawn = []
-    draw = GANObjective._draw
-    monkeypatch.setattr(GANObjective, "_draw", lambda *given: drawn.append(1) or draw(*given))
+    draw = Drawer.draw
+    monkeypatch.setattr(Drawer, "draw", lambda *given: drawn.append(1) or draw(*given))
     settings = config(arch, kimg=0.016, snapshot_kimg=1.0, shared_fakes=True)
     kept, _ = start(settings, shapes_data, tmp_path / "kept")
     assert len(drawn) == 2  # of two steps

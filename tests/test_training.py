@@ -30,11 +30,12 @@ from t2i.training.text import PreparedText
         {},
         {"accumulate": 2, "penalty_every": 3, "mismatches": 3, "diversity": 4.0},
         {"shared_fakes": True, "diversity": 4.0, "likeness": 2.0, "nearest_of": 2},
+        {"shared_fakes": True, "pretrain_kimg": 0.01, "likeness": 2.0, "noise_kl": 0.01, "accumulate": 2},
         {"contrastive": 1.0, "places": True, "accumulate": 2},
         {"pretrain_kimg": 0.03, "accumulate": 2},
         {"text_encoder": "transformer", "encoder": SMALL_ENCODER, "mismatches": 2},
     ],
-    ids=["plain", "accumulate-lazy", "shared-fakes", "places", "pretrained", "trained-encoder"],
+    ids=["plain", "accumulate-lazy", "shared-fakes", "told", "places", "pretrained", "trained-encoder"],
 )
 def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, changes, shapes_data, tmp_path):
     settings = config(arch, **changes)

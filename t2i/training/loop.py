@@ -41,7 +41,7 @@ COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib",
     "loss_g", "loss_d", "penalty", "contrast", "contrast_g",
     "places", "places_g", "mirrored", "logits_real", "logits_mismatch", "logits_fake",
-    "saturated", "diversity", "difference", "unlike", "unlike_seen", "gradient_g", "gradient_d", "resolution",
+    "saturated", "diversity", "difference", "unlike", "unlike_seen", "told", "gradient_g", "gradient_d", "resolution",
     "alpha", *SCORES,
 )  # fmt: skip
 ROLLBACKS = 3

@@ -32,16 +32,17 @@ from torch import Tensor, nn
 from t2i.data.sides import MIRRORS
 from t2i.device import send
 from t2i.losses.adversarial import AdversarialLoss
-from t2i.losses.augment import NUMBERS, augment, blur
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead, contrastive_loss
 from t2i.losses.diversity import diversity
 from t2i.losses.likeness import FINER_SIDES, coarse_difference
+from t2i.losses.noise import NoiseEncoder
 from t2i.losses.penalties import Penalty
 from t2i.losses.perceptual import perceptual_difference
 from t2i.models.base import Features
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch
 from t2i.training.batch import Batch
+from t2i.training.drawing import Drawer, Noise
 from t2i.training.randomness import StepRandom
 from t2i.training.statistics import Statistics, watch_collapse
 
@@ -63,11 +64,8 @@ class GANObjective:
     autocast_dtype: None for fp32, else the dtype of the generator's and of the penalty-free discriminator passes. A
     pass that a penalty is taken from runs in fp32.
     pretraining: the generator learns by likeness alone; no discriminator is asked. The training sets it.
-    blur_sigma, blur_reach: of the blur over every picture that the discriminator sees, in pixels; the training sets
-    them.
-    nearest_of: noises that a caption is drawn with where the generator learns; the drawing nearest to the caption's own
-    picture is learned from (conditional IMLE: Li, Zhang & Malik 2019).
-    noises_at_once: draw with all of them in one pass, as a GPU does in little more time; the training sets it.
+    augments, nearest_of, noise_encoder: see Drawer.
+    noise_kl: what a nat that a picture tells by its noise costs, beside a likeness of weight 1.
     shared_fakes: both phases see the same generated pictures, as in DF-GAN's published loop, augmented alike.
     penalty_every: with k > 1 the penalty is taken every k-th step, k times as heavy (lazy regularisation, Karras et
     al. 2020, appendix B).
@@ -92,22 +90,25 @@ class GANObjective:
         likeness_weight: float = 0.0,
         perceptual_weight: float = 0.0,
         nearest_of: int = 1,
+        noise_encoder: NoiseEncoder | None = None,
+        noise_kl: float = 0.0,
         shared_fakes: bool = False,
     ):
         self.text_encoder, self.contrast_weight = text_encoder, contrast_weight
         self.contrast, self.places = contrast, places
         self.generator, self.discriminator = generator, discriminator
-        self.diversity_weight, self.nearest_of = diversity_weight, nearest_of
+        self.drawer = Drawer(generator, augments=augments, nearest_of=nearest_of, noise_encoder=noise_encoder)
+        self.noise_kl = noise_kl
+        self.diversity_weight = diversity_weight
         self.likeness_weight, self.perceptual_weight = likeness_weight, perceptual_weight
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
-        self.augments, self.autocast_dtype = augments, autocast_dtype
+        self.autocast_dtype = autocast_dtype
         self.shared_fakes = shared_fakes
-        # From the D phase to the G phase: pictures, and what the discriminator sees in them and in the real ones.
-        self._kept: tuple[Tensor, Any] | None = None
+        # From the D phase to the G phase: noise, pictures, what the discriminator sees in them and in the real ones.
+        self._kept: tuple[Noise, Tensor, Any] | None = None
         self._kept_reals: Any = None
-        self.blur_sigma: float | Tensor = 0.0
-        self.blur_reach, self.pretraining, self.noises_at_once = 0, False, False
+        self.pretraining = False
         self.statistics = Statistics()
 
     def accumulate_gradients(
@@ -138,7 +139,7 @@ class GANObjective:
 
     def form(self, step: int) -> tuple[Hashable, ...]:
         """What a step's losses depend on beside tensors, and the blur's width: equal for steps that are alike."""
-        return self.pretraining, self._penalises(step), self.penalty_weight, self.blur_reach
+        return self.pretraining, self._penalises(step), self.penalty_weight, self.drawer.blur_reach
 
     def _penalises(self, step: int) -> bool:
         return self.penalty is not None and step % self.penalty_every == 0
@@ -150,7 +151,7 @@ class GANObjective:
         # Real pictures: one pass serves the matching caption, the wrong one, and a penalty on real pairs.
         penalise = self._penalises(step)
         on_reals = penalise and not self.penalty.between
-        images = self._augment(batch.images, random, self._real_augmentation).detach()
+        images = self.drawer.augment(batch.images, random, self._real_augmentation).detach()
         with self._autocast(batch.images):
             captions, text = self._texts(batch, random)
             wrong_text = self._encode_wrong(batch, random) if captions is None else None
@@ -212,11 +213,11 @@ class GANObjective:
             text = self._encode_plainly(batch.text)
             captions = None if self.contrast is None else self._encode_plainly(batch.captions)
             if self._kept is None:
-                z = self._noise(text, random, "G", batch.images)
-                fakes = self._draw(z, text, random, "G")
-                seen = self.discriminator.look(self._augment(fakes, random, "G"))
+                noise = self.drawer.noise_near(batch.images, text, random, "G")
+                fakes = self.drawer.draw(noise.z, text, random, "G")
+                seen = self.discriminator.look(self.drawer.augment(fakes, random, "G"))
             else:
-                fakes, seen = self._kept
+                noise, fakes, seen = self._kept
                 self._kept = None
             features = self.discriminator.features_of(seen)
             read, conditions, condition = self._read(captions, text, random)
@@ -226,11 +227,11 @@ class GANObjective:
         if self.likeness_weight:
             likeness = coarse_difference(fakes, batch.images)
             self.statistics.add("unlike", likeness)
-            losses = losses + self.likeness_weight * likeness
+            losses = losses + self.likeness_weight * self._unlike(likeness, noise)
         if self.perceptual_weight:
             difference = perceptual_difference(seen, self._seen_reals(batch, random))
             self.statistics.add("unlike_seen", difference)
-            losses = losses + self.perceptual_weight * difference
+            losses = losses + self.perceptual_weight * noise.of_told(difference)
         if self.diversity_weight:
             losses = losses - self._diversity(fakes, text, random)
         if self.contrast is not None:
@@ -240,12 +241,19 @@ class GANObjective:
     def _pretraining_loss(self, batch: Batch, random: StepRandom) -> Tensor:
         text = self._encode_plainly(batch.text)
         with self._autocast(batch.images):
-            z = self._noise(text, random, "G", batch.images)
-            fakes = self._draw(z, text, random, "G")
+            noise = self.drawer.noise_near(batch.images, text, random, "G", one_in=1)
+            fakes = self.drawer.draw(noise.z, text, random, "G")
         watch_collapse(self.statistics, batch.images, fakes.detach())
         losses = coarse_difference(fakes, batch.images, FINER_SIDES)
         self.statistics.add("unlike", losses)
-        return losses.mean()
+        return self._unlike(losses, noise).mean()
+
+    def _unlike(self, difference: Tensor, noise: Noise) -> Tensor:
+        """Of differences to captions' own pictures, [B], those to learn from, and what is paid for being told."""
+        if noise.told is None:
+            return difference
+        self.statistics.add("told", noise.nats.detach().sum() / noise.told.sum().clamp(min=1))
+        return noise.of_told(difference) + self.noise_kl * noise.nats
 
     @property
     def _real_augmentation(self) -> str:
@@ -258,7 +266,7 @@ class GANObjective:
         kept, self._kept_reals = self._kept_reals, None
         if kept is not None:
             return kept
-        images = self._augment(batch.images, random, self._real_augmentation)
+        images = self.drawer.augment(batch.images, random, self._real_augmentation)
         with self._autocast(batch.images):
             return self.discriminator.look(images)
 
@@ -268,20 +276,24 @@ class GANObjective:
         No gradient goes through them. keep: through what is put by for the generator's phase one does.
         """
         self._kept = None  # what a step that failed may have left
-        phase, augmentation, near = ("G", "G", batch.images) if self.shared_fakes else ("D", "D fake", None)
-        if keep:
-            self.generator.requires_grad_(True)
+        augmentation = "G" if self.shared_fakes else "D fake"
+        for network in self.drawer.networks if keep else ():
+            network.requires_grad_(True)
         with torch.set_grad_enabled(keep):
             with self._autocast(batch.images):
                 text = self._encode_plainly(batch.text)
-                z = self._noise(text, random, phase, near)
-                fakes = self._draw(z, text, random, phase)
-            shown = self._augment(fakes, random, augmentation)
+                if self.shared_fakes:
+                    noise = self.drawer.noise_near(batch.images, text, random, "G")
+                else:
+                    noise = Noise(self.drawer.noise(random, "D"))
+                fakes = self.drawer.draw(noise.z, text, random, "G" if self.shared_fakes else "D")
+            shown = self.drawer.augment(fakes, random, augmentation)
             with self._autocast(batch.images):
                 seen = self.discriminator.look(shown)
+        for network in self.drawer.networks if keep else ():
+            network.requires_grad_(False)
         if keep:
-            self.generator.requires_grad_(False)
-            self._kept = fakes, seen
+            self._kept = noise, fakes, seen
         cut = seen.detach() if isinstance(seen, Tensor) else [part.detach() for part in seen]
         return fakes.detach(), shown.detach(), cut
 
@@ -336,8 +348,8 @@ class GANObjective:
         rows = slice(-random.rows.start % REDRAWN, None, REDRAWN)
         if rows.start < len(fakes):
             with self._autocast(fakes):
-                z = self._noise(text[rows], random, "G other", rows=rows)
-                others = self._draw(z, text[rows], random, "G other", rows)
+                z = self.drawer.noise(random, "G other", rows)
+                others = self.drawer.draw(z, text[rows], random, "G other", rows)
             difference = diversity(fakes[rows], others)
             self.statistics.add("difference", difference)
             found[rows] = REDRAWN * self.diversity_weight * difference
@@ -363,43 +375,6 @@ class GANObjective:
     def _encode_plainly(self, text: TextBatch) -> TextBatch:
         """The embeddings that a prompt will have when the generator draws."""
         return text if self.text_encoder is None else self.text_encoder(text)
-
-    def _draw(self, z: Tensor, text: TextBatch, random: StepRandom, name: str, rows: slice = slice(None)) -> Tensor:
-        """Pictures of this noise and these texts, shaken with those rows of the numbers."""
-        shaken = {}
-        if count := getattr(self.generator, "training_noise", 0):
-            shake = random.normal(f"{name} shake", count)[rows]
-            shaken["shake"] = shake.repeat(len(z) // len(shake), 1)
-        return self.generator(z, text, **shaken)
-
-    @torch.no_grad()
-    def _noise(
-        self,
-        text: TextBatch,
-        random: StepRandom,
-        name: str,
-        near: Tensor | None = None,
-        rows: slice = slice(None),
-    ) -> Tensor:
-        """Those rows of the numbers, [B, Z]. near: real pictures; each chooses the noise whose drawing is nearest."""
-        z = random.normal(f"{name} z", self.generator.z_dim)[rows]
-        if near is None or self.nearest_of == 1:
-            return z
-        more = (random.normal(f"{name} z {n}", self.generator.z_dim)[rows] for n in range(1, self.nearest_of))
-        noises = torch.stack([z, *more])  # [K, B, Z]
-        if self.noises_at_once:
-            again = text[torch.arange(len(near), device=near.device).repeat(len(noises))]
-            drawings = self._draw(noises.flatten(0, 1), again, random, name, rows).unflatten(0, noises.shape[:2])
-        else:
-            drawings = (self._draw(z, text, random, name, rows) for z in noises)
-        distances = torch.stack([coarse_difference(drawing, near, FINER_SIDES) for drawing in drawings])  # [K, B]
-        return noises[distances.argmin(0), torch.arange(len(near), device=near.device)]
-
-    def _augment(self, images: Tensor, random: StepRandom, name: str) -> Tensor:
-        images = blur(images, self.blur_sigma, self.blur_reach)
-        if not self.augments:
-            return images
-        return augment(images, random.uniform(f"{name} augment", NUMBERS), self.augments)
 
     def _autocast(self, images: Tensor) -> contextlib.AbstractContextManager:
         if self.autocast_dtype is None:

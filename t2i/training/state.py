@@ -15,6 +15,7 @@ from t2i.config import TrainConfig
 from t2i.losses.adversarial import LOSSES
 from t2i.losses.augment import blur_reach
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead
+from t2i.losses.noise import NoiseEncoder
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.models.growing import Growth, set_growth
@@ -48,16 +49,18 @@ class TrainingState:
         for network in (self.generator, self.discriminator):
             network.to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.generator, config.ema_kimg * 1000)
-        extras = {**text.modules(), **terms}
+        encoders = noise_encoder(config, self.generator, resolution)
+        extras = {**text.modules(), **terms, **encoders}
         for module in extras.values():
             module.to(device)
         judges = nn.ModuleList([m for m in (self.discriminator, text.encoder, *terms.values()) if m is not None])
+        self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, **terms, **encoders)
+        painters = nn.ModuleList(self.objective.drawer.networks)
         self.phases = [
             Phase("D", judges, make_adam(judges, config.lr_d, config, device)),
-            Phase("G", self.generator, make_adam(self.generator, config.lr_g, config, device)),
+            Phase("G", painters, make_adam(painters, config.lr_g, config, device)),
         ]
-        self.objective = make_objective(config, self.generator, self.discriminator, text.encoder, **terms)
-        self.objective.noises_at_once = device.type == "cuda"
+        self.objective.drawer.noises_at_once = device.type == "cuda"
         self.check = GradientCheck(self.objective.statistics, late=device.type == "cuda")
         enabled = config.precision == "fp16"
         self.scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=enabled) for phase in self.phases}
@@ -87,8 +90,9 @@ class TrainingState:
         The statistics of its captions, which its poolers were trained with, come with them. Raises UserError, one line,
         where a network does not fit.
         """
-        for name in ("generator", "discriminator", "ema", "contrast", "places"):
-            there = name not in ("contrast", "places") or (folder / f"{name}.safetensors").is_file()
+        may_lack = ("contrast", "places", "noise_encoder")
+        for name in ("generator", "discriminator", "ema", *may_lack):
+            there = name not in may_lack or (folder / f"{name}.safetensors").is_file()
             if name in self.parts and there:
                 load_network(folder, name, self.parts[name])
 
@@ -112,7 +116,7 @@ class TrainingState:
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
         sigma = blur_sigma(self.config, images_seen, growth.resolution)
         self._stand(growth, sigma)
-        self.objective.blur_reach = blur_reach(sigma)
+        self.objective.drawer.blur_reach = blur_reach(sigma)
         self.dials = growth, sigma
 
     @property
@@ -144,7 +148,7 @@ class TrainingState:
     def _stand(self, growth: Growth, sigma: float | Tensor) -> None:
         for network in (self.generator, self.discriminator):
             set_growth(network, growth)
-        self.objective.blur_sigma = sigma
+        self.objective.drawer.blur_sigma = sigma
 
     def _gradients(
         self, phase: Phase, batch: Batch, pieces: int, step: int, random: StepRandom, rows: slice, total: int
@@ -197,6 +201,16 @@ def contrastive_terms(config: TrainConfig, discriminator: nn.Module, resolution:
     return heads
 
 
+def noise_encoder(config: TrainConfig, generator: nn.Module, resolution: int) -> dict[str, NoiseEncoder]:
+    """The "noise_encoder" that the config asks for."""
+    if not config.noise_kl:
+        return {}
+    slow = {"lr_multiplier": network_options(config, resolution)["text_lr"]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "noise encoder"))
+        return {"noise_encoder": NoiseEncoder(generator.pooler.out_width, generator.z_dim, **slow)}
+
+
 def make_objective(
     config: TrainConfig,
     generator: nn.Module,
@@ -204,6 +218,7 @@ def make_objective(
     text_encoder: nn.Module | None = None,
     contrast: ContrastiveHead | None = None,
     places: PlacesHead | None = None,
+    noise_encoder: NoiseEncoder | None = None,
 ) -> GANObjective:
     """The objective that a config asks for; the weight of its penalty is set with each stage."""
     return GANObjective(
@@ -222,6 +237,8 @@ def make_objective(
         likeness_weight=config.likeness,
         perceptual_weight=config.perceptual,
         nearest_of=config.nearest_of,
+        noise_encoder=noise_encoder,
+        noise_kl=config.noise_kl,
         shared_fakes=config.shared_fakes,
     )
 

@@ -1,0 +1,50 @@
+"""What a caption leaves open, a picture tells: noise that is read off the caption's own picture.
+
+By likeness alone a generator learns the mean of all pictures that a caption has, and to ignore the noise. Here a small
+encoder, asked in training only, reads from the caption's picture what noise it might have been drawn with, and likeness
+is asked of the drawing with that noise: then noise carries what the pictures of a caption differ in. The encoder pays
+for each nat by which what it says departs from plain noise, so that plain noise, which is all there is when a prompt is
+drawn, means the same. It is a variational autoencoder with the caption as condition (Kingma & Welling 2014; Sohn et al.
+2015), beside an adversarial loss as in BicycleGAN's first half (Zhu et al. 2017, sec. 3.2).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2i.precision import at_least_fp32
+from t2i.text.attention import Linear
+
+SIDE = 16  # the finest at which drawings are compared beside a discriminator
+LOG_VARIANCES = (-10.0, 2.0)
+
+
+class NoiseEncoder(nn.Module):
+    """Pictures [B, 3, R, R], conditions [B, E] of their captions and noise [B, Z] -> noise that the pictures tell
+    [B, Z], and the nats by which its distribution departs from the standard normal one [B].
+
+    A perceptron of two hidden layers looks at the picture averaged down to 16 x 16. Without pictures to learn from, or
+    where a nat costs much, it gives the noise back nearly as it was.
+    """
+
+    def __init__(self, condition: int, z_dim: int, hidden: int = 256, lr_multiplier: float = 1.0):
+        super().__init__()
+        self.enter = Linear(3 * SIDE * SIDE + condition, hidden, lr_multiplier=lr_multiplier)
+        self.hidden = Linear(hidden, hidden, lr_multiplier=lr_multiplier)
+        self.out = Linear(hidden, 2 * z_dim, lr_multiplier=lr_multiplier)
+        with torch.no_grad():  # begins near plain noise
+            self.out.weight *= 0.1
+            self.out.bias.zero_()
+
+    def forward(self, images: Tensor, condition: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(images.device.type, enabled=False):
+            coarse = F.adaptive_avg_pool2d(at_least_fp32(images), SIDE).flatten(1)
+            x = F.gelu(self.enter(torch.cat([coarse, at_least_fp32(condition)], dim=1)))
+            mean, log_variance = self.out(F.gelu(self.hidden(x))).chunk(2, dim=1)
+        log_variance = log_variance.clamp(*LOG_VARIANCES)
+        return mean + (0.5 * log_variance).exp() * z, nats(mean, log_variance)
+
+
+def nats(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of normal distributions [B, Z] from the standard one: [B], in nats."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)

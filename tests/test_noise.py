@@ -1,0 +1,113 @@
+"""noise_kl: a caption's own picture tells the noise that it is drawn with, and pays for each nat."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from short_runs import assert_same_bits, config, final_tensors, start
+from test_nearest_of import Page
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from t2i.losses.adversarial import LOSSES
+from t2i.losses.noise import NoiseEncoder, nats
+from t2i.models import list_architectures
+from t2i.training.drawing import TOLD, Drawer
+from t2i.training.objective import GANObjective
+from t2i.training.randomness import StepRandom
+
+
+def test_nats_are_the_divergence_from_plain_noise():
+    mean, log_variance = torch.randn(5, 7), torch.randn(5, 7)
+    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(torch.zeros(5, 7), torch.ones(5, 7)))
+    torch.testing.assert_close(nats(mean, log_variance), expected.sum(1))
+    assert nats(torch.zeros(1, 7), torch.zeros(1, 7)) == 0
+
+
+class Painter(Page):
+    """A page of one grey, by a perceptron from noise."""
+
+    z_dim = 4
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 32), nn.GELU(), nn.Linear(32, 1))
+
+    def pool(self, text):
+        return text.new_zeros(len(text), 2)
+
+    def synthesis(self, z, condition, truncation_psi=1.0):
+        return self.net(z)[:, :, None, None].expand(-1, 3, 32, 32)
+
+
+def told(rows=slice(0, 8), **options):
+    torch.manual_seed(0)
+    drawer = Drawer(Painter(), noise_encoder=NoiseEncoder(2, 4))
+    images = torch.linspace(-1, 1, 8).view(8, 1, 1, 1).expand(8, 3, 32, 32)
+    random = StepRandom(0, 0, 8).take(rows)
+    plain = drawer.noise(random, "G")
+    return plain, drawer.noise_near(images[rows], images[rows], random, "G", **options)
+
+
+def test_one_picture_in_so_many_tells_its_noise_and_the_others_have_plain_noise():
+    plain, noise = told()
+    tells = torch.arange(8) % TOLD == 0
+    assert torch.equal(noise.told, tells.float())
+    assert torch.equal(noise.z[~tells], plain[~tells])
+    assert not (noise.z == plain)[tells].any()
+    assert (noise.nats[tells] > 0).all() and (noise.nats[~tells] == 0).all()
+    assert torch.equal(noise.of_told(torch.ones(8)), noise.told)
+    assert told(one_in=1)[1].told.all()
+
+
+def test_a_piece_of_a_batch_is_told_as_the_whole():
+    whole, piece = told()[1], told(slice(3, 6))[1]
+    for a, b in zip(whole, piece):
+        torch.testing.assert_close(a[3:6], b)
+
+
+@pytest.mark.parametrize("noise_kl, low, high", [(0.1, 0.6, 1.5), (10.0, 0.0, 0.4)])
+def test_noise_carries_what_pictures_of_one_caption_differ_in(noise_kl, low, high):
+    """Two pictures, black and white, of one caption: plain noise draws both, unless a nat costs too much."""
+    pages = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32).repeat(16, 1, 1, 1)
+    torch.manual_seed(0)
+    painter, encoder = Painter(), NoiseEncoder(2, 4)
+    objective = GANObjective(
+        painter, nn.Identity(), loss=LOSSES["hinge"], penalty=None, noise_encoder=encoder, noise_kl=noise_kl
+    )
+    objective.pretraining = True
+    optimizer = torch.optim.Adam([*painter.parameters(), *encoder.parameters()], 1e-2)
+    batch = SimpleNamespace(images=pages, text=pages)
+    for step in range(200):
+        optimizer.zero_grad()
+        objective.accumulate_gradients(SimpleNamespace(name="G"), batch, 1.0, step, StepRandom(0, step, 32))
+        optimizer.step()
+    with torch.no_grad():
+        greys = painter(torch.randn(500, 4), torch.zeros(500, 1))[:, 0, 0, 0]
+    assert low <= greys.std().item() <= high, greys.std()
+    assert "told" in objective.statistics.read()
+
+
+@pytest.mark.parametrize("arch", list_architectures())
+def test_both_phases_share_told_pictures(arch, shapes_data, tmp_path, monkeypatch):
+    """Whether they are kept or drawn again; and the encoder learns, and is in the checkpoint."""
+    settings = config(arch, kimg=0.016, snapshot_kimg=1.0, shared_fakes=True, likeness=4.0, noise_kl=0.01)
+    begin, _ = start(settings, shapes_data, tmp_path / "begin", stop=lambda: True)
+    kept, _ = start(settings, shapes_data, tmp_path / "kept")
+    accumulate = GANObjective.accumulate_gradients
+    monkeypatch.setattr(GANObjective, "accumulate_gradients", lambda *given: accumulate(*given[:-1], False))
+    again, _ = start(settings, shapes_data, tmp_path / "again")
+    assert_same_bits(final_tensors(kept), final_tensors(again))
+    before, after = (final_tensors(run)["noise_encoder.safetensors"] for run in (begin, kept))
+    assert all(not torch.equal(before[name], after[name]) for name in before), json.dumps(sorted(before))
+
+
+def test_a_run_with_it_begins_with_the_networks_of_one_without_and_of_one_with(shapes_data, tmp_path):
+    terms = {"kimg": 0.008, "likeness": 1.0}
+    without, _ = start(config(**terms), shapes_data, tmp_path / "a")
+    its_own, _ = start(config(**terms, noise_kl=0.01, begin_with=str(without.folder)), shapes_data, tmp_path / "b")
+    settings = config(**terms, noise_kl=0.01, begin_with=str(its_own.folder), seed=1)
+    taken, _ = start(settings, shapes_data, tmp_path / "c", stop=lambda: True)
+    for name in ("generator", "noise_encoder"):
+        assert_same_bits(*({name: final_tensors(run)[f"{name}.safetensors"]} for run in (its_own, taken)))
