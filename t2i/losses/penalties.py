@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from t2i.convolution import inputs_only
 from t2i.precision import at_least_fp32
 
 PenaltyFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -23,14 +24,14 @@ def matching_aware_penalty(logits: Tensor, images: Tensor, condition: Tensor) ->
     It is (sum of squares)^3, not sqrt(sum of squares)^6: the root has no finite gradient at zero, and a discriminator
     that is flat there would turn into NaN.
     """
-    grad_images, grad_condition = torch.autograd.grad(logits.sum(), (images, condition), create_graph=True)
+    grad_images, grad_condition = _gradients(logits, images, condition)
     squares = _squared_norm(grad_images) + _squared_norm(grad_condition)
     return squares**3
 
 
 def r1_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
     """R1, Mescheder et al. 2018 eq. 9, without its weight gamma: 1/2 ||grad_x D||^2, on real pairs. Returns [B]."""
-    (grad_images,) = torch.autograd.grad(logits.sum(), (images,), create_graph=True)
+    (grad_images,) = _gradients(logits, images)
     return 0.5 * _squared_norm(grad_images)
 
 
@@ -39,9 +40,14 @@ def wgan_gp_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor
 
     It is taken on random points between real and generated pictures.
     """
-    (grad_images,) = torch.autograd.grad(logits.sum(), (images,), create_graph=True)
+    (grad_images,) = _gradients(logits, images)
     # The root has no finite gradient at zero; a critic that is flat there is pushed up all the same.
     return ((_squared_norm(grad_images) + 1e-12).sqrt() - 1).square()
+
+
+def _gradients(logits: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    with inputs_only():
+        return torch.autograd.grad(logits.sum(), inputs, create_graph=True)
 
 
 def _squared_norm(gradient: Tensor) -> Tensor:

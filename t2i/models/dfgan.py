@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.convolution import Conv2d, upsampling_conv3
 from t2i.models.base import Discriminator, Features, Generator
 from t2i.models.layers import scale_and_shift
 from t2i.models.registry import Architecture, preset_rows, register
@@ -71,10 +72,10 @@ class GeneratorBlock(nn.Module):
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        residual = self.conv1(self.fuse1(x, condition))
+        # What works on each pixel by itself works on a quarter of them: before each is repeated.
+        residual = upsampling_conv3(self.fuse1(x, condition), self.conv1.weight, self.conv1.bias)
         residual = self.conv2(self.fuse2(residual, condition))
-        return self.shortcut(x) + residual
+        return F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest") + residual
 
 
 class DFGANGenerator(Generator):
@@ -123,9 +124,9 @@ class DiscriminatorBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, gamma: float):
         super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1)
+        self.conv1 = Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=False)
+        self.conv2 = Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.shortcut = Conv2d(c_in, c_out, 1)
         self.gamma = nn.Parameter(torch.full((1,), float(gamma)))
         if gamma:
             # A branch that counts from the start needs a variance that its layers keep (He et al. 2015).
@@ -147,8 +148,8 @@ class OneWayHead(nn.Module):
 
     def __init__(self, width: int, condition: int, hidden: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(width + condition, hidden, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(hidden, 1, 4, bias=False)
+        self.conv1 = Conv2d(width + condition, hidden, 3, padding=1, bias=False)
+        self.conv2 = Conv2d(hidden, 1, 4, bias=False)
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:  # [B, C, 4, 4], [B, E] -> [B]
         tiled = condition[..., None, None].expand(-1, -1, *features.shape[2:])
@@ -174,7 +175,7 @@ class DFGANDiscriminator(Discriminator):
         super().__init__()
         widths = channels(resolution, nf)
         self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
-        self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.from_rgb = Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(DiscriminatorBlock(c_in, c_out, gamma) for c_in, c_out in pairwise(widths))
         self.head = OneWayHead(widths[-1], self.pooler.out_width, 2 * nf)
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.convolution import conv2d, upsampling_conv3
 from t2i.precision import at_least_fp32
 
 SQRT2 = math.sqrt(2)
@@ -52,6 +53,7 @@ class EqualConv2d(nn.Module):
     """A convolution with equalised learning rate; [B, c_in, h, w] -> [B, c_out, h / stride, w / stride].
 
     factor: what the result is multiplied with, bias and all; here it costs nothing.
+    upsampled: kernel 3 on the input with each pixel repeated, -> [B, c_out, 2 h, 2 w].
     """
 
     def __init__(
@@ -64,16 +66,20 @@ class EqualConv2d(nn.Module):
         gain: float = SQRT2,
         bias: bool = True,
         factor: float = 1.0,
+        upsampled: bool = False,
     ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
         self.scale, self.factor = factor * gain / math.sqrt(c_in * kernel * kernel), factor
-        self.stride, self.padding = stride, (kernel - 1) // 2
+        self.stride, self.padding, self.upsampled = stride, (kernel - 1) // 2, upsampled
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.bias if self.bias is None or self.factor == 1 else self.bias * self.factor
-        return F.conv2d(x, self.weight * self.scale, bias, self.stride, self.padding)
+        weight = self.weight * self.scale
+        if self.upsampled:
+            return upsampling_conv3(x, weight, bias)
+        return conv2d(x, weight, bias, self.stride, self.padding)
 
 
 def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class SynthesisBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, resolution: int, w_dim: int):
         super().__init__()
         self.constant = nn.Parameter(torch.ones(1, c_out, 4, 4)) if resolution == 4 else None
-        self.conv1 = None if resolution == 4 else EqualConv2d(c_in, c_out, 3, bias=False)
+        self.conv1 = None if resolution == 4 else EqualConv2d(c_in, c_out, 3, bias=False, upsampled=True)
         self.blur = Blur()
         self.layer1 = StyleLayer(c_out, resolution, w_dim)
         self.conv2 = EqualConv2d(c_out, c_out, 3, bias=False)
@@ -96,7 +96,7 @@ class SynthesisBlock(nn.Module):
         if self.constant is not None:
             x = self.constant.expand(len(w), -1, -1, -1)  # [B, C, 4, 4]
         else:
-            x = self.blur(self.conv1(upsample(x)))  # [B, c_out, 2h, 2w]
+            x = self.blur(self.conv1(x))  # [B, c_out, 2h, 2w]
         x = self.layer1(x, w[:, 0], noise[0])
         return self.layer2(self.conv2(x), w[:, 1], noise[1])
 

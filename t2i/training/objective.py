@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.convolution import differentiated_twice
 from t2i.data.sides import MIRRORS
 from t2i.device import send
 from t2i.losses.adversarial import AdversarialLoss
@@ -155,7 +156,7 @@ class GANObjective:
         with self._autocast(batch.images):
             captions, text = self._texts(batch, random)
             wrong_text = self._encode_wrong(batch, random) if captions is None else None
-        with contextlib.nullcontext() if on_reals else self._autocast(batch.images):
+        with differentiated_twice() if on_reals else self._autocast(batch.images):
             read, conditions, condition = self._read(captions, text, random)
             if on_reals:
                 images.requires_grad_(True)
@@ -188,8 +189,9 @@ class GANObjective:
             if self.penalty.between:
                 share = random.uniform("D between", 1, 1, 1).to(images.dtype)
                 images = torch.lerp(images, shown, share).requires_grad_(True)
-                condition = self.discriminator.pool(text)
-                real = self.discriminator.logits(self.discriminator.features(images), condition)
+                with differentiated_twice():
+                    condition = self.discriminator.pool(text)
+                    real = self.discriminator.logits(self.discriminator.features(images), condition)
             penalty = self.penalty_weight * self.penalty(real, images, condition)
             self.statistics.add("penalty", penalty)
             losses = losses + self.penalty_every * penalty
