@@ -4,7 +4,7 @@ A gradient penalty differentiates a network's gradient. torch does that for any 
 weight has there as a convolution too, with the batch in place of the channels and a kernel as large as the picture:
 the slowest thing in a step. It is a weight's gradient like any other: in y = w * x, whose input has the gradient
 gx(gy, w), a gradient g of gx gives w the gradient of a convolution with input g and output's gradient gy. So here each
-of the three, output, gx and gw, is a function whose derivatives are the other two (as in the training code of StyleGAN2-ADA,
+of the three, output, gx and gw, is a function whose derivatives are the other two (as in StyleGAN2-ADA's training code,
 Karras et al. 2020).
 """
 
