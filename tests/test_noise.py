@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from t2i.losses.adversarial import LOSSES
-from t2i.losses.noise import NoiseEncoder, nats
+from t2i.losses.noise import NoiseEncoder, nats, relief
 from t2i.models import list_architectures
 from t2i.training.drawing import TOLD, Drawer
 from t2i.training.objective import GANObjective
@@ -26,7 +26,7 @@ def test_nats_are_the_divergence_from_plain_noise():
 
 
 class Painter(Page):
-    """A page of one grey, by a perceptron from noise."""
+    """A slope from left to right, how steep by a perceptron from noise."""
 
     z_dim = 4
 
@@ -38,16 +38,18 @@ class Painter(Page):
         return text.new_zeros(len(text), 2)
 
     def synthesis(self, z, condition, truncation_psi=1.0):
-        return self.net(z)[:, :, None, None].expand(-1, 3, 32, 32)
+        return self.net(z)[:, :, None, None] * torch.linspace(-1, 1, 32).expand(len(z), 3, 32, 32)
+
+
+# Light and dark from left to right, the more the later in a batch.
+SLOPES = torch.linspace(-1, 1, 8)[:, None, None, None] * torch.linspace(-1, 1, 32).expand(8, 3, 32, 32)
 
 
 def told(rows=slice(0, 8), **options):
     torch.manual_seed(0)
     drawer = Drawer(Painter(), noise_encoder=NoiseEncoder(2, 4))
-    images = torch.linspace(-1, 1, 8).view(8, 1, 1, 1).expand(8, 3, 32, 32)
     random = StepRandom(0, 0, 8).take(rows)
-    plain = drawer.noise(random, "G")
-    return plain, drawer.noise_near(images[rows], images[rows], random, "G", **options)
+    return drawer.noise(random, "G"), drawer.noise_near(SLOPES[rows], SLOPES[rows], random, "G", **options)
 
 
 def test_one_picture_in_so_many_tells_its_noise_and_the_others_have_plain_noise():
@@ -67,10 +69,20 @@ def test_a_piece_of_a_batch_is_told_as_the_whole():
         torch.testing.assert_close(a[3:6], b)
 
 
-@pytest.mark.parametrize("noise_kl, low, high", [(0.1, 0.6, 1.5), (10.0, 0.0, 0.4)])
+def test_a_relief_knows_no_tints():
+    picture = (torch.rand(1, 3, 8, 8) - 0.5).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    tint = torch.tensor([0.2, -0.1, 0.05])[:, None, None]
+    for other in (picture + tint, 0.5 * picture - tint):
+        torch.testing.assert_close(relief(other), relief(picture), rtol=0.1, atol=0.3)
+    assert (relief(-picture) - relief(picture)).abs().mean() > 1
+    assert (relief(torch.ones(1, 3, 32, 32)) == 0).all()
+
+
+@pytest.mark.parametrize("noise_kl, low, high", [(0.03, 0.5, 1.5), (10.0, 0.0, 0.4)])
 def test_noise_carries_what_pictures_of_one_caption_differ_in(noise_kl, low, high):
-    """Two pictures, black and white, of one caption: plain noise draws both, unless a nat costs too much."""
-    pages = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32).repeat(16, 1, 1, 1)
+    """Two pictures, lighter to the right and to the left, of one caption: plain noise draws both, unless a nat costs
+    too much."""
+    pages = SLOPES[[0, 7]].repeat(16, 1, 1, 1)
     torch.manual_seed(0)
     painter, encoder = Painter(), NoiseEncoder(2, 4)
     objective = GANObjective(
@@ -84,8 +96,9 @@ def test_noise_carries_what_pictures_of_one_caption_differ_in(noise_kl, low, hig
         objective.accumulate_gradients(SimpleNamespace(name="G"), batch, 1.0, step, StepRandom(0, step, 32))
         optimizer.step()
     with torch.no_grad():
-        greys = painter(torch.randn(500, 4), torch.zeros(500, 1))[:, 0, 0, 0]
-    assert low <= greys.std().item() <= high, greys.std()
+        drawn = painter(torch.randn(500, 4), torch.zeros(500, 1))
+    slopes = (drawn[..., -1] - drawn[..., 0]).mean((1, 2)) / 2
+    assert low <= slopes.std().item() <= high, slopes.std()
     assert "told" in objective.statistics.read()
 
 
