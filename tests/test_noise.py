@@ -10,12 +10,14 @@ from test_nearest_of import Page
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from t2i.errors import UsageError
 from t2i.losses.adversarial import LOSSES
 from t2i.losses.noise import NoiseEncoder, nats, relief
 from t2i.models import list_architectures
 from t2i.training.drawing import TOLD, Drawer
 from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
+from t2i.training.setup import new_settings
 
 
 def test_nats_are_the_divergence_from_plain_noise():
@@ -124,3 +126,13 @@ def test_a_run_with_it_begins_with_the_networks_of_one_without_and_of_one_with(s
     taken, _ = start(settings, shapes_data, tmp_path / "c", stop=lambda: True)
     for name in ("generator", "noise_encoder"):
         assert_same_bits(*({name: final_tensors(run)[f"{name}.safetensors"]} for run in (its_own, taken)))
+
+
+@pytest.mark.parametrize("flags, found", [
+    ({}, 0.003), ({"noise_kl": 0.1}, 0.1),
+    ({"nearest_of": 4}, 0.0), ({"likeness": 0.0}, 0.0), ({"preset": "small"}, 0.0),
+])  # fmt: skip
+def test_fast_has_it_where_no_other_way_was_chosen(flags, found, shapes_data):
+    assert new_settings(shapes_data, flags, None, "cpu")[0].noise_kl == found
+    with pytest.raises(UsageError, match="--noise-kl and --nearest-of do not go together"):
+        new_settings(shapes_data, {"noise_kl": 0.1, "nearest_of": 2}, None, "cpu")

@@ -54,6 +54,8 @@ def new_settings(
         raise UsageError(f"{config}: [encoder] is for --text-encoder transformer")
     if isinstance(kimg := named.get("kimg"), int | float) and kimg < settings.get("grow_kimg", 0):
         settings.pop("grow_kimg")  # a run shorter than the preset's growing grows within its own length
+    if named.get("nearest_of", 1) != 1 or named.get("likeness") == 0:
+        settings.pop("noise_kl", None)  # the preset's way to variety gives way to another, and to none
     if chosen := [name for name in ("loss", "penalty") if named.get(name, settings.get(name)) != settings.get(name)]:
         # Weight and laziness were the preset's for its own choice; a Wasserstein critic brings its penalty.
         settings.pop("penalty_weight", None)
