@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from t2i.data.shapes_captions import COLOUR_WORDS
 from t2i.errors import UserError
 from t2i.text import encoders
 from t2i.text.encoders import load_encoder
 from t2i.text.frozen import pad_tokens
-from t2i.text.minilm import MINILM_SHA256, bundled_minilm
+from t2i.text.minilm import MINILM_SHA256, Linear, bundled_minilm
 from t2i.text.pooler import (
     AttentionPooler,
     SentencePooler,
@@ -77,6 +78,18 @@ def test_minilm_is_what_transformers_makes_of_the_same_files(minilm):
     assert (ours - expected)[mask.bool()].abs().max() < 1e-5
     for a, b in zip(minilm.encode(TRICKY), theirs.encode(TRICKY)):
         np.testing.assert_allclose(a.astype(float), b.astype(float), atol=4e-3)  # a last bit of half precision
+
+
+@pytest.mark.parametrize("quick", sorted({False, Linear.quick}))
+def test_a_linear_layer_is_torchs_own_however_it_is_computed(quick, monkeypatch):
+    monkeypatch.setattr(Linear, "quick", quick)
+    torch.manual_seed(0)
+    for c_in, c_out in ((384, 384), (384, 1536), (1536, 384)):
+        layer, x = Linear(c_in, c_out), torch.randn(8, 11, c_in)
+        with torch.inference_mode():
+            torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
+            wide = layer.double()(x.double())  # of another format it is torch's own
+            torch.testing.assert_close(layer.float()(x).double(), wide, rtol=1e-5, atol=1e-5)
 
 
 def test_minilm_imports_no_transformers():

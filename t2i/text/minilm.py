@@ -104,6 +104,23 @@ class Bert(nn.Module):
         return x
 
 
+def _has_quick_product() -> bool:
+    """Does torch have oneDNN's linear layer, and this CPU AVX-512, which MKL's does not use where AMD made it?"""
+    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear(nn.Linear):
+    """nn.Linear, on a CPU by oneDNN where that is quicker (twice as quick on AMD's with AVX-512); no gradients."""
+
+    quick = _has_quick_product()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.quick and x.device.type == "cpu" and x.dtype is torch.float32:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return super().forward(x)
+
+
 class Layer(nn.Module):
     """Self-attention and feed-forward, each with its shortcut and layer norm after it."""
 
@@ -111,11 +128,11 @@ class Layer(nn.Module):
         super().__init__()
         self.attention = nn.ModuleDict(
             {
-                "self": nn.ModuleDict({name: nn.Linear(WIDTH, WIDTH) for name in ("query", "key", "value")}),
+                "self": nn.ModuleDict({name: Linear(WIDTH, WIDTH) for name in ("query", "key", "value")}),
                 "output": _output(WIDTH),
             }
         )
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(WIDTH, FEED_FORWARD)})
+        self.intermediate = nn.ModuleDict({"dense": Linear(WIDTH, FEED_FORWARD)})
         self.output = _output(FEED_FORWARD)
 
     def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:  # [B, L, 384], [B, 1, 1, L]
@@ -132,4 +149,4 @@ class Layer(nn.Module):
 
 
 def _output(c_in: int) -> nn.ModuleDict:
-    return nn.ModuleDict({"dense": nn.Linear(c_in, WIDTH), "LayerNorm": nn.LayerNorm(WIDTH, EPSILON)})
+    return nn.ModuleDict({"dense": Linear(c_in, WIDTH), "LayerNorm": nn.LayerNorm(WIDTH, EPSILON)})
