@@ -1,5 +1,6 @@
 """Memory: how much is in use, and what to do where it ran out."""
 
+import gc
 from pathlib import Path
 
 import torch
@@ -11,6 +12,11 @@ from t2i.training.growth import Span
 from t2i.training.loading import BatchLoader
 from t2i.training.randomness import StepRandom
 from t2i.training.state import TrainingState
+
+
+# A graph older than any of a training.
+_OLDER = torch.zeros((), requires_grad=True)
+_OLD = _OLDER * 1
 
 
 def memory_gib(device: torch.device) -> float:
@@ -38,6 +44,7 @@ def out_of_memory(
     if ranks.size > 1:  # the others wait in a step that this rank does not take
         return UserError(f"{line}; the last checkpoint is good: give a larger --accumulate or a smaller --batch")
     group = get_architecture(state.config.arch).group
+    release(state)
     for pieces in range(state.config.accumulate + 1, local + 1):
         if local % pieces or local // pieces % group:
             continue
@@ -63,5 +70,9 @@ def release(state: TrainingState) -> None:
     for phase in state.phases:
         phase.optimizer.zero_grad(set_to_none=True)
     state.graphs = None
+    # A backward pass that failed leaves what it had yet to do in its thread's queue, graph and all. The newest is done
+    # first, and what belongs to a failed pass is dropped then: an old graph's pass empties the queue.
+    torch.autograd.grad(_OLD, _OLDER, retain_graph=True)
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
