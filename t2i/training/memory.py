@@ -13,7 +13,6 @@ from t2i.training.loading import BatchLoader
 from t2i.training.randomness import StepRandom
 from t2i.training.state import TrainingState
 
-
 # A graph older than any of a training.
 _OLDER = torch.zeros((), requires_grad=True)
 _OLD = _OLDER * 1
