@@ -112,8 +112,18 @@ class _Convolution(nn.Module):
         else:  # the odd pixel goes to the right and to the bottom, which Conv2d cannot do by itself
             (top, bottom), (left, right) = self._padding(height), self._padding(width)
             x, padding = F.pad(x, (left, right, top, bottom)), 0
-        x = F.conv2d(x, self.conv.weight, self.conv.bias, self.stride, padding, groups=self.conv.groups)
+        conv = self._in_fp32 if self._slow(x) else F.conv2d
+        x = conv(x, self.conv.weight, self.conv.bias, self.stride, padding, groups=self.conv.groups)
         return F.relu6(x, inplace=True) if self.active else x
+
+    def _slow(self, x: Tensor) -> bool:
+        """torch has no quick bf16 gradient for the input of a strided convolution of each channel alone on a CPU."""
+        return self.conv.groups > 1 and self.stride > 1 and x.dtype is torch.bfloat16 and x.device.type == "cpu"
+
+    @staticmethod
+    def _in_fp32(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x.float(), weight.float(), bias.float(), stride, padding, groups=groups).to(x.dtype)
 
     def _padding(self, size: int) -> tuple[int, int]:
         total = max((math.ceil(size / self.stride) - 1) * self.stride + self.kernel - size, 0)

@@ -60,19 +60,32 @@ class ModulatedConv2d(nn.Module):
     [B, c_in, h, w], w [B, W] and a bias [c_out] -> [B, c_out, h, w]. Scaling input and output, with one kernel for the
     batch, is the same as a kernel for each picture, and faster than the grouped convolution which that takes.
     gain: what the result is multiplied with, bias and all. Not demodulated, as for RGB, the result is in at least fp32.
+    upsampled: on the input at twice its size, -> [B, c_out, 2 h, 2 w].
     """
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, w_dim: int, *, demodulate: bool = True, gain: float = 1.0):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int,
+        w_dim: int,
+        *,
+        demodulate: bool = True,
+        gain: float = 1.0,
+        upsampled: bool = False,
+    ):
         super().__init__()
         self.style = EqualLinear(w_dim, c_in, gain=1.0, bias=1.0)
         self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
         self.scale = (c_in * kernel * kernel) ** -0.5
         self.padding, self.demodulate, self.gain = kernel // 2, demodulate, gain
+        self.upsampled = upsampled
 
     def forward(self, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
         style = at_least_fp32(self.style(w))  # [B, c_in]
         weight = self.weight * self.scale
-        y = F.conv2d(x * style[..., None, None].to(x.dtype), weight, padding=self.padding)
+        x = x * style[..., None, None].to(x.dtype)
+        y = F.conv2d(upsample(x) if self.upsampled else x, weight, padding=self.padding)
         if not self.demodulate:
             return at_least_fp32(y) + bias[:, None, None]
         with torch.autocast(x.device.type, enabled=False):
@@ -82,11 +95,12 @@ class ModulatedConv2d(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated conv3, bias, leaky ReLU with its gain."""
+    """Modulated conv3, bias, leaky ReLU with its gain; upsampled: of the input at twice its size."""
 
-    def __init__(self, c_in: int, c_out: int, w_dim: int):
+    def __init__(self, c_in: int, c_out: int, w_dim: int, *, upsampled: bool = False):
         super().__init__()
-        self.conv = ModulatedConv2d(c_in, c_out, 3, w_dim, gain=SQRT2)  # as good before the ReLU as after it
+        # The gain is as good before the ReLU as after it.
+        self.conv = ModulatedConv2d(c_in, c_out, 3, w_dim, gain=SQRT2, upsampled=upsampled)
         self.bias = nn.Parameter(torch.zeros(c_out))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -142,7 +156,8 @@ class StyleGAN2Generator(Generator):
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
         self.first = StyledConv(channels[0], channels[0], both)
         self.convs = nn.ModuleList(
-            nn.ModuleList([StyledConv(a, b, both), StyledConv(b, b, both)]) for a, b in pairwise(channels)
+            nn.ModuleList([StyledConv(a, b, both, upsampled=True), StyledConv(b, b, both)])
+            for a, b in pairwise(channels)
         )
         self.to_rgb = nn.ModuleList(ToRGB(c, both) for c in channels)
         if sketch and sketch not in sides[1:]:
@@ -183,7 +198,7 @@ class StyleGAN2Generator(Generator):
         x = self.first(self.constant.expand(len(styles), -1, -1, -1), styles[:, 0])
         rgb = old = self.to_rgb[0](x, styles[:, 1])
         for number, (up, conv) in enumerate(self.convs[: self.layer_count // 2 - 1], start=1):
-            x = up(upsample(x), styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
+            x = up(x, styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
             if x.shape[-1] == self.sketch_side:
                 x = x + self.sketch(coarse).to(x.dtype)
             x = conv(x, styles[:, 2 * number])

@@ -50,6 +50,8 @@ class Linear(nn.Linear):
         if self.lr_multiplier == 1:
             return F.linear(x, self.weight, self.bias)
         bias = None if self.bias is None else self.bias * self.lr_multiplier
+        if x.numel() < self.weight.numel():  # the fewer numbers are multiplied
+            return F.linear(x * self.lr_multiplier, self.weight, bias)
         return F.linear(x, self.weight * self.lr_multiplier, bias)
 
 
