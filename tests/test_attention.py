@@ -53,13 +53,14 @@ def test_words_that_change_places_are_read_otherwise():
     assert not torch.allclose(reading(turned), reading(TextBatch(tokens, mask)), atol=1e-2)
 
 
-def test_a_multiplier_slows_the_steps_and_changes_nothing_else():
+@pytest.mark.parametrize("rows", [3, 30], ids=["fewer numbers than weights", "more"])
+def test_a_multiplier_slows_the_steps_and_changes_nothing_else(rows):
     torch.manual_seed(0)
     plain = Linear(8, 4)
     slow = Linear(8, 4, lr_multiplier=0.1)
     plain.keep_variance()
     slow.weight.data.copy_(plain.weight * 10)
-    x = torch.randn(3, 8)
+    x = torch.randn(rows, 8)
     torch.testing.assert_close(slow(x), plain(x))
     before = slow(x)
     for layer in (plain, slow):

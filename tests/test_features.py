@@ -61,6 +61,21 @@ def test_other_variants_have_the_paper_s_shapes():
     assert 3.3e6 < sum(value.numel() for value in lite0.parameters()) < 3.5e6
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_in_bf16_a_strided_convolution_of_each_channel_alone_is_that_in_fp32_rounded(kernel):
+    torch.manual_seed(0)
+    layer = features._Convolution(6, 6, kernel, stride=2, groups=6, active=False).requires_grad_(False).bfloat16()
+    x = torch.randn(2, 6, 16, 16).bfloat16().requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    (gradient,) = torch.autograd.grad(y.float().square().sum(), x)
+    exact = x.detach().float().requires_grad_(True)
+    expected = layer.float()(exact)
+    assert y.dtype == torch.bfloat16 and torch.equal(y, expected.bfloat16())
+    (wanted,) = torch.autograd.grad(expected.bfloat16().float().square().sum(), exact)
+    torch.testing.assert_close(gradient.float(), wanted, rtol=0.01, atol=1e-3)
+
+
 def test_an_absent_network_is_one_line_that_says_what_to_install(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(

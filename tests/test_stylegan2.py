@@ -38,6 +38,14 @@ def test_scaling_in_and_out_is_a_kernel_for_each_picture(demodulate):
     torch.testing.assert_close(conv(x, w, bias), expected)
 
 
+def test_upsampled_is_the_convolution_of_the_input_at_twice_its_size():
+    torch.manual_seed(0)
+    plain, twice = ModulatedConv2d(6, 5, 3, 7).double(), ModulatedConv2d(6, 5, 3, 7, upsampled=True).double()
+    twice.load_state_dict(plain.state_dict())
+    x, w, bias = torch.randn(4, 6, 8, 8).double(), torch.randn(4, 7).double(), torch.randn(5).double()
+    torch.testing.assert_close(twice(x, w, bias), plain(upsample(x), w, bias))
+
+
 @pytest.mark.parametrize("each", [False, True], ids=["one shift", "a shift each"])
 @pytest.mark.parametrize("channels", [24, 32])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
