@@ -4,8 +4,8 @@
 
 The published loop, written anew from its description (not part of the product): NCHW, fp32, a pass over the real
 pictures, one over generated ones, a step; a pass and a step of their own for the gradient penalty; then the generator's
-step, with the pictures drawn already, through a discriminator that collects gradients which nobody reads. The networks
-are t2i's with the published widths, so that only the loop differs. DATA: a prepared data set, best of 64 px. --only
+step, with the pictures drawn already, through a discriminator that collects gradients which nobody reads. Its networks
+compute in the published order, of the same mathematics as t2i's. DATA: a prepared data set, best of 64 px. --only
 fp32 is for machines without bf16, --only bf16 for large pictures; the first row is then the one to compare with.
 """
 
