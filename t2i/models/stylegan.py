@@ -69,15 +69,17 @@ class StyleLayer(nn.Module):
         self.register_buffer("noise", torch.randn(1, 1, resolution, resolution))
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:  # [B, C, r, r], [B, W], [B, 1, r, r]
-        noise = self.noise if noise is None else noise
-        x = x + (noise * self.noise_strength[:, None, None]).to(x.dtype) + self.bias.to(x.dtype)[:, None, None]
-        x = leaky_relu(x)
+        noise = (self.noise if noise is None else noise).to(x.dtype).flatten(1)[..., None]  # [B or 1, r * r, 1]
+        # As rows of pixels, which is how channels_last keeps them: torch is 2 to 4 times as fast over these on a CPU.
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, r * r, C]
+        strength, bias = self.noise_strength.to(x.dtype), self.bias.to(x.dtype)
+        pixels = at_least_fp32(leaky_relu(torch.addcmul(pixels + bias, noise, strength)))
         # AdaIN (SG1, eq. 1): normalise each channel of each picture, then scale and shift it by the style. In fp32.
-        scale, shift = at_least_fp32(self.style(w)).chunk(2, dim=1)
-        y = at_least_fp32(x)
-        variance, mean = torch.var_mean(y, dim=(2, 3), unbiased=False)
-        factor = torch.rsqrt(variance + 1e-8) * (scale + 1)
-        return torch.addcmul((shift - mean * factor)[..., None, None], y, factor[..., None, None]).to(x.dtype)
+        scale, shift = at_least_fp32(self.style(w))[:, None].chunk(2, dim=2)  # [B, 1, C]
+        pixels = pixels - pixels.mean(1, keepdim=True)
+        factor = torch.rsqrt(pixels.square().mean(1, keepdim=True) + 1e-8) * (scale + 1)
+        pixels = torch.addcmul(shift, pixels, factor).to(x.dtype)
+        return pixels.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 class SynthesisBlock(nn.Module):
