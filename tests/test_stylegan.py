@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from t2i.models import get_architecture
 from t2i.models.layers import (
@@ -89,6 +90,22 @@ def test_adain_gives_each_channel_the_mean_and_deviation_of_its_style():
     scale, shift = layer.style(w).chunk(2, dim=1)
     torch.testing.assert_close(out.mean((2, 3)), shift)
     torch.testing.assert_close(out.std((2, 3), unbiased=False), (scale + 1).abs(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_rows_of_pixels_are_what_the_paper_writes(memory_format):
+    torch.manual_seed(0)
+    layer = StyleLayer(6, 8, 5)
+    torch.nn.init.normal_(layer.noise_strength)
+    torch.nn.init.normal_(layer.bias)
+    x, w = torch.randn(3, 6, 8, 8), torch.randn(3, 5)
+    scale, shift = layer.style(w).chunk(2, dim=1)
+    for noise in (None, torch.randn(3, 1, 8, 8)):
+        shaken = layer.noise if noise is None else noise
+        plain = x + layer.noise_strength[:, None, None] * shaken + layer.bias[:, None, None]
+        plain = F.instance_norm(F.leaky_relu(plain, 0.2), eps=1e-8)
+        plain = (1 + scale)[..., None, None] * plain + shift[..., None, None]
+        torch.testing.assert_close(layer(x.to(memory_format=memory_format), w, noise), plain, rtol=1e-5, atol=1e-5)
 
 
 def test_widths_are_those_of_the_paper():
