@@ -35,6 +35,7 @@ from t2i.models.growing import real_at
 from t2i.training.distributed import ALONE
 from t2i.training.growth import Schedule
 from t2i.training.loading import BatchLoader, resident_pictures
+from t2i.training.memory import keep_freed_memory
 from t2i.training.randomness import StepRandom
 from t2i.training.state import TrainingState
 from t2i.training.text import make_text
@@ -47,6 +48,8 @@ class Steps:
 
     def __init__(self, settings: TrainConfig, data: PreparedDataset, device: torch.device):
         self.settings, self.device = settings, device
+        if device.type == "cpu":
+            keep_freed_memory()
         text = make_text(settings, data, Path(tempfile.mkdtemp()), write=False)
         self.state = TrainingState(settings, data.resolution, text, device)
         pictures = resident_pictures(data, device)

@@ -4,8 +4,12 @@ By likeness alone a generator learns the mean of all pictures that a caption has
 encoder, asked in training only, reads from the caption's picture what noise it might have been drawn with, and likeness
 is asked of the drawing with that noise: then noise carries what the pictures of a caption differ in. The encoder pays
 for each nat by which what it says departs from plain noise, so that plain noise, which is all there is when a prompt is
-drawn, means the same. It sees no colours, only what is lighter and darker than the rest: tint is the cheapest way to be
-more like a picture, and captions say it ("a red apple").
+drawn, means the same.
+
+It tells the first few numbers of the noise alone. In many dimensions pictures would each tell a direction of their own,
+far from all that plain noise ever says, and a prompt's drawings would hardly differ. And it sees no colours, only what
+is lighter and darker than the rest: tint is the cheapest way to be more like a picture, and captions say it ("a red
+apple").
 
 It is a variational autoencoder with the caption as condition (Kingma & Welling 2014; Sohn et al. 2015), beside an
 adversarial loss as in BicycleGAN's first half (Zhu et al. 2017, sec. 3.2).
@@ -18,14 +22,16 @@ from torch import Tensor, nn
 from t2i.precision import at_least_fp32
 from t2i.text.attention import Linear
 
+TOLD = 8  # numbers of the noise
 SIDE = 16  # the finest at which drawings are compared beside a discriminator
 FAINT = 0.05  # a deviation that is hardly seen is not blown up
 LOG_VARIANCES = (-10.0, 2.0)
 
 
 class NoiseEncoder(nn.Module):
-    """Pictures [B, 3, R, R], conditions [B, E] of their captions and noise [B, Z] -> noise that the pictures tell
-    [B, Z], and the nats by which its distribution departs from the standard normal one [B].
+    """Pictures [B, 3, R, R], conditions [B, E] of their captions and plain noise [B, Z] -> the noise with its first
+    numbers (TOLD, or Z where that is less) as the pictures tell them [B, Z], and the nats by which the distribution of
+    these departs from the standard normal one [B].
 
     A perceptron of two hidden layers looks at a picture's `relief`. At first it gives the noise back nearly as it was.
     """
@@ -34,7 +40,8 @@ class NoiseEncoder(nn.Module):
         super().__init__()
         self.enter = Linear(SIDE * SIDE + condition, hidden, lr_multiplier=lr_multiplier)
         self.hidden = Linear(hidden, hidden, lr_multiplier=lr_multiplier)
-        self.out = Linear(hidden, 2 * z_dim, lr_multiplier=lr_multiplier)
+        self.told = min(TOLD, z_dim)
+        self.out = Linear(hidden, 2 * self.told, lr_multiplier=lr_multiplier)
         with torch.no_grad():  # begins near plain noise
             self.out.weight *= 0.1
             self.out.bias.zero_()
@@ -44,7 +51,9 @@ class NoiseEncoder(nn.Module):
             x = F.gelu(self.enter(torch.cat([relief(images), at_least_fp32(condition)], dim=1)))
             mean, log_variance = self.out(F.gelu(self.hidden(x))).chunk(2, dim=1)
         log_variance = log_variance.clamp(*LOG_VARIANCES)
-        return mean + (0.5 * log_variance).exp() * z, nats(mean, log_variance)
+        told, plain = z.split([self.told, z.shape[1] - self.told], dim=1)
+        told = mean + (0.5 * log_variance).exp() * told
+        return torch.cat([told, plain], dim=1), nats(mean, log_variance)
 
 
 def relief(images: Tensor) -> Tensor:

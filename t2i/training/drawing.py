@@ -16,20 +16,13 @@ from t2i.text.pooler import TextBatch
 from t2i.training.randomness import StepRandom
 
 ALL = slice(None)
-TOLD = 2  # beside a discriminator one picture in so many tells its noise, and the others are drawn as prompts will be
 
 
 class Noise(NamedTuple):
-    """Noise to draw with, z [B, Z]. Where pictures tell theirs: told [B], 1 for those that do, and nats [B], what they
-    tell (0 for those that do not)."""
+    """Noise to draw with, z [B, Z]; nats [B] that pictures tell by it, where they tell theirs."""
 
     z: Tensor
-    told: Tensor | None = None
     nats: Tensor | None = None
-
-    def of_told(self, difference: Tensor) -> Tensor:
-        """Differences to captions' own pictures, [B], 0 where noise that is only noise cannot know them."""
-        return difference if self.told is None else self.told * difference
 
 
 class Drawer:
@@ -74,20 +67,14 @@ class Drawer:
         """Those rows of the numbers, [B, Z]."""
         return random.normal(f"{name} z", self.generator.z_dim)[rows]
 
-    def noise_near(self, images: Tensor, text: TextBatch, random: StepRandom, name: str, one_in: int = TOLD) -> Noise:
-        """Noise for captions whose own pictures are these.
-
-        With a noise encoder one picture in `one_in` tells its noise; else each chooses the nearest of `nearest_of`.
-        """
+    def noise_near(self, images: Tensor, text: TextBatch, random: StepRandom, name: str) -> Noise:
+        """Noise for captions whose own pictures are these: with a noise encoder as they tell it, else the nearest of
+        `nearest_of`."""
         z = self.noise(random, name)
         if self.noise_encoder is not None:
             with torch.no_grad():
                 condition = self.generator.pool(text)
-            read, nats = self.noise_encoder(images, condition, z)
-            # By the rows of the whole batch, so that a piece of it does as the whole.
-            tells = torch.arange(random.rows.start, random.rows.stop, device=z.device) % one_in == 0
-            told = tells.to(z.dtype)
-            return Noise(torch.where(tells[:, None], read, z), told, told * nats)
+            return Noise(*self.noise_encoder(images, condition, z))
         return Noise(z if self.nearest_of == 1 else self._nearest(z, images, text, random, name))
 
     @torch.no_grad()

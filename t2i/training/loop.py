@@ -26,7 +26,7 @@ from t2i.training.distributed import ALONE, Ranks
 from t2i.training.finite import NotFinite
 from t2i.training.growth import Schedule
 from t2i.training.loading import BatchLoader, resident_pictures
-from t2i.training.memory import memory_gib, out_of_memory
+from t2i.training.memory import keep_freed_memory, memory_gib, out_of_memory
 from t2i.training.metrics import MetricsLog
 from t2i.training.plots import draw_losses
 from t2i.training.previews import Preview
@@ -86,6 +86,8 @@ def train(
     say: takes a line for the user. Raises UserError, one line; the last checkpoint is then untouched.
     """
     # ---- Set-up: what has state, what draws batches, what tells of it ----
+    if device.type == "cpu":
+        keep_freed_memory()
     schedule = Schedule(config, dataset.resolution)
     text = make_text(config, dataset, run.folder, write=ranks.first)
     state = TrainingState(config, dataset.resolution, text, device)

@@ -233,7 +233,7 @@ class GANObjective:
         if self.perceptual_weight:
             difference = perceptual_difference(seen, self._seen_reals(batch, random))
             self.statistics.add("unlike_seen", difference)
-            losses = losses + self.perceptual_weight * noise.of_told(difference)
+            losses = losses + self.perceptual_weight * difference
         if self.diversity_weight:
             losses = losses - self._diversity(fakes, text, random)
         if self.contrast is not None:
@@ -243,7 +243,7 @@ class GANObjective:
     def _pretraining_loss(self, batch: Batch, random: StepRandom) -> Tensor:
         text = self._encode_plainly(batch.text)
         with self._autocast(batch.images):
-            noise = self.drawer.noise_near(batch.images, text, random, "G", one_in=1)
+            noise = self.drawer.noise_near(batch.images, text, random, "G")
             fakes = self.drawer.draw(noise.z, text, random, "G")
         watch_collapse(self.statistics, batch.images, fakes.detach())
         losses = coarse_difference(fakes, batch.images, FINER_SIDES)
@@ -251,11 +251,11 @@ class GANObjective:
         return self._unlike(losses, noise).mean()
 
     def _unlike(self, difference: Tensor, noise: Noise) -> Tensor:
-        """Of differences to captions' own pictures, [B], those to learn from, and what is paid for being told."""
-        if noise.told is None:
+        """Differences to captions' own pictures, [B], and what is paid for being told."""
+        if noise.nats is None:
             return difference
-        self.statistics.add("told", noise.nats.detach().sum() / noise.told.sum().clamp(min=1))
-        return noise.of_told(difference) + self.noise_kl * noise.nats
+        self.statistics.add("told", noise.nats)
+        return difference + self.noise_kl * noise.nats
 
     @property
     def _real_augmentation(self) -> str:
