@@ -7,8 +7,10 @@ on a GPU, whose memory they would share, one variant follows the other. The rati
 variant's speed by the first one's. --profile adds where the time of a
 step goes, by torch.profiler: the shares of kinds of operations, and the longest operations. --peak adds how many
 operations a step takes, what share that is of those that a product of large matrices reaches here in the variant's
-precision, how long the step waited for its batch, and on a GPU the memory. --compile adds each variant once more, with
-torch.compile over the passes that have no double backward (those of a penalty have one).
+precision, how long the host was at loading batches, how much faster a step is where nothing is loaded (a GPU works
+through what it was asked for before, so the host's time need not be the step's), and on a GPU the memory. --compile
+adds each variant once more, with torch.compile over the passes that have no double backward (those of a penalty have
+one).
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +63,7 @@ class Steps:
         self.span = schedule.spans[-1]
         self.images_seen = self.span.faded
         self.state.enter(self.span, self.images_seen)
-        self.waited = 0.0  # for batches, seconds in all
+        self.loading = 0.0  # seconds in all
 
     @property
     def batch(self) -> int:
@@ -78,7 +81,7 @@ class Steps:
         size = self.span.batch
         started = time.perf_counter()
         batch = self.loader.load(self.images_seen, size)
-        self.waited += time.perf_counter() - started
+        self.loading += time.perf_counter() - started
         batch.images = real_at(batch.images, self.span.growth(self.images_seen))
         random = StepRandom(self.settings.seed, self.images_seen, size, device=str(self.device))
         step = self.span.step(self.images_seen)
@@ -123,6 +126,7 @@ def compare(
     return speeds
 
 
+TURNS_WITHOUT = 5  # with loading and without
 KINDS = {  # by a part of an operation's name, the first that fits
     "convolution": ("convolution", "conv2d"),
     "linear layers": ("addmm", "aten::mm", "bmm", "baddbmm", "linear"),
@@ -175,18 +179,33 @@ def describe_peak(run: Steps, steps: int) -> str:
     with one_by_one(run.state), CountOperations() as counter:
         run.take(steps)
     operations = counter.total / steps
-    run.waited = 0.0
+    run.loading, with_loading, without = 0.0, [], []
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = run.take(steps)
+    for _ in range(TURNS_WITHOUT):
+        with_loading.append(run.take(steps))
+        share = run.loading / sum(with_loading)
+        with one_batch(run.loader, run.images_seen, run.batch):
+            without.append(run.take(steps))
+    seconds = statistics.median(with_loading)
+    gain = statistics.median(a / b for a, b in zip(with_loading, without))
     line = (
         f"{operations / 1e9:.1f} billion operations a step, {operations * steps / seconds / best:.1%} of the "
         f"{best / 1e9:,.0f} billion a second of large matrices in {run.settings.precision}; "
-        f"waited for batches {run.waited / seconds:.2%} of the time"
+        f"loading took the host {share:.2%} of the time, and without it a step is {gain:.3f} times as fast"
     )
     if run.device.type == "cuda":
         line += f"; {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
     return line
+
+
+@contextlib.contextmanager
+def one_batch(loader: BatchLoader, images_seen: int, size: int) -> Iterator[None]:
+    """The same batch again and again, which is loaded once."""
+    batch, load = loader.load(images_seen, size), loader.load
+    loader.load = lambda *place: replace(batch)
+    yield
+    loader.load = load
 
 
 @contextlib.contextmanager
