@@ -16,7 +16,7 @@ from t2i.models.projected import ProjectedDiscriminator
 from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.training.objective import GANObjective
 from t2i.training.randomness import StepRandom
-from t2i.training.setup import check_together
+from t2i.training.setup import check_together, new_settings
 
 PERCEPTUAL = {
     "model": {**get_architecture("stylegan2").smallest, "discriminator": "projected"},
@@ -120,3 +120,12 @@ def test_without_a_frozen_network_it_is_refused():
     settings = config("stylegan2", perceptual=1.0)
     with pytest.raises(UsageError, match="perceptual looks through a frozen network"):
         check_together(settings)
+
+
+@pytest.mark.parametrize(
+    "lines, weight", [("", 50.0), ("perceptual = 8", 8.0), ('[model]\ndiscriminator = "scratch"', 0.0)]
+)
+def test_fast_has_it_where_something_frozen_looks(lines, weight, shapes_data, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(lines)
+    assert new_settings(shapes_data, {}, file, "cpu")[0].perceptual == weight

@@ -327,7 +327,7 @@ for _rows in _PRESETS.values():
 for _resolution, _row in _PRESETS["small"].items():
     _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256, text_lr=0.1)
 for _resolution, _row in _PRESETS["fast"].items():
-    _row.update(sketch=8, pretrain_kimg=40.0, pretrain_lr=1e-2, likeness=100.0, noise_kl=0.003)
+    _row.update(sketch=8, pretrain_kimg=40.0, pretrain_lr=1e-2, likeness=100.0, perceptual=50.0, noise_kl=0.003)
     _row.update(shared_fakes=True, input_resolution=max(64, _resolution))
     if _resolution > 32:  # what is learned by likeness alone is learned at smaller sizes
         _row.update(growing=True, grow_kimg=2 * _row["pretrain_kimg"], fade=0.2)

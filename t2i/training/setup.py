@@ -56,6 +56,8 @@ def new_settings(
         settings.pop("grow_kimg")  # a run shorter than the preset's growing grows within its own length
     if named.get("nearest_of", 1) != 1 or named.get("likeness") == 0:
         settings.pop("noise_kl", None)  # the preset's way to variety gives way to another, and to none
+    if {**model, **file.get("model", {})}.get("discriminator") != "projected":
+        settings.pop("perceptual", None)  # nothing frozen looks
     if chosen := [name for name in ("loss", "penalty") if named.get(name, settings.get(name)) != settings.get(name)]:
         # Weight and laziness were the preset's for its own choice; a Wasserstein critic brings its penalty.
         settings.pop("penalty_weight", None)
