@@ -41,15 +41,17 @@ def keep_freed_memory() -> None:
     """Have this process keep up to 1 GiB of the memory that it frees, for what it needs next.
 
     Each training step frees hundreds of MiB and takes them again. glibc, left alone, gives them back to the system in
-    between, which then clears each page anew. Other C libraries are left as they are.
+    between, which then clears each page anew. Where a process may take so much only (ulimit -v), it keeps none; other
+    C libraries are left as they are.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt if sys.platform == "linux" else None
-    except (OSError, AttributeError):  # musl
+    if sys.platform != "linux":
         return
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, MAPPED)
-        mallopt(M_TRIM_THRESHOLD, KEPT)
+    import resource
+
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def out_of_memory(
