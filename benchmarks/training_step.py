@@ -184,10 +184,9 @@ def describe_peak(run: Steps, steps: int) -> str:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(TURNS_WITHOUT):
         with_loading.append(run.take(steps))
-        share = run.loading / sum(with_loading)
         with one_batch(run.loader, run.images_seen, run.batch):
             without.append(run.take(steps))
-    seconds = statistics.median(with_loading)
+    seconds, share = statistics.median(with_loading), run.loading / sum(with_loading)
     gain = statistics.median(a / b for a, b in zip(with_loading, without))
     line = (
         f"{operations / 1e9:.1f} billion operations a step, {operations * steps / seconds / best:.1%} of the "
