@@ -31,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from variants import settings_of
 
+from t2i import convolution
 from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.device import pick_device
@@ -218,15 +219,21 @@ def one_by_one(state: TrainingState) -> Iterator[None]:
 def compiled(settings: TrainConfig, data: PreparedDataset, device: torch.device) -> Steps:
     """torch.compile over the generator, and over the discriminator where no penalty is taken from its pictures."""
     run = Steps(settings, data, device)
-    state = run.state
-    state.generator.synthesis = torch.compile(state.generator.synthesis)
-    plain, fast = state.discriminator.features, torch.compile(state.discriminator.features)
-    state.discriminator.features = lambda images: (plain if penalised(images) else fast)(images)
+    run.take(1)  # what is set up at the first use is set up
+    run.state.generator.synthesis = torch.compile(run.state.generator.synthesis, dynamic=False)
+    for name in ("look", "features_of"):
+        setattr(run.state.discriminator, name, once_differentiated(getattr(run.state.discriminator, name)))
     return run
 
 
-def penalised(images: torch.Tensor) -> bool:
-    return images.requires_grad and images.is_leaf
+def once_differentiated(work: Callable) -> Callable:
+    """`work`, compiled where it has no second derivatives."""
+    fast = torch.compile(work, dynamic=False)
+
+    def either(seen: Any) -> Any:
+        return (work if convolution.is_differentiated_twice() else fast)(seen)
+
+    return either
 
 
 def main() -> None:
@@ -256,7 +263,7 @@ def main() -> None:
             told.append(f"{name}: {describe_peak(run, options.steps)}")
         if options.profile:
             with one_by_one(run.state), torch.profiler.profile() as profile:
-                run.take(options.steps)
+                run.take(run.settings.penalty_every)
             kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in shares(profile, device).items())
             order = f"self_{device.type}_time_total"
             table = profile.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=40)

@@ -34,6 +34,11 @@ def differentiated_twice() -> Iterator[None]:
         _twice = before
 
 
+def is_differentiated_twice() -> bool:
+    """Whether that is so here."""
+    return _twice
+
+
 @contextlib.contextmanager
 def inputs_only() -> Iterator[None]:
     """For torch.autograd.grad with respect to pictures: weights get no gradient, which torch would not know to leave

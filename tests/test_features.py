@@ -61,6 +61,15 @@ def test_other_variants_have_the_paper_s_shapes():
     assert 3.3e6 < sum(value.numel() for value in lite0.parameters()) < 3.5e6
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_cuda_maps_of_two_pixels_are_those_on_a_cpu():
+    pixels = torch.rand(2, 3, 64, 64) * 255
+    here, there = (load_lite("lite0", device).maps(pixels.to(device)) for device in ("cpu", "cuda"))
+    assert here[-1].shape[2:] == (2, 2)
+    for first, second in zip(here, there, strict=True):
+        assert (first - second.cpu()).norm() < 0.01 * first.norm()
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_in_bf16_a_strided_convolution_of_each_channel_alone_is_that_in_fp32_rounded(kernel):
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,9 +113,10 @@ class _Convolution(nn.Module):
         else:  # the odd pixel goes to the right and to the bottom, which Conv2d cannot do by itself
             (top, bottom), (left, right) = self._padding(height), self._padding(width)
             x, padding = F.pad(x, (left, right, top, bottom)), 0
-        conv = self._in_fp32 if self._slow(x) else F.conv2d
+        conv = self._in_fp32 if self._slow(x) else self._by_torch if self._slow_for_cudnn(x) else F.conv2d
         x = conv(x, self.conv.weight, self.conv.bias, self.stride, padding, groups=self.conv.groups)
-        return F.relu6(x, inplace=True) if self.active else x
+        # In place, a gradient would need a copy of what was there.
+        return F.relu6(x, inplace=not x.requires_grad) if self.active else x
 
     def _slow(self, x: Tensor) -> bool:
         """torch has no quick bf16 gradient for the input of a strided convolution of each channel alone on a CPU."""
@@ -124,6 +126,16 @@ class _Convolution(nn.Module):
     def _in_fp32(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return F.conv2d(x.float(), weight.float(), bias.float(), stride, padding, groups=groups).to(x.dtype)
+
+    def _slow_for_cudnn(self, x: Tensor) -> bool:
+        """cuDNN has no kernel for channels each alone under a window that is larger than they are, and takes one after
+        the other: a thousand kernels, half of a step's time."""
+        return self.conv.groups > 1 and x.is_cuda and x.shape[-1] <= self.kernel // 2
+
+    @staticmethod
+    def _by_torch(*operands: Any, groups: int) -> Tensor:
+        with torch.backends.cudnn.flags(enabled=False):
+            return F.conv2d(*operands, groups=groups)
 
     def _padding(self, size: int) -> tuple[int, int]:
         total = max((math.ceil(size / self.stride) - 1) * self.stride + self.kernel - size, 0)

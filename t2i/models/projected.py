@@ -152,14 +152,15 @@ class SpectralConv2d(nn.Module):
     def norm(self) -> Tensor:
         """The largest singular value, []; its gradient is that of u^T W v with the singular vectors held fixed."""
         matrix = self.weight.flatten(1)
+        if len(matrix) == 1:
+            return torch.linalg.vector_norm(matrix)
         with torch.no_grad():
             power = matrix @ matrix.T  # [c_out, c_out]
             power = power / power.diagonal().sum()  # eigenvalues in [0, 1]
             for _ in range(self.SQUARINGS):
                 power = power @ power
             u = F.normalize(power @ self.start, dim=0, eps=0.0)
-            v = F.normalize(matrix.T @ u, dim=0)
-        return u @ matrix @ v
+        return torch.linalg.vector_norm(u @ matrix)  # v is u @ matrix, normalised
 
 
 def frozen(network: nn.Module) -> nn.Module:
