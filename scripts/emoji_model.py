@@ -2,11 +2,11 @@
 
     python scripts/emoji_pictures.py WORK
     python scripts/emoji_model.py train WORK --minutes 60     # again: goes on with the run
-    python scripts/emoji_model.py pack WORK                   # into t2i/assets/emoji, in half precision
+    python scripts/emoji_model.py pack WORK                   # or a model; into t2i/assets/emoji, in half precision
     python scripts/emoji_model.py page OUT.png                # what the packed model draws of emoji_prompts.txt
 
 WORK holds the pictures, the prepared data (WORK/t2i-data) and the run (in WORK/runs), whose settings are in
-emoji_model.toml.
+emoji_model.toml; those of the model that is in the package are in emoji_model_gpu.toml (--config, --resolution 128).
 """
 
 import argparse
@@ -53,8 +53,9 @@ def train(options: argparse.Namespace) -> None:
 
 
 def pack(options: argparse.Namespace) -> None:
-    run = newest_resumable(options.work / "runs")
-    pipe = TextToImagePipeline.from_pretrained(run.model, "cpu")
+    runs = options.work / "runs"
+    model = newest_resumable(runs).model if runs.is_dir() else options.work
+    pipe = TextToImagePipeline.from_pretrained(model, "cpu")
     seen = pipe.description.training["images_seen"]
     facts = {**FACTS, "images_seen": seen, "prompts": list(PROMPTS)}
     pipe.description = dataclasses.replace(pipe.description, training=facts)

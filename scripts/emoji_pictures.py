@@ -1,12 +1,13 @@
 """Captioned emoji of three styles, from public npm packages: what the built-in model is trained on.
 
     pip install resvg-py
-    python scripts/emoji_pictures.py OUT [--packages FOLDER] [--whole-emoji]
+    python scripts/emoji_pictures.py OUT [--packages FOLDER] [--whole-emoji] [--recoloured 2]
 
 Writes OUT/train/emoji and OUT/val/emoji, each with images/ (PNG on white, 128 px) and captions/ (a line each),
 for `t2i prepare --images ... --captions ...`. One picture in ten, by a hash of its code points and its style, is in
 val, with those of its captions that no picture in train has: what it shows may be known in another style, its words are
-not. With --whole-emoji an emoji is in val in all its styles or in none.
+not. With --whole-emoji an emoji is in val in all its styles or in none. With --recoloured N the pictures to train on
+come up to N more times in another colour, which their captions say: where all cars are red no word makes one blue.
 
 Packages are fetched with `npm pack`, or taken from FOLDER where they lie there. Noto and Twemoji are drawings (SVG),
 which resvg paints; Fluent 3D comes as pictures.
@@ -40,6 +41,11 @@ SIDE = 128
 COLOURS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey", "white",
 )  # fmt: skip
+PAINTS = {  # hue in degrees, saturation and value of what is recoloured
+    "red": (2, 0.80, 0.87), "orange": (28, 0.85, 0.97), "yellow": (48, 0.75, 0.99), "green": (110, 0.60, 0.68),
+    "blue": (210, 0.70, 0.88), "purple": (270, 0.55, 0.75), "pink": (335, 0.45, 0.95), "brown": (20, 0.55, 0.50),
+    "black": (0, 0.05, 0.20), "grey": (0, 0.02, 0.62),
+}  # fmt: skip
 PLAIN = 0.6  # share of the picture's own pixels that one colour must have to be named
 OWN = {"a", "an", "the"}
 
@@ -124,6 +130,48 @@ def colour_name(red: float, green: float, blue: float) -> str:
     return "pink"
 
 
+def recoloured(data: bytes, colour: str) -> bytes | None:
+    """The picture with its main hue, and those near it, turned to a colour of PAINTS, or what is grey in it painted;
+    None where neither is a third of it, or where it has that colour already."""
+    picture = Image.open(io.BytesIO(data)).convert("RGBA")
+    rgb, alpha = picture.convert("RGB"), picture.getchannel("A")
+    hue, saturation, value = np.moveaxis(np.asarray(rgb.convert("HSV")) / 255.0, 2, 0)
+    own = np.asarray(alpha) > 127
+    coloured = own & (saturation > 0.25) & (value > 0.2)
+    counts, edges = np.histogram(hue[coloured], 24, (0, 1))
+    main = edges[(counts + np.roll(counts, 1)).argmax()]  # the edge between the two fullest neighbours
+    turn = (hue - main + 0.5) % 1 - 0.5  # from there, half a circle each way
+    near = coloured & (abs(turn) < 1 / 12)
+    grey = own & (saturation < 0.18) & (value > 0.25) & (value < 0.9)
+    if max(near.sum(), grey.sum()) < own.sum() / 3:
+        return None
+
+    degrees, vivid, bright = PAINTS[colour]
+    if near.sum() >= grey.sum():
+        vividness, brightness = np.median(saturation[near]), np.median(value[near])
+        before = main, vividness, brightness
+        share = ramp(abs(turn), 1 / 8, 1 / 12) * ramp(saturation, 0.1, 0.25)
+        paint = degrees / 360 + 0.3 * turn, saturation * vivid / vividness, value * bright / brightness
+    else:
+        before = 0.0, 0.0, np.median(value[grey])
+        share = ramp(saturation, 0.3, 0.18) * ramp(value, 0.2, 0.3) * ramp(value, 0.98, 0.92)  # eyes stay white
+        paint = np.full_like(hue, degrees / 360), np.full_like(hue, vivid), value * bright / before[2]
+    if colour_name(*colorsys.hsv_to_rgb(*before)) == colour:
+        return None
+    channels = [paint[0] % 1, *(np.clip(channel, 0, 1) for channel in paint[1:])]
+    painted = Image.merge("HSV", [Image.fromarray(np.uint8(255 * channel)) for channel in channels]).convert("RGB")
+    result = Image.composite(painted, rgb, Image.fromarray(np.uint8(255 * share)))
+    result.putalpha(alpha)
+    stream = io.BytesIO()
+    result.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def ramp(x: np.ndarray, zero: float, one: float) -> np.ndarray:
+    """0 up to `zero`, 1 from `one` on, or the other way round, and a straight line between them."""
+    return np.clip((x - zero) / (one - zero), 0, 1)
+
+
 def thing(label: str) -> str:
     """The label as a noun: "red apple" -> "a red apple", "flag: Italy" -> "the flag of Italy", "socks" -> "socks"."""
     if label.startswith("flag: "):
@@ -146,17 +194,37 @@ def captions(
     style = dice.choice(styles)
     found = [
         noun,
-        f"{'an' if style[0] in 'aeiou' else 'a'} {style} emoji of {noun}",
-        f"{noun} in {styles[0]}" + ("" if "style" in styles[0] else " style"),
+        *in_style(noun, style, styles),
         f"an icon of {noun}",
         ", ".join([label, *words[:3]]),
     ]
     found += [f"{noun} ({words[0]})"] if words else []
     found += words[1:3]
-    if colour and not known & set(COLOURS) and not label.startswith("flag"):
-        bare = noun.split(" ", 1)[1] if noun.split(" ")[0] in OWN else noun
-        found.append(thing(f"{colour} {bare}"))
+    if colour and takes_colours(label):
+        found.append(in_colour(label, colour))
     return list(dict.fromkeys(found))
+
+
+def takes_colours(label: str) -> bool:
+    return not set(label.lower().split()) & set(COLOURS) and not label.startswith("flag")
+
+
+def in_colour(label: str, colour: str) -> str:
+    noun = thing(label)
+    bare = noun.split(" ", 1)[1] if noun.split(" ")[0] in OWN else noun
+    return thing(f"{colour} {bare}")
+
+
+def captions_in_colour(label: str, styles: tuple[str, ...], colour: str, dice: random.Random) -> list[str]:
+    noun, style = in_colour(label, colour), dice.choice(styles)
+    return [noun, *in_style(noun, style, styles), f"an icon of {noun}"]
+
+
+def in_style(noun: str, style: str, styles: tuple[str, ...]) -> list[str]:
+    return [
+        f"{'an' if style[0] in 'aeiou' else 'a'} {style} emoji of {noun}",
+        f"{noun} in {styles[0]}" + ("" if "style" in styles[0] else " style"),
+    ]
 
 
 def main() -> None:
@@ -164,6 +232,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--packages", type=Path, help="Where the packages' tarballs lie, or are put; OUT/packages.")
     parser.add_argument("--whole-emoji", action="store_true", help="Hold out emoji in all styles, not single pictures.")
+    parser.add_argument("--recoloured", type=int, default=0, help="Times that a picture comes in another colour.")
     options = parser.parse_args()
     folder = options.packages or options.out / "packages"
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +249,14 @@ def main() -> None:
             lines = captions(
                 entry["label"], entry.get("tags", []), styles, colour_of(picture), random.Random(f"{name} {emoji}")
             )
-            splits["val" if digest[0] % HELD_OUT == 0 else "train"][f"{emoji}-{number}"] = on_white(picture), lines
+            split = "val" if digest[0] % HELD_OUT == 0 else "train"
+            splits[split][f"{emoji}-{number}"] = on_white(picture), lines
+            if split == "train" and takes_colours(entry["label"]):
+                dice = random.Random(f"{name} {emoji} in colour")
+                for colour in dice.sample(sorted(PAINTS), options.recoloured):
+                    if painted := recoloured(picture, colour):
+                        lines = captions_in_colour(entry["label"], styles, colour, dice)
+                        splits[split][f"{emoji}-{number}-{colour}"] = on_white(painted), lines
     known = {line for _, lines in splits["train"].values() for line in lines}
     for split, found in splits.items():
         images, texts = (options.out / split / "emoji" / kind for kind in ("images", "captions"))

@@ -144,3 +144,47 @@ def test_nouns(label, noun):
 )  # fmt: skip
 def test_colour_names(rgb, name):
     assert emoji_pictures.colour_name(*(value / 255 for value in rgb)) == name
+
+
+def png(image):
+    image.save(stream := io.BytesIO(), "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("colour", emoji_pictures.PAINTS)
+def test_a_recoloured_picture_has_that_colour_where_it_had_its_main_one(colour):
+    picture = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
+    picture.paste((215, 40, 50, 255), (5, 5, 55, 55))
+    picture.paste((250, 250, 250, 255), (10, 10, 20, 20))
+    picture.paste((40, 170, 60, 255), (40, 40, 50, 50))
+    found = emoji_pictures.recoloured(png(picture), colour)
+    if colour == "red":
+        assert found is None
+        return
+    assert emoji_pictures.colour_of(found) == colour
+    image = Image.open(io.BytesIO(found))
+    assert image.getpixel((0, 0))[3] == 0
+    assert image.getpixel((15, 15)) == (250, 250, 250, 255) and image.getpixel((45, 45)) == (40, 170, 60, 255)
+
+
+def test_grey_things_take_colours_and_white_or_many_coloured_ones_do_not():
+    grey = Image.new("RGBA", (60, 60), (130, 130, 130, 255))
+    assert emoji_pictures.colour_of(emoji_pictures.recoloured(png(grey), "blue")) == "blue"
+    assert emoji_pictures.recoloured(png(Image.new("RGBA", (60, 60), "white")), "blue") is None
+    stripes = Image.new("RGBA", (60, 60), "white")
+    for number, colour in enumerate(("red", "yellow", "lime", "blue")):
+        stripes.paste(colour, (15 * number, 0, 15 * number + 15, 60))
+    assert emoji_pictures.recoloured(png(stripes), "purple") is None
+
+
+def test_recoloured_pictures_are_trained_on_and_their_captions_say_the_colour(emoji, tmp_path):
+    command = [sys.executable, SCRIPT, tmp_path, "--packages", emoji[0] / "packages", "--recoloured", "3"]
+    subprocess.run(command, check=True)
+    train, val, before = read(tmp_path, "train"), read(tmp_path, "val"), read(emoji[0], "train")
+    assert val.keys() == read(emoji[0], "val").keys()
+    more = train.keys() - before.keys()
+    assert 2 * len(before) < len(more) < 3 * len(before)
+    for key in more:
+        colour = key.rpartition("-")[2]
+        assert train[key].captions and all(f" {colour} " in f" {line} " for line in train[key].captions)
+    assert not any(key.startswith(("2764-", "1f34e-", "1f1ee-")) for key in more)  # red by name; a flag

@@ -209,7 +209,7 @@ def assert_recording_changes_nothing(settings, data, folder, device, bound=1e-6)
     )
     for name, value in first.items():
         far = (value - untrained[name]).abs().max()
-        if far > 1e-3 * settings.lr_g:  # else its gradient is 0 but for the last bits: a bias that a norm takes out again
+        if far > 1e-3 * settings.lr_g:  # else a bias that a norm takes out: rounding
             for other in (again[name], recorded[name]):
                 assert (other - value).abs().max() <= bound * far, name
 
