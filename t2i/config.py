@@ -53,7 +53,7 @@ class TrainConfig:
     arch: str = _setting("stylegan2", "Architecture.")
     preset: str = _setting(
         "auto",
-        "Row of the architecture's preset table; auto: fast where there is one, else small on a CPU, paper on a GPU.",
+        "Row of the architecture's preset table; auto: fast where there is one, else small; on a GPU wide, else paper.",
     )
     conditioning: Literal["attention", "sentence"] = _setting(
         "attention", "How text enters: attention pooling over the tokens, or one sentence vector."

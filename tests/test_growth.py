@@ -1,6 +1,7 @@
 """Progressive growing: a function of the images seen, the same for reals and fakes, and nothing jumps at a change."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +88,24 @@ def test_fast_learns_by_likeness_below_full_size_and_reach_it_with_the_discrimin
         assert schedule.spans[-1].start == 1000 * settings.pretrain_kimg == 40_000
         assert schedule.spans[-1].growth(40_000).alpha == 0
         assert schedule.spans[-1].growth(48_000).alpha == 1
+
+
+@pytest.mark.parametrize(
+    "resolution, sides", [(32, [32]), (64, [32, 64]), (128, [32, 64, 128]), (256, [32, 64, 128, 256])]
+)
+def test_on_a_gpu_the_preset_is_wide_whose_first_stage_is_the_likeness(resolution, sides, shapes_data):
+    data = SimpleNamespace(resolution=resolution)
+    assert new_settings(shapes_data, {}, None, "cpu")[0].preset == "fast"
+    settings, _ = new_settings(data, {}, None, "cuda")
+    assert settings.preset == "wide" and settings.model["discriminator"] == "projected"
+    schedule = Schedule(settings, resolution)
+    assert schedule.sides == sides
+    if len(sides) > 1:
+        assert schedule.spans[1].start == 1000 * settings.pretrain_kimg == 256_000
+        assert [span.batch for span in schedule.spans] == [128, *[settings.batch] * (len(sides) - 1)]
+        assert schedule.spans[-1].start < 1000 * settings.kimg / 2
+    assert new_settings(data, {"arch": "stylegan"}, None, "cuda")[0].preset == "paper"
+    assert new_settings(data, {"text_encoder": "transformer"}, None, "cuda")[0].preset == "paper"
 
 
 def test_without_growing_there_is_one_stage_at_full_size():

@@ -297,9 +297,18 @@ def _stages(resolution: int) -> list[dict]:
             {"resolution": resolution, "share": 0.5}]  # fmt: skip
 
 
+def _wide_stages(resolution: int) -> list[dict]:
+    """At 32 px the likeness, then a quarter at 64 px, and so on."""
+    shares = [{"resolution": 32, "share": 0.16, "batch": 128}, {"resolution": 64, "share": 0.26}]
+    shares += [{"resolution": 128, "share": 0.29}, {"resolution": 256, "share": 0.29}]
+    fitting = [stage for stage in shares if stage["resolution"] <= resolution]
+    return [*fitting[:-1], {"resolution": resolution, "share": 1 - sum(stage["share"] for stage in fitting[:-1])}]
+
+
 # `fast`, the default: begun by likeness, judged by heads over a frozen network; the best pictures of a short training.
-# `small`: the same widths, all of it from scratch, which composes drawn scenes better. `paper`: SG2's widths (its
-# configuration F). `projected`: heads over a frozen network and the generator of `paper`, for a GPU.
+# `wide`, the default on a GPU: the same, with channels and batches that a GPU has the time for. `small`: the widths of
+# `fast`, all of it from scratch, which composes drawn scenes better. `paper`: SG2's widths (its configuration F).
+# `projected`: heads over a frozen network and the generator of `paper`.
 #    preset   px   z_dim w_dim fmap_base fmap_max batch  lr_g  lr_d  penalty_every  kimg
 _TABLE = (
     ("paper", 32,  512,  512,  16384,    512,     64,    2e-3, 2e-3, 16,            4_000),
@@ -314,6 +323,10 @@ _TABLE = (
     ("fast", 64,  64,   128,  512,      96,      32,    4e-3, 1e-2, 1,             800),
     ("fast", 128, 64,   128,  1024,     96,      32,    4e-3, 1e-2, 1,             1_000),
     ("fast", 256, 64,   128,  2048,     96,      16,    4e-3, 1e-2, 1,             1_400),
+    ("wide", 32,  64,  256,  512,    192,     64,    4e-3, 1e-2, 1,             1_600),
+    ("wide", 64,  64,  256,  1024,   192,     64,    4e-3, 1e-2, 1,             2_400),
+    ("wide", 128, 64,  256,  2048,   192,     64,    4e-3, 1e-2, 1,             4_000),
+    ("wide", 256, 64,  256,  4096,   192,     32,    4e-3, 1e-2, 1,             6_000),
     ("projected", 32,  64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             1_000),
     ("projected", 64,  64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             2_000),
     ("projected", 128, 64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             4_000),
@@ -326,14 +339,20 @@ for _rows in _PRESETS.values():
         _row.update(stages=_stages(_resolution))
 for _resolution, _row in _PRESETS["small"].items():
     _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256, text_lr=0.1)
+for _preset in ("fast", "wide"):
+    for _resolution, _row in _PRESETS[_preset].items():
+        _row.update(sketch=8, pretrain_kimg=40.0, pretrain_lr=1e-2, likeness=100.0, perceptual=50.0, noise_kl=0.003)
+        _row.update(shared_fakes=True, input_resolution=max(64, _resolution))
 for _resolution, _row in _PRESETS["fast"].items():
-    _row.update(sketch=8, pretrain_kimg=40.0, pretrain_lr=1e-2, likeness=100.0, perceptual=50.0, noise_kl=0.003)
-    _row.update(shared_fakes=True, input_resolution=max(64, _resolution))
     if _resolution > 32:  # what is learned by likeness alone is learned at smaller sizes
         _row.update(growing=True, grow_kimg=2 * _row["pretrain_kimg"], fade=0.2)
+for _resolution, _row in _PRESETS["wide"].items():
+    _row.update(pretrain_kimg=256.0, ema_kimg=40.0)
+    if _resolution > 32:
+        _row.update(growing=True, grow_kimg=1600.0, fade=0.1, stages=_wide_stages(_resolution))
 for _row in _PRESETS["projected"].values():
     _row.update(blur_kimg=_row["kimg"] / 10)
-for _preset in ("fast", "projected"):
+for _preset in ("fast", "wide", "projected"):
     for _row in _PRESETS[_preset].values():
         _row.update(discriminator="projected", loss="hinge", penalty="none", contrastive=4.0, text_lr=0.1)
 

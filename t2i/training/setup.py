@@ -39,7 +39,7 @@ def new_settings(
     if preset == "auto":
         # `fast` begins by likeness to what captions say, which an encoder that is trained has yet to learn.
         fast = "fast" in architecture.presets and named.get("text_encoder", "prepared") == "prepared"
-        preset = "fast" if fast else "paper" if device == "cuda" else "small"
+        preset = ("wide" if fast else "paper") if device == "cuda" else ("fast" if fast else "small")
     if preset not in architecture.presets:
         raise UsageError(f"--preset {preset}: {architecture.name} has {', '.join(architecture.presets)}")
     rows = architecture.presets[preset]
