@@ -10,27 +10,32 @@ import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, first_line
 
-# ruff: noqa: RUF009  (_setting is dataclasses.field with a help text)
+# ruff: noqa: RUF009  (_setting and _option are dataclasses.field with a help text)
 
 COMMAND_LINE = "command line"  # as the source of a setting
 TABLES = ("model", "encoder")
 
 
-def _setting(default: Any, help: str) -> Any:
+def _setting(default: Any, help: str, on_command_line: bool = False) -> Any:
+    metadata = {"help": help, "on_command_line": on_command_line}
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+_option = partial(_setting, on_command_line=True)  # a setting that `t2i train` has an option for
 
 
 def option(name: str) -> str:
-    """How a setting is called on the command line."""
-    return "--" + name.replace("_", "-")
+    """How a user calls a setting: as its option, or by its name in a run.toml where it has none."""
+    return "--" + name.replace("_", "-") if FIELDS[name].metadata["on_command_line"] else name
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,15 @@ class Stage:
 class TrainConfig:
     """Settings of a run. The help texts are those of the command line. Counts are in pictures, not steps."""
 
-    arch: str = _setting("stylegan2", "Architecture.")
-    preset: str = _setting(
+    arch: str = _option("stylegan2", "Architecture.")
+    preset: str = _option(
         "auto",
         "Row of the architecture's preset table; auto: fast where there is one, else small; on a GPU wide, else paper.",
     )
-    conditioning: Literal["attention", "sentence"] = _setting(
+    conditioning: Literal["attention", "sentence"] = _option(
         "attention", "How text enters: attention pooling over the tokens, or one sentence vector."
     )
-    text_encoder: Literal["prepared", "transformer"] = _setting(
+    text_encoder: Literal["prepared", "transformer"] = _option(
         "prepared", "prepared: the frozen one that prepare ran; transformer: one that is trained with the GAN."
     )
     contrastive: float | None = _setting(
@@ -94,10 +99,10 @@ class TrainConfig:
         None,
         "Adam's learning rate meanwhile, at first; it falls to --lr-g, which it is where left out.",
     )
-    loss: Literal["hinge", "logistic", "wgan-gp"] = _setting("hinge", "Adversarial loss.")
-    penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _setting("ma-gp", "Gradient penalty.")
+    loss: Literal["hinge", "logistic", "wgan-gp"] = _option("hinge", "Adversarial loss.")
+    penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _option("ma-gp", "Gradient penalty.")
     penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
-    penalty_every: int = _setting(1, "Take it every k-th step, k times as heavy.")
+    penalty_every: int = _option(1, "Take it every k-th step, k times as heavy.")
     shared_fakes: bool = _setting(
         False,
         "The generator learns from the pictures that the discriminator has just seen: one drawing a step.",
@@ -105,35 +110,35 @@ class TrainConfig:
     augment: tuple[Literal["translation", "cutout"], ...] = _setting(("translation",), "DiffAugment's parts.")
     mismatches: int = _setting(1, "Wrong captions that the discriminator sees with each real picture.")
     blur_kimg: float = _setting(0.0, "Blur what the discriminator sees, sigma from R/32 px to 0 in so many thousand.")
-    growing: bool = _setting(False, "Grow progressively, from the first of the stages to full size.")
+    growing: bool = _option(False, "Grow progressively, from the first of the stages to full size.")
     stages: tuple[Stage, ...] = _setting((), "Resolutions that growing goes through, a [[stages]] table each.")
     grow_kimg: float | None = _setting(None, "Run length that the stages are shares of; left out, --kimg.")
     fade: float = _setting(0.5, "Share of a stage in which its new resolution fades in.")
-    begin_with: str | None = _setting(
+    begin_with: str | None = _option(
         None, "Begin with the networks of this run, as its last checkpoint has them, not with random ones."
     )
-    batch: int = _setting(32, "Pictures per step, over all accumulation steps.")
-    accumulate: int = _setting(1, "Split a batch into this many pieces, one after the other, to save memory.")
-    kimg: float = _setting(1000.0, "Train until this many thousand pictures were seen.")
-    minutes: float | None = _setting(None, "Stop after this many minutes, if that comes first.")
-    lr_g: float = _setting(1e-4, "Adam's learning rate, generator.")
-    lr_d: float = _setting(4e-4, "Adam's learning rate, discriminator.")
+    batch: int = _option(32, "Pictures per step, over all accumulation steps.")
+    accumulate: int = _option(1, "Split a batch into this many pieces, one after the other, to save memory.")
+    kimg: float = _option(1000.0, "Train until this many thousand pictures were seen.")
+    minutes: float | None = _option(None, "Stop after this many minutes, if that comes first.")
+    lr_g: float = _option(1e-4, "Adam's learning rate, generator.")
+    lr_d: float = _option(4e-4, "Adam's learning rate, discriminator.")
     beta1: float = _setting(0.0, "Adam's beta 1.")
     beta2: float = _setting(0.9, "Adam's beta 2.")
     ema_kimg: float = _setting(10.0, "Half-life of the averaged generator, in thousand pictures.")
-    precision: Literal["fp32", "bf16", "fp16"] = _setting("fp32", "Number format of the networks; --amp means bf16.")
+    precision: Literal["fp32", "bf16", "fp16"] = _option("fp32", "Number format of the networks; --amp means bf16.")
     cuda_graphs: bool = _setting(True, "On CUDA record a step's gradients once and play them again, which is faster.")
-    seed: int = _setting(0, "Seed of the weights, the noise and the order of the data.")
+    seed: int = _option(0, "Seed of the weights, the noise and the order of the data.")
     log_kimg: float = _setting(1.0, "Write a line of metrics every so many thousand pictures.")
     snapshot_kimg: float = _setting(10.0, "Write a checkpoint, a model and a sample grid every so many thousand.")
-    checkpoint_minutes: float | None = _setting(None, "Also write a checkpoint every so many minutes.")
-    eval_every: int | None = _setting(
+    checkpoint_minutes: float | None = _option(None, "Also write a checkpoint every so many minutes.")
+    eval_every: int | None = _option(
         None, "Score the averaged model on held-out pictures every so many pictures; keep the best in best/."
     )
     eval_samples: int = _setting(2000, "Pictures drawn for such a score.")
     eval_data: str | None = _setting(None, "Held-out data; left out, the validation split beside the training data.")
-    best_by: Literal["kd", "fd", "r-precision"] = _setting("kd", "The score that chooses the best model.")
-    on_nan: Literal["stop", "rollback"] = _setting(
+    best_by: Literal["kd", "fd", "r-precision"] = _option("kd", "The score that chooses the best model.")
+    on_nan: Literal["stop", "rollback"] = _option(
         "stop", "Where a gradient is NaN: stop, or go back to the last checkpoint, three times at the most."
     )
     tensorboard: bool = _setting(False, "Also write the metrics as TensorBoard events.")

@@ -17,6 +17,7 @@ import typer
 from PIL import Image
 
 from t2i.cli import app, run
+from t2i.config import FIELDS, option
 from t2i.version import __version__
 
 PYTHON = [sys.executable, "-m", "t2i"]
@@ -51,6 +52,11 @@ def test_commands_and_options_are_frozen():
         for name, command in commands.items()
     }
     assert found == OPTIONS
+
+
+def test_a_setting_is_called_by_its_option_where_it_has_one():
+    options = {option for option in OPTIONS["train"].split() if option.strip("-").replace("-", "_") in FIELDS}
+    assert {name for name in map(option, FIELDS) if name.startswith("--")} == options
 
 
 def test_every_option_and_command_has_help():

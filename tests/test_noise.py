@@ -134,5 +134,5 @@ def test_a_run_with_it_begins_with_the_networks_of_one_without_and_of_one_with(s
 ])  # fmt: skip
 def test_fast_has_it_where_no_other_way_was_chosen(flags, found, shapes_data):
     assert new_settings(shapes_data, flags, None, "cpu")[0].noise_kl == found
-    with pytest.raises(UsageError, match="--noise-kl and --nearest-of do not go together"):
+    with pytest.raises(UsageError, match="noise_kl and nearest_of do not go together"):
         new_settings(shapes_data, {"noise_kl": 0.1, "nearest_of": 2}, None, "cpu")

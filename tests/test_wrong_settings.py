@@ -55,6 +55,7 @@ def test_train_options_that_make_no_sense(refused, minilm_data, options, words):
         ("noise_kl = -1", 2, "run.toml: noise_kl"),
         ("likeness = 1\nnoise_kl = 1\nnearest_of = 2", 2, "noise_kl and run.toml: nearest_of do not go together"),
         ("likeness = 0\nnoise_kl = 1", 2, "run.toml: noise_kl needs run.toml: likeness"),
+        ('preset = "small"\nnoise_kl = 1', 2, "run.toml: noise_kl needs likeness: "),
         ("pretrain_kimg = -1", 2, "run.toml: pretrain_kimg must not be negative"),
         ("pretrain_kimg = true", 2, "run.toml: pretrain_kimg: input should not be true or false"),
         ("pretrain_lr = 0", 2, "run.toml: pretrain_lr must be above 0"),
