@@ -188,8 +188,7 @@ def captions(
 ) -> list[str]:
     """Different ways to ask for the picture: by name, style, tags and colour."""
     noun = thing(label)
-    known = set(label.lower().split())
-    words = [tag for tag in tags if len(tag) > 2 and tag.replace(" ", "").isalpha() and tag not in known]
+    words = useful(tags, label)
     dice.shuffle(words)
     style = dice.choice(styles)
     found = [
@@ -205,6 +204,12 @@ def captions(
     return list(dict.fromkeys(found))
 
 
+def useful(tags: list[str], label: str) -> list[str]:
+    """Tags that are words, and no part of the label."""
+    known = label.lower().split()
+    return [tag for tag in tags if len(tag) > 2 and tag.replace(" ", "").isalpha() and tag not in known]
+
+
 def takes_colours(label: str) -> bool:
     return not set(label.lower().split()) & set(COLOURS) and not label.startswith("flag")
 
@@ -215,9 +220,19 @@ def in_colour(label: str, colour: str) -> str:
     return thing(f"{colour} {bare}")
 
 
-def captions_in_colour(label: str, styles: tuple[str, ...], colour: str, dice: random.Random) -> list[str]:
+def captions_in_colour(
+    label: str, tags: list[str], styles: tuple[str, ...], colour: str, dice: random.Random
+) -> list[str]:
+    """Of a picture that is recoloured: every one says the colour."""
     noun, style = in_colour(label, colour), dice.choice(styles)
-    return [noun, *in_style(noun, style, styles), f"an icon of {noun}"]
+    words = [tag for tag in useful(tags, label) if takes_colours(tag) and " " not in tag]
+    kinds = [word for word in words if not word.endswith(("ing", "ed"))]  # mostly nouns
+    return [
+        noun,
+        *in_style(noun, style, styles),
+        f"an icon of {noun}",
+        *(in_colour(kind, colour) for kind in kinds[:2]),
+    ]
 
 
 def in_style(noun: str, style: str, styles: tuple[str, ...]) -> list[str]:
@@ -255,7 +270,7 @@ def main() -> None:
                 dice = random.Random(f"{name} {emoji} in colour")
                 for colour in dice.sample(sorted(PAINTS), options.recoloured):
                     if painted := recoloured(picture, colour):
-                        lines = captions_in_colour(entry["label"], styles, colour, dice)
+                        lines = captions_in_colour(entry["label"], entry.get("tags", []), styles, colour, dice)
                         splits[split][f"{emoji}-{number}-{colour}"] = on_white(painted), lines
     known = {line for _, lines in splits["train"].values() for line in lines}
     for split, found in splits.items():
