@@ -188,6 +188,7 @@ def test_recoloured_pictures_are_trained_on_and_their_captions_say_the_colour(em
         colour = key.rpartition("-")[2]
         assert train[key].captions and all(f" {colour} " in f" {line} " for line in train[key].captions)
     assert not any(key.startswith(("2764-", "1f34e-", "1f1ee-")) for key in more)  # red by name; a flag
-    (car,) = [key for key in more if key.startswith("1f697-0-")][:1]
-    lines, colour = train[car].captions, car.rpartition("-")[2]
-    assert f"a {colour} car".replace("a orange", "an orange") in lines and not any("driving" in line for line in lines)
+    for car in (key for key in more if key.startswith("1f697-")):
+        lines = train[car].captions
+        assert any(line.endswith(" car") for line in lines) and not any("driving" in line for line in lines)
+    assert any(key.startswith("1f697-") for key in more)
