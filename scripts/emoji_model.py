@@ -57,6 +57,12 @@ def pack(options: argparse.Namespace) -> None:
     model = newest_resumable(runs).model if runs.is_dir() else options.work
     pipe = TextToImagePipeline.from_pretrained(model, "cpu")
     seen = pipe.description.training["images_seen"]
+    if options.begun_with:
+        first = TextToImagePipeline.from_pretrained(options.begun_with, "cpu")
+        seen += first.description.training["images_seen"]
+        with torch.no_grad():
+            for weights, before in zip(pipe.generator.parameters(), first.generator.parameters(), strict=True):
+                weights.lerp_(before, options.share)
     facts = {**FACTS, "images_seen": seen, "prompts": list(PROMPTS)}
     pipe.description = dataclasses.replace(pipe.description, training=facts)
     pipe.save_pretrained(BUILT_IN, torch.float16)
@@ -77,6 +83,10 @@ def main() -> None:
         command = commands.add_parser(work.__name__)
         command.add_argument("out" if work is page else "work", type=Path)
         command.set_defaults(run=work)
+        if work is pack:
+            help = "The model that the run began with; the result is a mean of both (WiSE-FT: Wortsman et al. 2022)."
+            command.add_argument("--begun-with", type=Path, help=help)
+            command.add_argument("--share", type=float, default=0.15, help="Its share of the mean.")
         if work is train:
             command.add_argument("--minutes", type=float, default=60)
             command.add_argument("--resolution", type=int, default=64)
