@@ -1,11 +1,13 @@
 """The built-in model: there without a run, small, licensed, and it does what is asked."""
 
+import argparse
 import importlib.util
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from t2i import TextToImagePipeline, generate_image_from_text
@@ -70,12 +72,34 @@ def test_colour_words_are_obeyed(prompt, pipe):
     assert right >= 6
 
 
-def test_the_script_that_trained_it_can_be_started(minilm_data, tmp_path, capsys):
-    settings, _ = new_settings(PreparedDataset(minilm_data), {}, SCRIPTS / "emoji_model.toml", "cpu")
-    assert settings.growing and settings.perceptual and settings.model["discriminator"] == "projected"
+@pytest.fixture(scope="module")
+def script():
     spec = importlib.util.spec_from_file_location("emoji_model", SCRIPTS / "emoji_model.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.page(script.argparse.Namespace(out=tmp_path / "page.png"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_scripts_that_trained_it_can_be_started(minilm_data, tmp_path, script):
+    for name, device in (("emoji_model.toml", "cpu"), ("emoji_model_gpu.toml", "cuda")):
+        settings, _ = new_settings(PreparedDataset(minilm_data), {}, SCRIPTS / name, device)
+        assert settings.perceptual and settings.model["discriminator"] == "projected"
+    script.page(argparse.Namespace(out=tmp_path / "page.png"))
     width, height = Image.open(tmp_path / "page.png").size
     assert width > 10 * 64 and height > 10 * 64
+
+
+def test_a_model_is_packed_with_some_of_what_it_began_with(tmp_path, tiny_run, monkeypatch, script):
+    monkeypatch.setattr(script, "BUILT_IN", tmp_path / "packed")
+    pipe = TextToImagePipeline.from_pretrained(tiny_run / "model", "cpu")
+    before = {name: value.clone() for name, value in pipe.generator.named_parameters()}
+    with torch.no_grad():
+        for value in pipe.generator.parameters():
+            value *= 3
+    pipe.save_pretrained(tmp_path / "after")
+    script.pack(argparse.Namespace(work=tmp_path / "after", begun_with=tiny_run / "model", share=0.25))
+    packed = TextToImagePipeline.from_pretrained(tmp_path / "packed", "cpu")
+    for name, value in packed.generator.named_parameters():
+        torch.testing.assert_close(value, 2.5 * before[name], rtol=1e-3, atol=1e-4)
+    assert packed.description.training["images_seen"] == 2 * pipe.description.training["images_seen"]
+    assert "Twemoji" in (tmp_path / "packed" / "README.md").read_text()
