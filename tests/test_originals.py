@@ -135,7 +135,7 @@ def test_generate_image_from_text(tiny_run, tmp_path, monkeypatch):
     image = generate_image_from_text("a table", tiny_run / "model", seed=3)
     assert image.size == (16, 16)
     monkeypatch.chdir(tmp_path)
-    assert generate_image_from_text("a table").size == (64, 64)  # no run here: the built-in model
+    assert generate_image_from_text("a table").size == (128, 128)  # no run here: the built-in model
     (tmp_path / "runs").symlink_to(tiny_run.parent)
     newest = generate_image_from_text("a table", seed=3)
     assert np.array_equal(np.asarray(newest), np.asarray(image))
