@@ -1,6 +1,6 @@
 """Trains the built-in model, emoji and icons from captions, and puts it into the package.
 
-    python scripts/emoji_pictures.py WORK
+    python scripts/emoji_pictures.py WORK --recoloured 2
     python scripts/emoji_model.py train WORK --minutes 60     # again: goes on with the run
     python scripts/emoji_model.py pack WORK                   # or a model; into t2i/assets/emoji, in half precision
     python scripts/emoji_model.py page OUT.png                # what the packed model draws of emoji_prompts.txt
