@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import math
 import tomllib
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,7 +59,8 @@ class TrainConfig:
     arch: str = _option("stylegan2", "Architecture.")
     preset: str = _option(
         "auto",
-        "Row of the architecture's preset table; auto: fast where there is one, else small; on a GPU wide, else paper.",
+        "Row of the architecture's preset table; auto: fast where there is one, else small, on a GPU wide, else paper; "
+        "the first where there is none of these.",
     )
     conditioning: Literal["attention", "sentence"] = _option(
         "attention", "How text enters: attention pooling over the tokens, or one sentence vector."
@@ -256,15 +258,28 @@ def validate(values: dict[str, Any], called: Callable[[str], str] = option) -> T
     """
     from pydantic import TypeAdapter, ValidationError
 
-    for name, value in values.items():  # pydantic takes true for 1
-        if isinstance(value, bool) and name in FIELDS and FIELDS[name].type is not bool:
-            raise UsageError(f"{called(name)}: input should not be true or false, as {value} is")
+    given = [(name, FIELDS[name].type, value) for name, value in values.items() if name in FIELDS]
+    stages = values.get("stages")
+    for stage in stages if isinstance(stages, list | tuple) else ():
+        if isinstance(stage, dict):
+            given += [("stages", part.type, stage.get(part.name)) for part in dataclasses.fields(Stage)]
+    for name, kind, value in given:
+        _check_kind(called(name), kind, value)
     try:
         return TypeAdapter(TrainConfig).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "?"
         raise UsageError(f"{called(name)}: {first['msg'].lower()}, not {first.get('input')!r:.80}") from error
+
+
+def _check_kind(name: str, kind: Any, value: Any) -> None:
+    """What pydantic takes for something else, true for 1 and "5" for 5, is refused: other code sees it first."""
+    if isinstance(value, bool) and kind is not bool:
+        raise UsageError(f"{name}: input should not be true or false, as {value} is")
+    if isinstance(value, str) and {int, float, bool} & {kind, *typing.get_args(kind)}:
+        expected = "true or false" if kind is bool else "a number"
+        raise UsageError(f"{name}: input should be {expected}, not {value!r:.80}")
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:

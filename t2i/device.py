@@ -16,15 +16,33 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # meta would take it, and could not give it back
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError, by device
-        raise UsageError(f"--device {name}: not to be had on this machine; try auto, cpu, cuda or mps") from error
+        others = [other for other in ("auto", "cpu", "cuda", "mps") if other != name]
+        listed = f"{', '.join(others[:-1])} or {others[-1]}"
+        raise UsageError(f"--device {name}: not to be had on this machine; try {listed}") from error
     return device
 
 
+def make_current(device: torch.device) -> None:
+    """Have CUDA graphs recorded and events noted on a GPU that is named by its number: the current one's they are."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
+def copies_in_background(device: torch.device | str) -> bool:
+    """May a copy to `device` be under way when its call returns (non_blocking)?
+
+    CUDA alone keeps the source until it was read. On MPS a source that is dropped meanwhile, as a temporary is, leaves
+    garbage, and no error (pytorch/pytorch issue 189690); on a CPU nothing says when the copy is there.
+    """
+    return torch.device(device).type == "cuda"
+
+
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on `device`, without waiting for the work that lies before it there.
+    """The tensor on `device`; on CUDA without waiting for the work that lies before it there.
 
     From the CPU, CUDA takes only pinned memory without waiting.
     """
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+    background = copies_in_background(device)
+    if background and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=background)

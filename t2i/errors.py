@@ -17,6 +17,10 @@ class UsageError(UserError):
     exit_code = 2
 
 
+class LostContact(UserError):
+    """Another process of the run is gone: a new start may go on where this one ended."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Of Python, of a GPU, or of torch's CPU allocator and its kernels, which have no exception of their own."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's: not imported here

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -39,7 +40,9 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         # Not by mkstemp: it makes files for their owner alone, and to ask for the umask is to change it for a moment.
         handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         temporary = name
-        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as stream:
+        # A path's bytes that are no UTF-8 are lone surrogates in a text: escaped, as JSON reads them.
+        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+        with os.fdopen(handle, mode, **text) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -131,7 +134,9 @@ def sha256(path: Path | str) -> str:
 
 
 def sync_folder(path: Path | str) -> None:
-    """fsync a folder, so that renames inside it survive a power cut."""
+    """fsync a folder, so that renames inside it survive a power cut; nothing on Windows, which cannot."""
+    if os.name == "nt":
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -140,14 +145,23 @@ def sync_folder(path: Path | str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """An error's text on one line, cut at 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """An error's text on one line, at most 200 characters; one that is cut ends in "..."."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def brief(name: str, limit: int = 100) -> str:
     """A text that may come from anywhere (a file's name) as it may be shown: no control characters, not too long."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[: limit + 1])
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def shell_word(text: Path | str) -> str:
+    """A prompt or a path as a shell takes it for one word, that nothing in it runs: in plain quotes where they do."""
+    text = str(text)
+    if re.fullmatch(r"[\w ,.;:'()/+-]*", text) and " " in text:
+        return f'"{text}"'
+    return shlex.quote(text)
 
 
 def check_writable(folder: Path | str) -> None:

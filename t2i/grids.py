@@ -98,7 +98,7 @@ def table_grid(
         raise ValueError(f"{columns} columns but {len(column_labels)} column labels")
     font, title_font = _fonts([*row_labels, *(column_labels or ()), title or ""], width)
     margin, _, pad = _spacing(width)
-    gap = max(2, width // 32)
+    gap = _table_gap(width)
     line = _line_height(font)
 
     # The label column is as narrow as its text allows: a column of the single word "cat" wastes no paper.
@@ -190,9 +190,10 @@ def read_png_text(path: Path | str) -> dict[str, str]:
         with Image.open(path) as image:
             if isinstance(image, PngImagePlugin.PngImageFile):
                 return {key: str(value) for key, value in image.text.items()}
-            text = json.loads(image.getexif().get(_IMAGE_DESCRIPTION, "{}"))
+            said = image.getexif().get(_IMAGE_DESCRIPTION)
+            text = json.loads(said) if isinstance(said, str) else None
             return {key: str(value) for key, value in text.items()} if isinstance(text, dict) else {}
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return {}  # somebody else's description
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -213,10 +214,13 @@ def _tile_size(pictures: Sequence[np.ndarray]) -> tuple[int, int, int]:
     for picture in pictures:
         if picture.dtype != np.uint8 or picture.shape != shape:
             raise ValueError(f"pictures must all be uint8 {shape}, not {picture.dtype} {picture.shape}")
-    side = max(shape[:2])
-    # 16 -> 128, 32 -> 128, 48 -> 96, 64 -> 128; 96 and above stay as they are.
-    factor = max(128 // side, -(-96 // side), 1)
+    factor = _enlargement(max(shape[:2]))
     return shape[0] * factor, shape[1] * factor, factor
+
+
+def _enlargement(side: int) -> int:
+    """16 -> 128, 32 -> 128, 48 -> 96, 64 -> 128 px; 96 and above stay as they are."""
+    return max(128 // side, -(-96 // side), 1)
 
 
 def _spacing(tile: int) -> tuple[int, int, int]:
@@ -224,12 +228,27 @@ def _spacing(tile: int) -> tuple[int, int, int]:
     return max(12, tile // 8), max(10, tile // 10), max(4, tile // 24)
 
 
-def _new_sheet(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def check_grid(rows: int, columns: int, side: int) -> None:
+    """Raise UsageError, one line, where a table_grid of pictures of `side` pixels is too large, even without labels."""
+    tile = side * _enlargement(side)
+    margin, gap = _spacing(tile)[0], _table_gap(tile)
+    _check_pixels(2 * margin + columns * (tile + gap) - gap, 2 * margin + rows * (tile + gap) - gap)
+
+
+def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise UsageError(
             f"a grid of {width} x {height} pixels is over the limit of {MAX_PIXELS // 10**6} megapixels; "
             "ask for fewer pictures"
         )
+
+
+def _table_gap(tile: int) -> int:
+    return max(2, tile // 32)
+
+
+def _new_sheet(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    _check_pixels(width, height)
     sheet = Image.new("RGB", (width, height), GROUND)
     return sheet, ImageDraw.Draw(sheet)
 

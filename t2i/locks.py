@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import platform
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ except ImportError:  # Windows
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 _UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _WINDOWS_BYTES = 1024  # an exclusive lock takes all of these, a shared one any of them
+_PATIENCE = 2.0  # seconds in which those that share a lock have long removed its file
 
 
 @contextlib.contextmanager
@@ -60,13 +62,21 @@ def lock(folder: Path | str, what: str, shared: bool = False) -> Iterator[None]:
 
 
 def _acquire(path: Path, shared: bool) -> int | None:
-    """An open file that holds the lock; None where somebody else has it."""
+    """An open file that holds the lock; None where somebody else has it.
+
+    Who asks for a shared one waits a moment: one of those that share it may be at its end, where it has the lock alone
+    while it removes the file.
+    """
+    patient_until = time.monotonic() + (_PATIENCE if shared else 0)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if not _try(handle, shared):
                 os.close(handle)
-                return None
+                if time.monotonic() >= patient_until:
+                    return None
+                time.sleep(0.01)
+                continue
             # Removed between the opening and the locking: a lock on a file without a name keeps nobody out.
             with contextlib.suppress(FileNotFoundError):
                 if not fcntl or os.path.samestat(os.fstat(handle), os.stat(path)):

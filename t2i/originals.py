@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from t2i.data.records import Record, Source
+from t2i.data.images import load_whole
+from t2i.data.records import PictureError, Record, Source
 from t2i.data.sources import CocoSource, FolderPairSource
 from t2i.errors import UserError
-from t2i.files import first_line
 from t2i.losses.adversarial import HINGE, WASSERSTEIN
 from t2i.losses.matching import mismatch
 from t2i.losses.penalties import PENALTIES
@@ -67,7 +67,10 @@ def default_transform(resolution: int = 64) -> Callable[[PIL.Image.Image], Tenso
 
 
 class _CaptionedPictures(Dataset):
-    """Items are (picture [3, R, R], caption as text, its token embeddings [L, T]); one caption drawn at random."""
+    """Items are (picture [3, R, R], caption as text, its token embeddings [L, T]); one caption drawn at random.
+
+    Pictures are decoded as t2i prepare does it. An item raises UserError, one line, where one cannot be used.
+    """
 
     def __init__(self, source: Source, root: Path, transform: Callable | None, encode_label_fn: EncodeLabel | None):
         self.records = [entry for entry in source if isinstance(entry, Record)]
@@ -83,12 +86,10 @@ class _CaptionedPictures(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, str, np.ndarray]:
         record = self.records[index]
         try:
-            with PIL.Image.open(self.root / record.key) as picture:
-                rgb = picture.convert("RGB")
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            what = f"not a picture that can be read ({first_line(error)})"
-            raise UserError(f"{self.root / record.key}: {what}; take it out, or give a good copy") from error
-        image = self.transform(rgb)
+            picture = load_whole(self.root / record.key)
+        except PictureError as error:
+            raise UserError(f"{self.root / record.key}: {error}; take it out, or give a good copy") from error
+        image = self.transform(picture)
         caption = record.captions[int(torch.randint(len(record.captions), ()))]
         return image, caption, self.encode_label_fn(caption)
 
@@ -131,7 +132,8 @@ def get_networks(
     settings = {**architecture.model_options, **options}
     if architecture.grows:  # as the original did, from 4 px on
         settings["shown_at"] = [side for side in (4 * 2**step for step in range(9)) if side <= resolution]
-    return architecture.build(resolution, "attention", TextStatistics.identity(width), settings, seed=torch.seed())
+    seed = int(torch.randint(2**31, ()))  # torch.manual_seed in a notebook decides it
+    return architecture.build(resolution, "attention", TextStatistics.identity(width), settings, seed)
 
 
 def train_fn(

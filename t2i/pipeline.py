@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from t2i.device import pick_device
 from t2i.errors import UsageError, UserError
-from t2i.models.folder import BUILT_IN, ModelDescription, find_model, load_model, save_model
+from t2i.models.folder import BUILT_IN, ModelDescription, encoder_in_use, find_model, load_model, save_model
 from t2i.models.growing import Growth, enlarge
 from t2i.precision import to_pixels
+from t2i.tensors import noise_of_seed
 from t2i.text.encoders import load_encoder
 from t2i.text.frozen import FrozenEncoder
 from t2i.text.pooler import TextBatch
 from t2i.text.transformer import NAME as TRAINED
-from t2i.text.transformer import TrainedEncoder, load_text_encoder, save_text_encoder
+from t2i.text.transformer import TrainedEncoder, drop_text_encoder, load_text_encoder, save_text_encoder
 from t2i.version import __version__
 
 COARSE_LAYERS = 4  # of style mixing: two a resolution, at 4 and 8 px
@@ -64,18 +65,11 @@ class TextToImagePipeline:
         Strict; safetensors only. Raises UserError, one line.
         """
         path = find_model(path)
-        generator, description, digest = load_model(path)
         where = pick_device(device) if isinstance(device, str) else device
-        pipe = cls(generator, description, device=where, weights_sha256=digest)
-        if description.text_encoder["name"] == TRAINED:
-            encoder, tokenizer = load_text_encoder(path)
-            pipe._text_encoder = TrainedEncoder(encoder.requires_grad_(False).to(pipe.device), tokenizer)
-            if pipe._text_encoder.sha256 != description.text_encoder["sha256"]:
-                raise UserError(
-                    f"{path}/text_encoder is not the encoder that the generator beside it was trained with; get the "
-                    "model again, or resume its run, which writes both"
-                )
-        return pipe
+        generator, description, digest, encoder = _load(path)
+        if encoder is not None:
+            encoder.encoder.requires_grad_(False).to(where)
+        return cls(generator, description, text_encoder=encoder, device=where, weights_sha256=digest)
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
         """Write the model as a folder that from_pretrained reads. Raises UserError, one line.
@@ -83,8 +77,11 @@ class TextToImagePipeline:
         dtype: torch.float16 rounds the generator's weights, for a file of half the size.
         """
         if isinstance(self._text_encoder, TrainedEncoder):
-            save_text_encoder(folder, self._text_encoder.encoder, self._text_encoder.tokenizer)
+            trained = self._text_encoder
+            save_text_encoder(folder, trained.encoder, trained.tokenizer, encoder_in_use(folder))
         save_model(folder, self.generator, self.description, dtype)
+        if not isinstance(self._text_encoder, TrainedEncoder):
+            drop_text_encoder(folder)
 
     @property
     def resolution(self) -> int:
@@ -153,10 +150,10 @@ class TextToImagePipeline:
         return PipelineOutput(arrays if output_type == "np" else [PIL.Image.fromarray(image) for image in arrays])
 
     def noise(self, seed: int) -> Tensor:
-        """The noise of a seed, [Z]: that of torch.Generator().manual_seed(seed)."""
+        """The noise of a seed, [Z]: up to 2^32, that of torch.Generator().manual_seed(seed)."""
         if not 0 <= seed < 2**63:
             raise UsageError(f"a seed lies between 0 and 2^63 - 1; {seed} does not")
-        return torch.randn(self.generator.z_dim, generator=torch.Generator().manual_seed(seed))
+        return noise_of_seed(seed, self.generator.z_dim)
 
     def encode(self, prompts: Sequence[str]) -> TextBatch:
         """Prompts as token embeddings on the CPU. Raises UsageError where one is empty."""
@@ -228,3 +225,17 @@ class TextToImagePipeline:
             "model": f"{self.description.architecture} sha256:{self.weights_sha256}",
             "software": f"t2i {__version__}",
         }
+
+
+def _load(path: Path) -> tuple[nn.Module, ModelDescription, str, TrainedEncoder | None]:
+    """Generator, description, hash of its weights, and the text encoder where one was trained with it."""
+    generator, description, digest = load_model(path)
+    if description.text_encoder["name"] != TRAINED:
+        return generator, description, digest, None
+    try:
+        encoder = TrainedEncoder(*load_text_encoder(path, description.text_encoder["sha256"]))
+    except UserError:
+        if load_model(path)[2] == digest:
+            raise
+        return _load(path)  # a training run replaced both in this moment
+    return generator, description, digest, encoder

@@ -1,7 +1,8 @@
 """Named tensors in safetensors files, and their hash. No file is read that could run code."""
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors
@@ -21,8 +22,20 @@ def save_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def load_tensors(path: Path | str) -> dict[str, torch.Tensor]:
     """Read a safetensors file onto the CPU. Raises UserError where it is none, OSError where it cannot be read."""
-    try:
+    with _read(path):
         return safetensors.torch.load_file(path)
+
+
+def tensors_in(content: bytes, path: Path | str) -> dict[str, torch.Tensor]:
+    """The tensors in what was read of a safetensors file. Raises UserError where it was none."""
+    with _read(path):
+        return safetensors.torch.load(content)
+
+
+@contextlib.contextmanager
+def _read(path: Path | str) -> Iterator[None]:
+    try:
+        yield
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: damaged, or no safetensors file ({first_line(error)})") from error
 
@@ -34,3 +47,13 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.detach().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def noise_of_seed(seed: int, width: int) -> torch.Tensor:
+    """[width]: the noise of torch.Generator().manual_seed(seed), which looks at a seed's low 32 bits alone.
+
+    Of a seed that has more, all 64 count: they are hashed to 32 first.
+    """
+    if seed >= 2**32:
+        seed = int.from_bytes(hashlib.blake2b(seed.to_bytes(8, "little"), digest_size=4).digest(), "little")
+    return torch.randn(width, generator=torch.Generator().manual_seed(seed))

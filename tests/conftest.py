@@ -2,10 +2,13 @@
 
 import functools
 import os
+import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
+import numpy as np
 import pytest
 import torch
 from folders import listing, not_root
@@ -17,18 +20,54 @@ from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
 from t2i.text.encoders import load_encoder
 
+# How long an example takes is the machine's business. CI's examples are the same each time: it judges a change.
+patient = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("t2i", **patient)
+hypothesis.settings.register_profile("ci", **patient, derandomize=True)
+hypothesis.settings.load_profile("t2i")
+
+
+# Colours and widths are the tests' own business, whatever CI's terminal says.
+for name in ("FORCE_COLOR", "NO_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+    os.environ.pop(name, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    """Every fixture draws the same numbers, whichever were made before it in its process."""
+    seed_all()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """So does every test."""
+    seed_all()
+
+
+def seed_all() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Networks this small only wait for other threads, the longer the busier the machine is."""
+def one_thread() -> Iterator[None]:
+    """Networks this small only wait for other threads, the longer the busier the machine is.
+
+    A number that is set here stays: two runs that must end with the same bits need the same one.
+    """
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # for the processes that tests start
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_folder(tmp_path_factory) -> Iterator[None]:
     """One folder for the temporary files of all processes that tests start: one that is killed leaves its own."""
     tmp_path_factory.getbasetemp()  # this process's are where they were, and what a failed test leaves is kept there
-    with tempfile.TemporaryDirectory(prefix="t2i-tests-") as folder, pytest.MonkeyPatch.context() as patch:
+    files = tempfile.TemporaryDirectory(prefix="t2i-tests-", ignore_cleanup_errors=True)
+    with files as folder, pytest.MonkeyPatch.context() as patch:
         os.chmod(folder, 0o1777)  # as /tmp: some tests give up root's rights
         patch.setenv("TMPDIR", folder)
         yield
@@ -49,6 +88,29 @@ def read_only_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def hash_encoder():
     return HashEncoder()
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A Hugging Face encoder in a local folder: three layers of nothing, a vocabulary of a few words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "circle", "table", "two", "dogs", "on"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=12,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -92,16 +154,16 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(here, capfd):
-    """Runs a command that must fail with `code`, say one line that holds `words`, and write nothing."""
+    """Runs a command that must fail with `code`, say one line that holds `words`, and write nothing but `leaves`."""
 
-    def check(code: int, words: str, *arguments: object) -> str:
+    def check(code: int, words: str, *arguments: object, leaves: str | None = None) -> str:
         before = listing(here)
         capfd.readouterr()
         assert run([str(argument) for argument in arguments]) == code
         lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
         assert len(lines) == 1 and lines[0].startswith("t2i: "), lines
         assert words in lines[0]
-        assert listing(here) == before
+        assert {name: size for name, size in listing(here).items() if name.split("/")[0] != leaves} == before
         return lines[0]
 
     return check

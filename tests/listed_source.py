@@ -1,7 +1,17 @@
 """A source that lies in memory."""
 
-from t2i.data.records import Record, Skip
+from t2i.data.records import PictureError, Record, Skip
 from t2i.data.shapes import ShapesSource
+
+
+class OutOfMemory:
+    """A picture that the machine fails at."""
+
+    def load(self, resolution):
+        raise PictureError("out of memory")
+
+    def stamp(self):
+        return 0, 0
 
 
 class Listed:

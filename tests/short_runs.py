@@ -4,7 +4,7 @@ import torch
 
 from t2i.config import validate
 from t2i.models import get_architecture
-from t2i.models.folder import load_tensors
+from t2i.tensors import load_tensors
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.loop import train
 from t2i.training.run import Run

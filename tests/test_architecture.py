@@ -11,7 +11,7 @@ FILES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(RO
 
 # From the top down; a module imports from its own layer and from those below it. A module of t2i/ that is not named
 # here (config, files, errors, ...) belongs to the lowest layer.
-LAYERS = ("cli", "originals", "pipeline", "training", "evaluation", "models", "losses", "text", "data")
+LAYERS = ("cli", "originals", "export", "pipeline", "training", "evaluation", "models", "losses", "text", "data")
 
 
 def module_name(path: Path) -> str:

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from PIL import Image
 
 from t2i.cli import app, run
 from t2i.config import FIELDS, option
+from t2i.data.prepared import PreparedDataset, find_validation
+from t2i.signals import stop_signals
 from t2i.version import __version__
 
 PYTHON = [sys.executable, "-m", "t2i"]
@@ -34,6 +37,7 @@ OPTIONS = {
     "sample-grid": "--cols --device --interpolate --model --out --prompts --rows --seeds --style-mixing "
     "--truncation --truncation-sweep -o",
     "evaluate": "--clip --device --inception-weights --json --metrics --out --samples --seed --train-data --truncation",
+    "export": "--format --json --out -o",
     "info": "--json",
     "demo": "--minutes --out --pictures",
 }  # fmt: skip
@@ -116,9 +120,20 @@ def test_a_reader_that_leaves_and_a_full_stdout_make_no_traceback(minilm_data):
     shell = f"{shlex.join([*PYTHON, 'info', str(minilm_data)])} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
     assert done.returncode in (0, 1) and done.stderr == ""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
     with open("/dev/full", "w") as full:
         done = subprocess.run([*PYTHON, "info", minilm_data], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "t2i: output: No space left on device\n")
+
+
+def test_prepare_whose_reader_has_left_blames_no_file(here):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [*PYTHON, "prepare", "--shapes", "4", "--resolution", "16", "--val-fraction", "0", "--workers", "1"]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # ---- the three lines -------------------------------------------------------------------------------------------
@@ -238,6 +253,29 @@ def test_resume_alone_goes_on_with_the_newest_run(here, t2i, minilm_data):
     assert "resumed at 8 images from runs/00001-" in said and "16 images seen" in said
 
 
+def test_what_a_resumed_run_was_given_holds_for_the_next_resume_too(here, t2i, minilm_data, monkeypatch):
+    """Stopped again, it goes on by the command that it names, to the goal that it had then."""
+    (here / "tiny.toml").write_text(TINY)
+    first, moved = shutil.copytree(minilm_data, here / "first"), here / "moved"
+    t2i("train", first, "--config", "tiny.toml", "--kimg", "0.008")
+    first.rename(moved)
+    t2i("train", "--resume", "--kimg", "0.032", "--accumulate", "2", "--minutes", "1e-9", moved)
+    settings = json.loads((here / "runs" / "00000-dfgan-shapes-train-16" / "config.json").read_text())["settings"]
+    assert (settings["accumulate"], settings["minutes"]) == (2, None)
+    said = t2i("train", "--resume")
+    assert "32 images seen" in said and "nothing left to do" not in said
+    assert "nothing left to do: its goal of 0.032 kimg" in t2i("train", "--resume")
+    assert run(["train", "--resume", "--kimg", "1", "--eval-every", "8"]) == 1  # no validation split
+    assert "nothing left to do" in t2i("train", "--resume")
+    monkeypatch.chdir(moved)
+    t2i("train", "--resume", "../runs/00000-dfgan-shapes-train-16", "--kimg", "0.04", ".")
+    monkeypatch.chdir(here)
+    weights = here / "runs" / "00000-dfgan-shapes-train-16" / "checkpoints" / "000000040" / "generator.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    said = t2i("train", "--resume")
+    assert "passed over a damaged checkpoint" in said and "nothing left to do" not in said
+
+
 def test_a_second_training_in_the_same_run_is_refused(here, t2i, minilm_data, capfd):
     from t2i.locks import lock
 
@@ -254,7 +292,7 @@ def test_a_second_training_in_the_same_run_is_refused(here, t2i, minilm_data, ca
 def check_stopped_and_resume(folder: Path, err: str, name: str, capfd) -> None:
     """A run that a signal stopped has said how to go on, and goes on; its model draws."""
     lines = err.splitlines()
-    assert lines[:-1] == ["t2i: stopping at the next step; once more to leave at once"]
+    assert lines[:-1] == ["t2i: stopping at the next step; once more to leave at once"] * (name != "SIGPIPE")
     assert lines[-1].startswith(f"t2i: stopped by {name}; go on with: t2i train --resume ")
     newest = sorted((folder / "checkpoints").iterdir())[-1]
     assert run(["generate", "a table", "-o", "out.png"]) == 0
@@ -270,18 +308,51 @@ def check_stopped_and_resume(folder: Path, err: str, name: str, capfd) -> None:
 ENDLESS = ["--config", "tiny.toml", "--kimg", "1000", "--device", "cpu"]
 
 
-def test_ctrl_c_leaves_a_checkpoint_a_model_and_the_command_that_resumes(here, minilm_data, capfd):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_leaves_a_checkpoint_a_model_and_the_command_that_resumes(here, minilm_data, capfd, number):
+    """And so does a terminal that is closed."""
     (here / "tiny.toml").write_text(TINY)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen([*PYTHON, "train", minilm_data, *ENDLESS], text=True, **pipes)
     try:
         assert process.stdout and any(" img/s " in line for line in process.stdout)
-        process.send_signal(signal.SIGINT)
-        err = process.communicate(timeout=120)[1]
+        for _ in range(1 + (number == signal.SIGHUP)):  # a shell sends it, and the kernel does
+            process.send_signal(number)
+        err = process.communicate(timeout=600)[1]
     finally:
         process.kill()
-    assert process.returncode == 130
-    check_stopped_and_resume(here / "runs" / "00000-dfgan-shapes-train-16", err, "SIGINT", capfd)
+    assert process.returncode == 128 + number
+    check_stopped_and_resume(here / "runs" / "00000-dfgan-shapes-train-16", err, number.name, capfd)
+
+
+def test_under_nohup_a_terminal_may_be_closed():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert stop_signals() == [signal.SIGINT, signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert stop_signals() == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def test_training_whose_reader_leaves_stops_with_a_checkpoint(here, minilm_data, capfd):
+    (here / "tiny.toml").write_text(TINY)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*PYTHON, "train", minilm_data, *ENDLESS], text=True, **pipes)
+    try:
+        assert any(" img/s " in line for line in process.stdout)
+        process.stdout.close()
+        assert process.wait(600) == 128 + signal.SIGPIPE
+        err = process.stderr.read()
+    finally:
+        process.kill()
+    check_stopped_and_resume(here / "runs" / "00000-dfgan-shapes-train-16", err, "SIGPIPE", capfd)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_closed_streams_are_nobody_s_business(closed, minilm_data):
+    shell = f"{shlex.join([*PYTHON, 'info', str(minilm_data)])} {closed}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_sigterm_does_the_same_with_143(here, minilm_data, capfd):
@@ -309,9 +380,32 @@ def test_prepare_stopped_by_a_signal_goes_on_where_it_was(here, capfd):
     process = subprocess.Popen([*PYTHON, *arguments], text=True, **pipes)
     assert process.stdout and "0 of 8,192" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == "t2i: stopped by SIGINT; the same command goes on where it was\n"
+    assert process.communicate(timeout=600)[1] == "t2i: stopped by SIGINT; the same command goes on where it was\n"
     assert process.returncode == 130
     assert [path.name for path in here.iterdir()] == ["data.partial"]
+
+
+def test_a_data_set_that_cannot_be_read_is_in_nobodys_way(here, t2i, minilm_data, capfd):
+    (here / "tiny.toml").write_text(TINY)
+    (here / "t2i-data").mkdir()
+    shutil.copytree(minilm_data, here / "t2i-data" / "good")
+    shutil.copytree(minilm_data, here / "t2i-data" / "later")
+    (here / "t2i-data" / "later" / "dataset.json").write_text('{"format": 99}')
+    assert run(["train", "--config", "tiny.toml", "--kimg", "0.008"]) == 0
+    out, err = capfd.readouterr()
+    assert "8 images seen" in out and err.count("\n") == 1 and "passed over t2i-data/later: " in err
+    assert find_validation(PreparedDataset(here / "t2i-data" / "good")) is None
+
+
+def test_what_is_held_out_is_trained_on_only_where_it_is_named(here, t2i, refused, minilm_data):
+    facts = json.loads((minilm_data / "dataset.json").read_text())
+    for split in ("train", "validation"):
+        data = shutil.copytree(minilm_data, here / "t2i-data" / split)
+        (data / "dataset.json").write_text(json.dumps({**facts, "split": split}))
+    assert "t2i-data/train " in t2i("train", "--dry-run")
+    assert "t2i-data/validation " in t2i("train", "t2i-data/validation", "--dry-run")
+    shutil.rmtree(here / "t2i-data" / "train")
+    refused(1, "only held-out data in t2i-data/ (validation)", "train")
 
 
 # ---- demo ------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_a_prompt_and_seed_give_the_same_bytes_alone_in_company_and_in_another_p
     Path("prompts.txt").write_text("a table\n\n  a red circle \n")
     t2i("generate", "--prompts", "prompts.txt", "--seed", "5", "--model", tiny_run, "-o", "file")
     assert Path("file/001.png").read_bytes() == alone
-    out, err = other.communicate(timeout=120)
+    out, err = other.communicate(timeout=600)
     assert (other.returncode, out, err) == (0, "wrote other.png\n", "")
     assert Path("other.png").read_bytes() == alone
 
@@ -69,6 +69,8 @@ def test_how_pictures_are_named(here, t2i, tiny_run):
     (here / "dotted.d").mkdir()
     t2i("generate", "a", "--num", "2", "--model", tiny_run, "-o", "dotted.d")
     assert names() == ["dotted.d/000.png", "dotted.d/001.png"]
+    t2i("generate", "a", "--model", tiny_run, "-o", "v1.0/")
+    assert names() == ["v1.0/000.png"]
     report = json.loads(t2i("generate", "a", "b", "--seeds", "3-4", "--model", tiny_run, "-o", "x.webp", "--json"))
     assert [(entry["prompt"], entry["seed"]) for entry in report] == [("a", 3), ("a", 4), ("b", 3), ("b", 4)]
     assert [entry["path"] for entry in report] == names()
@@ -143,6 +145,20 @@ def test_a_truncation_sweep_has_a_column_for_each_truncation(here, t2i, tiny_run
     (rows, _, columns, _), = cells  # fmt: skip
     assert columns == ["psi 0", "psi 0.25", "psi 0.5", "psi 0.75", "psi 1", "psi 1.25"]
     assert (rows[0][2] == pixels("half.png")).all() and (rows[0][4] == pixels("whole.png")).all()
+    facts = json.loads(t2i("info", "grid.png", "--json"))
+    assert (facts["seeds"], facts["truncation_psi"]) == ("2", "0,0.25,0.5,0.75,1,1.25")
+
+
+def test_styles_are_mixed_of_the_seeds_that_were_asked_for(here, t2i, cells):
+    t2i("sample-grid", "an apple", "--style-mixing", "--seeds", "5,6", "--rows", "2", "--model", "emoji")
+    t2i("sample-grid", "an apple", "--style-mixing", "--cols", "2", "--rows", "1", "--model", "emoji", "-o", "few.png")
+    t2i("generate", "an apple", "--seeds", "5,6,0", "--model", "emoji", "-o", "one")
+    (rows, labels, columns, _), (_, _, others, _) = cells
+    assert labels == ["fine styles", "coarse: seed 0", "coarse: seed 1"] and columns == ["", "seed 5", "seed 6"]
+    for picture, number in ((rows[0][1], 0), (rows[0][2], 1), (rows[1][0], 2)):
+        assert (picture == pixels(f"one/00{number}.png")).all()
+    assert json.loads(t2i("info", "grid.png", "--json"))["seeds"] == "0,1,5,6"
+    assert others == ["", "seed 2", "seed 3"]  # left out, they are other ones than the rows'
 
 
 def test_a_grid_without_prompts_shows_training_captions(here, t2i, tiny_run, cells):
@@ -165,3 +181,8 @@ def test_info_knows_every_kind_of_folder(t2i, minilm_data, tiny_run):
     assert facts["model"]["architecture"] == "dfgan" and facts["model"]["resolution"] == 16
     for kind, path in paths.items():
         assert t2i("info", path).startswith(f"{path}: {kind}\n")
+
+
+def test_prompts_and_paths_are_shown_as_they_are(here, t2i):
+    assert t2i("generate", ":pizza:", "--model", "emoji", "-o", ":x:.png") == "wrote :x:.png\n"
+    assert ":pizza:" in t2i("info", ":x:.png")

@@ -1,11 +1,14 @@
 """Settings: where a value comes from, what is refused, and that each one is explained."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from t2i.config import COMMAND_LINE, FIELDS, TrainConfig, help_of, option, read_toml, resolve, validate
 from t2i.errors import UsageError, UserError
+from t2i.models import get_architecture, registry
+from t2i.training.setup import new_settings
 
 
 def test_the_defaults_make_sense_and_every_setting_is_explained():
@@ -38,7 +41,15 @@ def test_a_config_is_frozen_and_survives_json():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch": "many"}, "--batch: "),
+        ({"batch": "many"}, "--batch: input should be a number, not 'many'"),
+        ({"kimg": "5"}, "--kimg: input should be a number, not '5'"),
+        ({"minutes": "5"}, "--minutes: input should be a number, not '5'"),
+        ({"tensorboard": "true"}, "tensorboard: input should be true or false, not 'true'"),
+        ({"seed": True}, "--seed: input should not be true or false, as True is"),
+        ({"stages": [{"resolution": "8", "share": 1.0}]}, "stages: input should be a number, not '8'"),
+        ({"stages": [{"resolution": 8, "share": True}]}, "stages: input should not be true or false"),
+        ({"stages": 3}, "stages: "),
+        ({"begin_with": 3}, "--begin-with: input should be a valid string"),
         ({"loss": "mse"}, "--loss: input should be 'hinge', 'logistic' or 'wgan-gp'"),
         ({"augment": ["blur"]}, "augment: "),
         ({"model": 3}, "model: "),
@@ -69,6 +80,19 @@ def test_values_that_make_no_sense_are_refused_naming_option_or_file(values):
         resolve((COMMAND_LINE, values))
     with pytest.raises(UsageError, match=f"^run.toml: {name} "):
         resolve(("run.toml", values))
+
+
+@pytest.mark.parametrize("names, device, found", [
+    (["small", "paper"], "cpu", "small"), (["small", "paper"], "cuda", "paper"),
+    (["narrow", "fast"], "cpu", "fast"), (["narrow", "fast"], "cuda", "narrow"), (["narrow", "broad"], "cpu", "narrow"),
+])  # fmt: skip
+def test_the_first_preset_is_taken_where_the_automatic_one_is_none_of_the_architectures(
+    names, device, found, monkeypatch
+):
+    dfgan = get_architecture("dfgan")
+    plain = dataclasses.replace(dfgan, name="plain", presets=dict.fromkeys(names, dfgan.presets["small"]))
+    monkeypatch.setitem(registry._ARCHITECTURES, "plain", plain)
+    assert new_settings(SimpleNamespace(resolution=32), {"arch": "plain"}, None, device)[0].preset == found
 
 
 def test_unknown_settings_and_a_model_that_is_no_table():

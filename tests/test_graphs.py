@@ -57,7 +57,7 @@ def recorders(monkeypatch):
     def recording(self, *arguments):
         init(self, *arguments)
         made.append(Recorder(self))
-        self.graphs = StepGraphs(self.objective.statistics, made[-1])
+        self.graphs = StepGraphs(self.objective, made[-1])
 
     monkeypatch.setattr(graphs, "LENGTHS", 1)
     monkeypatch.setattr(TrainingState, "__init__", recording)
@@ -105,7 +105,7 @@ def test_where_a_step_cannot_be_recorded_training_says_so_and_goes_on(shapes_dat
 
     def recording(self, *arguments):
         init(self, *arguments)
-        self.graphs = StepGraphs(self.objective.statistics, refuse)
+        self.graphs = StepGraphs(self.objective, refuse)
 
     monkeypatch.setattr(graphs, "LENGTHS", 1)
     monkeypatch.setattr(TrainingState, "__init__", recording)
@@ -132,6 +132,23 @@ def test_a_resolution_that_fades_in_does_so_in_recorded_steps_too(arch, shapes_d
     assert_same_bits(final_tensors(plain), final_tensors(recorded))
 
 
+def test_what_a_wider_blur_was_recorded_with_is_forgotten(shapes_data):
+    text = PreparedText(shapes_data)
+    settings = config(kimg=1.0, penalty="none", blur_kimg=0.3)
+    state = TrainingState(settings, shapes_data.resolution, text, CPU)
+    state.graphs = StepGraphs(state.objective, Recorder(state))
+    loader, schedule, reaches = BatchLoader(shapes_data, text, 0, "cpu"), Schedule(settings, 16), set()
+    for seen in range(0, 400, 40):
+        state.enter(schedule.at(seen), seen)
+        batch = loader.load(0, 8)  # the same captions, of one length
+        for phase in state.due:
+            state.accumulate(phase, batch, 1, 0, StepRandom(0, seen, 8), ALONE, 8)
+        reaches.add(state.objective.drawer.blur_reach)
+        assert len(state.graphs._kinds) == 1
+    loader.close()
+    assert len(reaches) == 3
+
+
 def test_each_length_of_captions_has_its_recording(shapes_data):
     text = PreparedText(shapes_data)
     loader = BatchLoader(shapes_data, text, 0, "cpu")
@@ -139,7 +156,7 @@ def test_each_length_of_captions_has_its_recording(shapes_data):
     loader.close()
     state = TrainingState(config(), shapes_data.resolution, text, CPU)
     recorder = Recorder(state)
-    state.graphs = StepGraphs(state.objective.statistics, recorder)
+    state.graphs = StepGraphs(state.objective, recorder)
     for more in (0, 8, 16):
         longer = padded(batch, slice(0, 8))
         tokens, mask = tuple(longer.captions)
@@ -149,6 +166,24 @@ def test_each_length_of_captions_has_its_recording(shapes_data):
             for phase in state.due:
                 state.accumulate(phase, longer, 1, number, StepRandom(0, 8 * number, 8), ALONE, 8)
     assert recorder.recorded == 6
+
+
+@pytest.mark.parametrize("length, found", [(3, 8), (16, 16), (17, 20), (20, 20)])
+def test_captions_are_padded_to_no_more_than_a_trained_encoder_takes(length, found, shapes_data, tmp_path):
+    settings = config(text_encoder="transformer", encoder={**SMALL_ENCODER, "max_tokens": 20})
+    text = make_text(settings, shapes_data, tmp_path)
+    state = TrainingState(settings, shapes_data.resolution, text, CPU)
+    state.graphs = StepGraphs(state.objective, Recorder(state))
+    loader = BatchLoader(shapes_data, text, 0, "cpu")
+    batch = loader.load(0, 8)
+    loader.close()
+    captions = TextBatch(torch.full((8, length), 7), torch.ones(8, length, dtype=torch.bool))
+    batch = dataclasses.replace(batch, captions=captions, text=captions)
+    seen = []
+    text.encoder.register_forward_hook(lambda encoder, given, encoded: seen.append(encoded.tokens.shape[1]))
+    for phase in state.due:
+        state.accumulate(phase, batch, 1, 0, StepRandom(0, 0, 8), ALONE, 8)
+    assert set(seen) == {found}
 
 
 def test_padding_changes_gradients_by_rounding_alone(shapes_data, monkeypatch):

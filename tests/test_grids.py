@@ -73,7 +73,7 @@ def test_a_caption_that_just_fits_keeps_every_word():
     assert " ".join(lines) == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=120), st.integers(20, 300), st.integers(1, 4))
 def test_any_text_wraps_into_the_width_and_the_number_of_lines(text, width, lines):
     font = grids._font(13, wide=True)
@@ -234,7 +234,7 @@ def test_reading_text_from_what_is_no_picture_is_one_line(tmp_path):
 
 
 def test_a_description_of_another_program_is_no_text(tmp_path):
-    for description in ("a holiday in Spain", "[1, 2]", "3"):
+    for description in ("a holiday in Spain", "[1, 2]", "3", "[" * 50_000, 3):
         exif = Image.Exif()
         exif[0x010E] = description
         Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=exif)
@@ -249,3 +249,14 @@ def test_drawing_a_grid_imports_neither_torch_nor_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("side", [16, 64, 128, 256])
+def test_a_grid_that_is_too_large_is_refused_before_it_is_drawn(side, monkeypatch):
+    """By the size that it would have without labels."""
+    sheet = grids.table_grid([[np.zeros((side, side, 3), np.uint8)] * 3] * 2, ["", ""])
+    monkeypatch.setattr(grids, "MAX_PIXELS", sheet.width * sheet.height)
+    grids.check_grid(2, 3, side)
+    monkeypatch.setattr(grids, "MAX_PIXELS", sheet.width * sheet.height - 1)
+    with pytest.raises(UsageError, match=f"a grid of {sheet.width} x {sheet.height} pixels is over the limit"):
+        grids.check_grid(2, 3, side)

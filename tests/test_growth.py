@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2i.config import validate
-from t2i.errors import UsageError
+from t2i.errors import UsageError, UserError
 from t2i.models import get_architecture, list_architectures
 from t2i.models.folder import load_model
 from t2i.models.growing import Growth, real_at, set_growth
@@ -106,6 +106,49 @@ def test_on_a_gpu_the_preset_is_wide_whose_first_stage_is_the_likeness(resolutio
         assert schedule.spans[-1].start < 1000 * settings.kimg / 2
     assert new_settings(data, {"arch": "stylegan"}, None, "cuda")[0].preset == "paper"
     assert new_settings(data, {"text_encoder": "transformer"}, None, "cuda")[0].preset == "paper"
+
+
+PAPER = {"arch": "stylegan", "preset": "paper"}
+
+
+@pytest.mark.parametrize(
+    "flags, batches, rates",
+    [
+        (PAPER, [128, 128, 64], (1e-3, 1e-3)),
+        ({**PAPER, "batch": 16}, [16, 16, 16], (1e-3, 1e-3)),
+        ({**PAPER, "lr_g": 5e-4}, [128, 128, 64], (5e-4, 1e-3)),
+        ({**PAPER, "lr_d": 5e-4}, [128, 128, 64], (1e-3, 5e-4)),
+        ({"preset": "wide", "growing": True, "batch": 16}, [16, 16], (4e-3, 1e-2)),
+    ],
+)
+@pytest.mark.parametrize("where", ["command line", "config file"])
+def test_a_named_batch_or_rate_is_that_of_every_stage_of_the_preset(where, flags, batches, rates, tmp_path):
+    data = SimpleNamespace(resolution=64 if flags.get("preset") == "wide" else 32)
+    file = None
+    if where == "config file":
+        file = tmp_path / "run.toml"
+        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in flags.items()))
+        flags = {}
+    spans = Schedule(new_settings(data, flags, file, "cpu")[0], data.resolution).spans
+    assert [span.batch for span in spans] == batches
+    assert {(span.lr_g, span.lr_d) for span in spans} == {rates}
+
+
+def test_a_users_own_stages_keep_their_batches_and_rates(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("[[stages]]\nresolution = 32\nshare = 1.0\nbatch = 4\nlr = 0.5\n")
+    data = SimpleNamespace(resolution=32)
+    (span,) = Schedule(new_settings(data, {**PAPER, "batch": 16, "lr_g": 1e-3}, file, "cpu")[0], 32).spans
+    assert (span.batch, span.lr_g, span.lr_d) == (4, 0.5, 0.5)
+
+
+def test_what_a_stage_has_of_its_own_is_said():
+    plain = [{"resolution": side, "share": 0.5} for side in (16, 32)]
+    assert Schedule(config(stages=plain), 32).describe() == "16 px from 0 kimg, 32 px from 0.08 kimg"
+    assert Schedule(config(), 32).describe() == (
+        "8 px from 0 kimg with batch 16 and lr_g 0.001 and lr_d 0.004, "
+        "16 px from 0.032 kimg with batch 8 and lr 0.002, 32 px from 0.072 kimg with batch 4 and lr 0.003"
+    )
 
 
 def test_without_growing_there_is_one_stage_at_full_size():
@@ -228,12 +271,50 @@ def test_a_model_saved_while_it_grows_draws_at_its_size(name, tmp_path):
     assert torch.equal(loaded(z, captions), generator(z, captions))
 
 
+def test_presets_grow_where_the_documentation_says():
+    """At 32 px and below fast and wide stand still; asked to, each preset begins at 32 px, or at half of 32 px."""
+
+    def sides(resolution, preset, **flags):
+        flags = {"arch": "stylegan2", "preset": preset, **flags}
+        settings, _ = new_settings(SimpleNamespace(resolution=resolution), flags, None, "cpu")
+        return Schedule(settings, resolution).sides
+
+    for preset in get_architecture("stylegan2").presets:
+        grows = preset in ("fast", "wide")
+        assert [sides(side, preset)[0] for side in (16, 32, 64, 128)] == [16, 32, *([32, 32] if grows else [64, 128])]
+        assert [sides(side, preset, growing=True)[0] for side in (32, 64, 128)] == [16, 32, 32]
+        with pytest.raises(UsageError, match="--growing has no effect: 16 px would be the only stage"):
+            sides(16, preset, growing=True)
+
+
+@pytest.mark.parametrize("growth", [[24, 1.0], [0, 1.0], [32, 7.0], [32, float("nan")], [4, 0.5], [32], "32", [], {}])
+@pytest.mark.parametrize("name", GROWING)
+def test_a_growth_that_cannot_be_is_refused_in_one_line(name, growth, tmp_path):
+    from t2i.models.folder import ModelDescription, save_model
+
+    architecture = get_architecture(name)
+    options = {**architecture.model_options, **architecture.smallest, "shown_at": [8, 16, 32]}
+    encoder = {"name": "hash", "sha256": "0" * 64, "width": 24, "max_tokens": 16}
+    save_model(tmp_path, networks(name)[0], ModelDescription(name, 32, "attention", options, encoder))
+    config, index = tmp_path / "generator" / "config.json", tmp_path / "model_index.json"
+    for path, change in ((index, {"growth": growth}), (config, {"options": {**options, "growth": growth}})):
+        whole = path.read_text()
+        path.write_text(json.dumps({**json.loads(whole), **change}))
+        with pytest.raises(UserError, match=r"does not fit its description \(growth is a resolution") as caught:
+            load_model(tmp_path)
+        assert "\n" not in str(caught.value)
+        path.write_text(whole)
+    assert load_model(tmp_path)[0].growth == Growth(32)
+
+
 @pytest.mark.parametrize("name", GROWING)
 def test_a_run_stopped_while_it_grows_says_so_and_draws_at_full_size(name, minilm_data, tmp_path, monkeypatch, capfd):
     """At 8 px a picture of a "16 px" model was 8 px wide, without a word."""
     from PIL import Image
 
+    from t2i import TextToImagePipeline
     from t2i.cli import run
+    from t2i.cli.console import still_growing
 
     monkeypatch.chdir(tmp_path)
     sizes = "\n".join(f"{key} = {json.dumps(value)}" for key, value in get_architecture(name).smallest.items())
@@ -245,3 +326,10 @@ def test_a_run_stopped_while_it_grows_says_so_and_draws_at_full_size(name, minil
     assert run(["generate", "a table", "-o", "out.png"]) == 0
     assert "it draws 8 px, enlarged to 16" in capfd.readouterr().err
     assert Image.open("out.png").size == (16, 16)
+    run_folder = next((tmp_path / "runs").iterdir())
+    for path in (run_folder, run_folder / "model"):
+        assert run(["info", str(path), "--json"]) == 0
+        facts = json.loads(capfd.readouterr().out)
+        assert (facts["resolution"], facts["grown to"]) == (16, 8)
+    pipe = TextToImagePipeline.from_pretrained(run_folder, "cpu")
+    assert still_growing(pipe) == "this model was saved while it grew: it draws 8 px, enlarged to 16"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from short_runs import CPU, config, start
 
-from t2i.cli.train import describe
+from t2i.cli.progress import describe
 from t2i.losses.likeness import coarse_difference
-from t2i.models.folder import load_tensors
+from t2i.tensors import load_tensors
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.growth import Schedule
 from t2i.training.state import TrainingState

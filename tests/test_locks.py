@@ -66,7 +66,7 @@ def test_a_lock_of_a_dead_process_is_not_in_the_way(tmp_path, number):
     with holder(folder) as (process, answer):
         assert answer == "held"
         process.send_signal(number)
-        process.wait(20)
+        process.wait(600)
         assert (tmp_path / ".run.lock").exists()
         with lock(folder, "t2i test"):
             assert refused(folder)
@@ -131,6 +131,40 @@ def test_of_many_that_ask_at_once_one_has_it_at_a_time(tmp_path):
     for thread in threads:
         thread.join()
     assert (most, got) == (1, 200)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_shares_is_not_refused_while_another_one_ends(tmp_path, monkeypatch):
+    """The last to end has the lock alone while it removes the file: whoever comes in that moment waits."""
+    removing, came = threading.Event(), threading.Event()
+    unlink, attempt = os.unlink, locks._try
+
+    def slowly(path):
+        removing.set()
+        assert came.wait(600)
+        unlink(path)
+
+    def watched(handle, shared):
+        got = attempt(handle, shared)
+        if shared and not got:
+            came.set()
+        return got
+
+    def first():
+        with lock(tmp_path / "run", "t2i test", shared=True):
+            pass
+
+    monkeypatch.setattr(locks, "_PATIENCE", 600)
+    monkeypatch.setattr(os, "unlink", slowly)
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert removing.wait(600)
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(locks, "_try", watched)
+    with lock(tmp_path / "run", "t2i test", shared=True):
+        assert came.is_set()  # in that moment
+        thread.join()
+        assert (tmp_path / ".run.lock").exists() and refused(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -130,7 +130,7 @@ def test_no_augmentation_leaves_pictures_alone():
 # ---- mismatched captions ----
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=24), st.integers(0, 2**32 - 1))
 def test_mismatch_never_gives_a_picture_one_of_its_own_captions(captions, seed):
     ids = np.array(captions)
@@ -144,7 +144,7 @@ def test_mismatch_never_gives_a_picture_one_of_its_own_captions(captions, seed):
 
 
 @given(st.integers(2, 40), st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_mismatch_of_different_captions_is_a_derangement(size, seed):
     result = mismatch(np.arange(size), [[i] for i in range(size)], np.random.default_rng(seed))
     assert sorted(result) == list(range(size))

@@ -128,7 +128,7 @@ def test_a_line_without_a_count_is_dropped_with_the_line_before_it(tmp_path):
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seen=st.lists(st.integers(0, 50), max_size=8), to=st.integers(-1, 60), cut=st.integers(0, 400))
 def test_whatever_a_crash_cuts_off_both_files_hold_the_same_whole_lines(tmp_path_factory, seen, to, cut):
     folder = tmp_path_factory.mktemp("run")
@@ -257,6 +257,14 @@ def test_strange_values_are_drawn_without_a_warning(tmp_path, changed):
         warnings.simplefilter("error")
         assert draw_losses(path, out) is True
     assert size(out) == (1080, 768)
+
+
+def test_a_run_that_has_only_learned_by_likeness_has_a_curve(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"images_seen": 1000, "unlike": 0.2}\n{"images_seen": 2000, "unlike": 0.1}\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_losses(path, tmp_path / "losses.png") is True
 
 
 def test_one_explosion_does_not_flatten_the_curves(tmp_path):

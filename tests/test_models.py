@@ -140,6 +140,17 @@ def test_a_further_term_trains_its_networks_and_is_exact_in_pieces(architecture,
     assert any(not torch.allclose(whole[name], without[name], rtol=1e-3) for name in whole)
 
 
+@pytest.mark.parametrize("count", [2, 5, 6, 8])
+def test_what_is_seen_in_a_real_picture_does_not_depend_on_generated_ones(architecture, count):
+    """Whatever the batch: with a penalty they are looked at apart, without one in one pass."""
+    generator, discriminator = (wake(network).double() for network in build(architecture))
+    objective = make_objective(architecture, generator, discriminator)
+    batches = torch.rand(2, count, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    for together, images in zip(objective._features_of_both(*batches), batches):
+        for part, expected in zip(together, discriminator.features(images)):
+            torch.testing.assert_close(part, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_same_seed_same_weights_and_the_global_rng_is_left_alone(architecture):
     torch.manual_seed(3)
     expected = torch.rand(1)

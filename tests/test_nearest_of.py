@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from short_runs import assert_same_bits, config, final_tensors, start
 from torch import nn
 
 from t2i.losses.adversarial import LOSSES
 from t2i.models import list_architectures
 from t2i.models.base import Generator
+from t2i.training.distributed import ALONE
 from t2i.training.drawing import Drawer
 from t2i.training.loading import BatchLoader
 from t2i.training.objective import GANObjective
@@ -119,3 +121,47 @@ def test_all_noises_at_once_choose_alike(arch, shapes_data):
         found.append(drawer.noise_near(batch.images, batch.text, random, "G").z)
     assert torch.equal(*found)
     assert not torch.equal(found[0], random.normal("G z", drawer.generator.z_dim))
+
+
+@pytest.fixture
+def weights_rounded_once(monkeypatch):
+    """Autocast as torch 2.10 has it: what it has rounded once, gradients or not, serves until it ends."""
+    rounded, within = {}, []
+    clear, enter, leave = torch.clear_autocast_cache, torch.autocast.__enter__, torch.autocast.__exit__
+
+    def keep(weight):
+        if weight is None or not torch.is_autocast_enabled("cpu") or not (weight.is_leaf and weight.requires_grad):
+            return weight
+        return rounded.setdefault(id(weight), weight.bfloat16())
+
+    def through(function):
+        return lambda x, weight, bias=None, *rest, **how: function(x, keep(weight), keep(bias), *rest, **how)
+
+    def outermost_forgets(*given):
+        within.pop()
+        if not within:
+            rounded.clear()
+        return leave(*given)
+
+    for name in ("linear", "conv2d", "conv_transpose2d"):
+        monkeypatch.setattr(F, name, through(getattr(F, name)))
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: (rounded.clear(), clear()))
+    monkeypatch.setattr(torch.autocast, "__enter__", lambda self: (within.append(self), enter(self))[1])
+    monkeypatch.setattr(torch.autocast, "__exit__", outermost_forgets)
+
+
+@pytest.mark.usefixtures("weights_rounded_once")
+@pytest.mark.parametrize("ways", [{"nearest_of": 3}, {"noise_kl": 0.01, "likeness": 1.0}], ids=str)
+@pytest.mark.parametrize("arch", list_architectures())
+def test_drawing_without_gradients_first_takes_none_from_what_is_learned_from(arch, ways, shapes_data):
+    settings = config(arch, precision="bf16", growing=False, **ways)
+    text = PreparedText(shapes_data)
+    state = TrainingState(settings, shapes_data.resolution, text, torch.device("cpu"))
+    loader = BatchLoader(shapes_data, text, 0, "cpu")
+    batch = loader.load(0, 8)
+    loader.close()
+    (phase,) = (phase for phase in state.phases if phase.name == "G")
+    state.accumulate(phase, batch, 1, 0, StepRandom(0, 0, 8), ALONE, 8)
+    # What reads text before it is pooled, the discriminator teaches.
+    learned = [named for named in state.generator.named_parameters() if not named[0].startswith("pooler.reader")]
+    assert [name for name, parameter in learned if parameter.grad is None] == []

@@ -86,8 +86,34 @@ def test_datasets_of_nothing_raise_one_line(folders, tmp_path):
 def test_a_picture_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     (tmp_path / "a.txt").write_text("a caption")
-    with pytest.raises(UserError, match=r"a\.png: not a picture"):
+    with pytest.raises(UserError, match=r"a\.png: not a picture: it starts with b'no picture'; take it out, or "):
         ImageLabelDataset(tmp_path, tmp_path)[0]
+    Image.new("RGB", (99, 99)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"a\.png: truncated") as caught:
+        ImageLabelDataset(tmp_path, tmp_path)[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_are_decoded_as_prepare_does_it(tmp_path):
+    ramp = np.linspace(0, 65535, 30 * 40).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    see_through = np.zeros((30, 40, 4), np.uint8)
+    see_through[10:20, 10:20] = (0, 0, 255, 255)
+    Image.fromarray(see_through).save(tmp_path / "logo.png")
+    turned = Image.new("RGB", (40, 30), "red")
+    turned.paste("blue", (0, 0, 20, 30))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # the left side is the top
+    turned.save(tmp_path / "photo.png", exif=exif)
+    for name in ("grey", "logo", "photo"):
+        (tmp_path / f"{name}.txt").write_text("a caption")
+
+    data = ImageLabelDataset(tmp_path, tmp_path, lambda picture: (picture.mode, np.asarray(picture)), lambda text: text)
+    (grey_mode, grey), (_, logo), (_, photo) = (data[index][0] for index in range(3))
+    assert grey_mode == "RGB" and np.array_equal(grey[..., 0], np.rint(ramp / 257))
+    assert logo[0, 0].tolist() == [255] * 3 and logo[15, 15].tolist() == [0, 0, 255]
+    assert photo.shape == (40, 30, 3) and photo[0, 15, 2] == 255 == photo[39, 15, 0]
 
 
 def test_get_loader_shuffles_pictures_captions_and_tokens_together(dataset, hash_encoder):
@@ -99,6 +125,15 @@ def test_get_loader_shuffles_pictures_captions_and_tokens_together(dataset, hash
         expected = hash_encoder.encode([caption])[0].astype(np.float32)
         assert np.array_equal(text.tokens[row][text.mask[row]].numpy(), expected)
     assert len(next(iter(get_loader(dataset, 99)))[1]) == 12  # a set smaller than a batch is one batch
+
+
+def test_a_notebooks_own_seed_decides_the_networks_and_all_after_them():
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        networks = get_networks("dfgan", resolution=16, width=WIDTH, nf=4)
+        found.append([*(p for network in networks for p in network.parameters()), torch.rand(3)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_train_fn_trains_both_networks_and_moves_alpha_to_1_over_half_the_data(dataset):

@@ -1,6 +1,7 @@
 """TextToImagePipeline: the same pixels alone, in company and after a round trip; strict loading."""
 
 import functools
+import itertools
 import json
 import os
 import pickletools
@@ -13,8 +14,8 @@ from PIL import Image
 
 from t2i.errors import UsageError, UserError
 from t2i.files import sha256
-from t2i.models.folder import load_tensors, save_tensors
 from t2i.pipeline import TextToImagePipeline
+from t2i.tensors import load_tensors, noise_of_seed, save_tensors
 from t2i.text.encoders import load_encoder
 
 PROMPTS = [
@@ -196,3 +197,12 @@ def test_a_model_that_is_not_there(tmp_path):
     shutil.copy(__file__, tmp_path / "weights.pt")
     with pytest.raises(UserError, match="never loaded"):
         TextToImagePipeline.from_pretrained(tmp_path / "weights.pt")
+
+
+def test_every_bit_of_a_seed_counts():
+    """torch's generator looks at 32 of them; what it draws of a small seed is what everybody has it draw."""
+    seeds = [3, 3 + 2**32, 3 + 2**33, 2**63 - 1]
+    noises = [noise_of_seed(seed, 8) for seed in seeds]
+    assert torch.equal(noises[0], torch.randn(8, generator=torch.Generator().manual_seed(3)))
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(noises, 2))
+    assert torch.equal(noises[1], noise_of_seed(seeds[1], 8))

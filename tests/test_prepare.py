@@ -1,6 +1,7 @@
 """A prepared data set is whole or absent, and its bytes come from the source and the options alone."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import subprocess
@@ -8,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 from hash_encoder import HashEncoder
-from listed_source import Listed, listed
+from listed_source import Listed, OutOfMemory, listed
 from PIL import Image
 
 from t2i.data import captions, picture_shards, prepared
@@ -136,20 +137,62 @@ def test_workers_do_not_change_the_bytes(folder, uninterrupted, tmp_path):
 # ---------------------------------------------------------------- refused
 
 
-def test_too_many_skipped_is_refused_and_leaves_nothing(folder, tmp_path):
+def test_too_many_skipped_is_refused_and_goes_on_with_a_larger_share(folder, uninterrupted, tmp_path):
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
     with refused() as said:
-        prepare(pairs(folder), tmp_path / "out", HashEncoder(), PrepareOptions(resolution=16, workers=1))
+        prepare(pairs(folder), out, HashEncoder(), PrepareOptions(resolution=16, workers=1))
     assert "3 of 36 entries cannot be used (8%, above --max-skipped 0.05)" in said[0]
-    assert "2 not a picture (20.png)" in said[0] and "1 empty file (03.png)" in said[0]
+    assert said[0].endswith(
+        f": 2 not a picture (20.png), 1 empty file (03.png); all are listed in {partial}/skipped.jsonl"
+    )
+    assert (partial / "skipped.jsonl").read_bytes() == uninterrupted["skipped.jsonl"]
+    assert list(tmp_path.iterdir()) == [partial]
+    assert prepare(pairs(folder), out, HashEncoder(), SMALL).resumed_at == 33  # none is decoded again
+    assert files(out) == uninterrupted and list(tmp_path.iterdir()) == [out]
+
+
+def test_reasons_beyond_the_first_three_are_counted(tmp_path):
+    skips = [Skip(f"{number}", f"reason {number // 2}") for number in range(9)]
+    with refused() as said:
+        prepare(Listed([*listed(1), *skips]), tmp_path / "out", HashEncoder(), SMALL)
+    assert "2 reason 0 (0), 2 reason 1 (2), 2 reason 2 (4), and 3 others; all are listed in" in said[0]
+
+
+def test_what_the_machine_failed_at_is_tried_again(tmp_path):
+    source, out = Listed(listed(20)), tmp_path / "out"
+    good = source.entries[9]
+    source.entries[9] = dataclasses.replace(good, picture=OutOfMemory())
+    with refused() as said:
+        prepare(source, out, HashEncoder(), PrepareOptions(resolution=16, workers=1, max_skipped=0))
+    assert "1 out of memory (key-0009)" in said[0]
+    source.entries[9] = good
+    summary = prepare(source, out, HashEncoder(), PrepareOptions(resolution=16, workers=1, max_skipped=0))
+    assert (summary.pictures, summary.resumed_at) == (20, 12)  # the other two of the three shards
+
+
+@pytest.mark.parametrize("entries", [[], [Skip("a", "empty file")]])
+def test_a_source_without_a_picture_is_refused(tmp_path, entries):
+    with refused() as said:
+        prepare(Listed(entries), tmp_path / "out", HashEncoder(), PrepareOptions(16, workers=1, max_skipped=1))
+    expected = "1 entry: 1 empty file (a)" if entries else "0 entries: the source is empty"
+    assert said[0] == f"no usable picture among {expected}"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_source_without_a_picture_is_refused(tmp_path):
-    for entries in ([], [Skip("a", "empty file")]):
-        with refused() as said:
-            prepare(Listed(entries), tmp_path / "out", HashEncoder(), PrepareOptions(16, workers=1, max_skipped=1))
-        assert "no usable picture" in said[0]
-        assert list(tmp_path.iterdir()) == []
+def test_a_part_that_gets_none_of_the_source_is_refused(tmp_path):
+    options = PrepareOptions(resolution=16, workers=1, val_fraction=0.5, part="train")
+    with refused() as said:
+        prepare(Listed(listed(1)), tmp_path / "out", HashEncoder(), options)
+    assert said[0] == "nothing is left for the train part: --val-fraction 0.5 of 1 entry leaves all to val"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_is_no_error_of_the_data_set(tmp_path):
+    def gone(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        prepare(ShapesSource(4), tmp_path / "out", HashEncoder(), SMALL, gone)
 
 
 def test_strict_stops_at_the_first_bad_picture(folder, tmp_path):
@@ -177,8 +220,21 @@ def test_a_data_set_that_is_there_is_not_touched(tmp_path):
     before = files(tmp_path / "out")
     with refused() as said:
         prepare(ShapesSource(5), tmp_path / "out", HashEncoder(), SMALL)
-    assert "is there already" in said[0]
+    assert "is there already; train on it, replace it with --overwrite" in said[0]
     assert files(tmp_path / "out") == before and not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_there_and_no_data_set_is_not_called_one(tmp_path, kind, overwrite):
+    out = tmp_path / "out"
+    mine = out if kind == "file" else out / "mine.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with refused() as said:
+        prepare(ShapesSource(4), out, HashEncoder(), SMALL, overwrite=overwrite)
+    assert said[0] == f"{out} is there, and no prepared data set: not replaced; choose another --out"
+    assert mine.read_text() == "mine" and list(tmp_path.iterdir()) == [out]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`prepare --shard I/N`: several machines, one folder, and a last call that joins: the bytes of one go."""
 
 import json
+import os
 
 import pytest
 from hash_encoder import HashEncoder
@@ -121,6 +122,40 @@ def test_machines_that_see_different_sources_are_not_mixed(tmp_path, folder):
     make(out, source=FolderPairSource(folder, folder), max_skipped=1)
     make(tmp_path / "whole", source=FolderPairSource(folder, folder), max_skipped=1)
     assert files(out) == files(tmp_path / "whole")
+
+
+def test_a_repaired_picture_is_seen_and_another_copys_times_are_no_matter(tmp_path, folder):
+    out, source = tmp_path / "out", FolderPairSource(folder, folder)
+    for number in (1, 2):
+        make(out, (number, 2), source)
+    Image.new("RGB", (16, 16), "white").save(folder / "13.png")
+    said = refused(out, source=source)
+    assert "shard 1 was prepared from other files or captions" in said
+    assert make(out, (1, 2), source).resumed_at == 12
+    part = make(out, (2, 2), source)
+    assert (part.pictures, part.resumed_at) == (8, 0)
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    joined = make(out, source=source)
+    assert joined.resumed_at == joined.pictures == 20
+
+
+def test_a_part_leaves_the_shards_of_the_others_alone(tmp_path, folder):
+    """Also where this machine sees too few pictures to know of them."""
+    out = tmp_path / "out"
+    make(out, (2, 2), FolderPairSource(folder, folder), max_skipped=1)
+    kept = files(tmp_path / "out.partial")
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    for number in range(8):
+        for name in (f"{number:02d}.png", f"{number:02d}.txt"):
+            (seen / name).write_bytes((folder / name).read_bytes())
+    few = FolderPairSource(seen, seen)
+    few.describe = FolderPairSource(folder, folder).describe
+    few.name = "source"
+    make(out, (1, 2), few)
+    assert kept.items() <= files(tmp_path / "out.partial").items()
+    assert "shard 1 was prepared from other files or captions" in refused(out, source=few)
 
 
 def test_a_source_that_shrank_is_said_by_the_join(tmp_path, folder):

@@ -13,7 +13,7 @@ from hash_encoder import HashEncoder
 
 from t2i.data import picture_shards
 from t2i.data.prepare import PrepareOptions, prepare
-from t2i.data.prepared import CAPTIONS_PER_CHUNK, PreparedDataset, find_datasets
+from t2i.data.prepared import CAPTIONS_PER_CHUNK, PreparedDataset, find_datasets, find_validation
 from t2i.data.shapes import ShapesSource
 from t2i.errors import UserError
 
@@ -165,6 +165,9 @@ def test_a_missing_fact_is_refused(copy, name):
 @pytest.mark.parametrize(
     "changes",
     [
+        {"name": "../x"},
+        {"split": "a/b"},
+        {"split": ""},
         {"resolution": "sixteen"},
         {"resolution": 32},
         {"resolution": -1},
@@ -242,6 +245,24 @@ def test_data_sets_are_found_newest_last_and_half_written_ones_are_not(whole, tm
             os.utime(tmp_path / name / "dataset.json", (1000 - age, 1000 - age))
     assert find_datasets(tmp_path) == [tmp_path / "a", tmp_path / "b"]
     assert find_datasets(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize("split", ["val", "valid", "validation", "Val2017", "dev", "test", "train", "training"])
+def test_splits_to_score_on_are_known_by_their_names(copy, split):
+    facts = json.loads((copy / "dataset.json").read_text())
+    (copy / "dataset.json").write_text(json.dumps({**facts, "split": split}))
+    assert PreparedDataset(copy).held_out == (split not in ("train", "training"))
+
+
+def test_the_validation_split_is_found_by_its_usual_name_first(whole, tmp_path):
+    facts = json.loads((whole / "dataset.json").read_text())
+    found = []
+    for split in ("train", "test", "dev", "validation", "valid", "val", "other"):
+        data = shutil.copytree(whole, tmp_path / split)
+        (data / "dataset.json").write_text(json.dumps({**facts, "split": split}))
+        validation = find_validation(PreparedDataset(tmp_path / "train"))
+        found.append(validation and validation.split)
+    assert found == [None, None, None, "validation", "valid", "val", "val"]
 
 
 def test_chunks_are_as_the_format_says():

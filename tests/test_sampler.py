@@ -20,13 +20,13 @@ def test_every_picture_comes_once_an_epoch(size):
         assert np.array_equal(np.sort(epoch(size, 7, number)), np.arange(size))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(size=st.integers(1, 5000), seed=st.integers(0, 2**64 - 1), number=st.integers(0, 10**9))
 def test_every_picture_comes_once_whatever_size_seed_and_epoch(size, seed, number):
     assert np.array_equal(np.sort(epoch(size, seed, number)), np.arange(size))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     size=st.integers(1, 10**12),
     seed=st.integers(0, 2**64 - 1),
@@ -40,7 +40,7 @@ def test_a_picture_depends_on_its_position_alone(size, seed, positions):
     assert together.min() >= 0 and together.max() < size
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(first=st.integers(0, 10**12), count=st.integers(1, 2 * BLOCK), size=st.integers(1, 10**9))
 @example(first=BLOCK - 1, count=1, size=10)
 @example(first=BLOCK - 1, count=2, size=10)
@@ -109,7 +109,7 @@ def test_every_caption_of_a_picture_is_as_likely():
         assert len(shares) == count and ((shares - expected) ** 2 / expected).sum() < count + 6 * np.sqrt(2 * count)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 2**62), st.integers(1, 2**31)), min_size=1, max_size=50), st.integers(0, 2**63)
 )

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
@@ -17,7 +18,7 @@ from t2i.models import list_architectures
 from t2i.models.folder import load_model
 from t2i.training import scoring
 from t2i.training.loop import train
-from t2i.training.scoring import COLUMNS
+from t2i.training.scoring import COLUMNS, Scoring
 
 SCORED = {"eval_every": 16, "eval_samples": 100}
 
@@ -47,7 +48,11 @@ def lines(run):
 
 
 @pytest.mark.parametrize("arch", list_architectures())
-@pytest.mark.parametrize("text", [{}, {"text_encoder": "transformer", "encoder": SMALL_ENCODER}], ids=["", "trained"])
+@pytest.mark.parametrize(
+    "text",
+    [{}, pytest.param({"text_encoder": "transformer", "encoder": SMALL_ENCODER}, marks=pytest.mark.slow)],
+    ids=["", "trained"],
+)
 def test_scores_are_logged_once_grown_up_and_change_no_bit_of_the_run(arch, text, data, tmp_path):
     said = []
     scored, _ = start(config(arch, **text, **SCORED), data, tmp_path / "scored", say=said.append)
@@ -68,6 +73,7 @@ def test_scores_are_logged_once_grown_up_and_change_no_bit_of_the_run(arch, text
     best = min(with_scores, key=lambda line: line["kd_lite2"])
     _, description, _ = load_model(scored.best)
     assert description.training["best_by"] == "KD-lite2"
+    assert description.training["chosen_on"] == PreparedDataset(data.path.parent / "shapes-val-16").fingerprint
     assert (description.training["score"], description.training["images_seen"]) == (
         pytest.approx(best["kd_lite2"]),
         best["images_seen"],
@@ -121,6 +127,17 @@ def test_best_is_chosen_by_the_score_that_was_named(best_by, values, kept, data,
     run, _ = start(config(best_by=best_by, **SCORED), data, tmp_path)
     assert [line[column] for line in lines(run) if column in line] == values
     assert load_model(run.best)[1].training["images_seen"] == kept
+
+
+def test_a_score_on_other_pictures_is_not_compared_with(data, tmp_path, monkeypatch):
+    """A newer validation split lies beside the training data when the run goes on."""
+    run, _ = start(config(**SCORED), data, tmp_path)
+    best = Scoring.__new__(Scoring)
+    best.best_by, best.run = "kd", run
+    best.evaluator = SimpleNamespace(data=SimpleNamespace(fingerprint=load_model(run.best)[1].training["chosen_on"]))
+    assert best._best() == load_model(run.best)[1].training["score"]
+    best.evaluator.data.fingerprint = "0" * 64
+    assert best._best() is None
 
 
 def test_what_cannot_be_scored_is_said_before_the_first_step(data, shapes_data, tmp_path, hash_encoder, monkeypatch):

@@ -76,7 +76,7 @@ def test_folder_pair_matches_by_stem_not_by_position(tmp_path):
     }
     assert skips == {"z.png": "no caption file", "empty.png": "no caption"}
     assert list(records) == sorted(records) and source.name == "birds"
-    assert any("1 pictures without a caption file: z.png" in note for note in source.notes)
+    assert any("1 picture without a caption file: z.png" in note for note in source.notes)
     assert any("2 caption files without a picture: left.txt, over.txt" in note for note in source.notes)
     assert str(tmp_path) not in json.dumps(source.describe())
 
@@ -162,7 +162,44 @@ def test_imagefolder_takes_lists_of_captions_and_empty_ones(tmp_path, kind):
 def test_imagefolder_metadata_may_lie_in_the_split(tmp_path):
     imagefolder(tmp_path / "val", "jsonl")
     assert len(ImageFolderSource(tmp_path, "val")) == 3
-    refused(lambda: ImageFolderSource(tmp_path, "train"), "metadata.jsonl", "train/")
+    imagefolder(tmp_path / "test", "csv")
+    refused(lambda: ImageFolderSource(tmp_path, "train"), "metadata.jsonl", "train/; there is test, val: --split test")
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_the_validation_split_goes_by_three_names(tmp_path, name):
+    imagefolder(tmp_path / "train", "jsonl")
+    imagefolder(tmp_path / name, "jsonl")
+    source = ImageFolderSource(tmp_path, "val")
+    assert (source.folder.name, source.split, source.notes) == (name, "val", [])
+    imagefolder(tmp_path / "val", "jsonl")
+    source = ImageFolderSource(tmp_path, "val")
+    assert source.folder.name == "val"
+    assert source.notes == [f"val/metadata.jsonl is used, {name}/metadata.jsonl is not"]
+
+
+def test_a_row_without_a_caption_costs_its_picture_only(tmp_path):
+    rows = [
+        {"file_name": "a.png", "text": 7}, {"file_name": "b.png"}, {"file_name": "c.png", "text": [["x"]]},
+        {"file_name": "d.png", "text": "good"}, {"file_name": "e.png", "text": ["one", 2]}, {"file_name": "f.png"},
+        {"file_name": "f.png", "caption": "good"},
+    ]  # fmt: skip
+    for row in rows:
+        write(tmp_path / row["file_name"])
+    write(tmp_path / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    records, skips = walk(ImageFolderSource(tmp_path))
+    assert records == {"d.png": ("good",), "e.png": ("one",), "f.png": ("good",)}
+    assert skips == {"a.png": "caption is no text", "b.png": "no caption", "c.png": "caption is no text"}
+
+
+def test_parquet_without_the_columns_says_which_it_has(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    for name, words in (("file_name", "none of the columns text, "), ("name", "no column file_name")):
+        table = {name: [write(tmp_path / "a.png").name], "label": [3], "width": [1]}
+        parquet.write_table(pyarrow.table(table), tmp_path / "metadata.parquet")
+        refused(lambda: ImageFolderSource(tmp_path), f"row 1 has {words}", f"(it has '{name}, label, width')")
 
 
 @pytest.mark.parametrize(
@@ -170,14 +207,18 @@ def test_imagefolder_metadata_may_lie_in_the_split(tmp_path):
     [
         ("metadata.jsonl", "", "no rows"),
         ("metadata.jsonl", "{", "line 1"),
+        (
+            "metadata.jsonl",
+            "\n{3}",
+            "line 2 is not valid JSON (Expecting property name enclosed in double quotes, column 2)",
+        ),
         ("metadata.jsonl", "[1]", "line 1"),
         ("metadata.jsonl", "[" * 100_000, "line 1"),
         ("metadata.jsonl", "x" * 2**21, "longer"),
         ("metadata.jsonl", b"\xff\xfe", "UTF-8"),
-        ("metadata.jsonl", '{"text": "x"}', "file_name"),
+        ("metadata.jsonl", '{"text": "x"}', "line 1 has no column file_name (it has 'text')"),
+        ("metadata.jsonl", '{"file_name": null, "text": "x"}', "line 1 has no file_name (None)"),
         ("metadata.jsonl", '{"file_name": "a.png", "label": 3}', "'file_name, label'"),
-        ("metadata.jsonl", '{"file_name": "a.png", "text": 3}', "text"),
-        ("metadata.jsonl", '{"file_name": "a.png", "text": [["x"]]}', "text"),
         ("metadata.jsonl", '{"file_name": "../a.png", "text": "x"}', ".."),
         ("metadata.jsonl", '{"file_name": "none.png", "text": "x"}', "none of the 1"),
         ("metadata.csv", "file_name,text\n/etc/passwd,x\n", "absolute"),
@@ -185,7 +226,12 @@ def test_imagefolder_metadata_may_lie_in_the_split(tmp_path):
         ("metadata.csv", 'file_name,text\na.png,"x" y\n', "line 2"),
         ("metadata.csv", "file_name,text\na.png," + "x" * 200_000, "line"),
         ("metadata.csv", b"file_name,text\na.png,\xff\n", "UTF-8"),
-        ("metadata.csv", "name,text\na.png,x\n", "file_name"),
+        ("metadata.csv", "name,text\na.png,x\n", "line 2 has no column file_name (it has 'name, text')"),
+        (
+            "metadata.csv",
+            "file_name;text\na.png;x, y\n",
+            "(it has 'file_name;text, '); commas must separate the columns",
+        ),
         ("metadata.parquet", b"PAR1 no PAR1", "parquet"),
         ("metadata.parquet", b"", "parquet"),
     ],

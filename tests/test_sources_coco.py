@@ -100,8 +100,8 @@ def test_coco_counts_what_does_not_match(tmp_path):
     assert set(records) == {"000000000001.png", "000000000002.png"}
     assert records["000000000001.png"][-2:] == ("no id", "under its other id")
     assert skips == {"000000000003.png": "no caption", "000000000004.png": "missing file"}
-    assert any("1 images name a file that another names too" in note for note in source.notes)
-    assert any("1 captions" in note for note in source.notes)
+    assert any("1 image with a file that another names too" in note for note in source.notes)
+    assert any("1 caption of pictures that the file does not list" in note for note in source.notes)
     assert any("000000000004.png" in note for note in source.notes)
 
 
@@ -195,7 +195,7 @@ for path in opened:
 """
     root = os.path.realpath(root)
     command = [sys.executable, "-c", script, root, str(len(HOSTILE))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[:2] == ["ACCEPTED", "ACCEPTED"]
@@ -244,7 +244,7 @@ def spots(value):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_document_is_walked_or_refused_in_one_line(tmp_path, data):
     coco(tmp_path)
     content = document()

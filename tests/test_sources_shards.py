@@ -58,7 +58,7 @@ def test_shards_are_read_in_place(tmp_path, format):
         }
         assert list(records) == sorted(records) and source.name == "laion"
         assert skips == {"00000.tar/000004": "no caption file"}
-        assert source.notes == ["1 captions without a picture"]
+        assert source.notes == ["1 caption without a picture"]
         assert str(tmp_path) not in json.dumps(source.describe())
         for entry in source:
             if isinstance(entry, Record):

@@ -1,6 +1,7 @@
 """Text: the encoder gives the same vectors whatever runs beside a caption; poolers read tokens, not padding."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -30,29 +31,6 @@ CAPTIONS = ["a table", "a red circle on a white background", "two dogs", "a"]
 @pytest.fixture(scope="module")
 def minilm():
     return load_encoder()
-
-
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory):
-    """A Hugging Face encoder in a local folder: three layers of nothing, a vocabulary of a few words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "circle", "table", "two", "dogs", "on"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=12,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    return folder
 
 
 def test_bundled_minilm_is_the_one_we_know(minilm):
@@ -152,6 +130,20 @@ def test_clip_and_t5_use_their_text_half(tmp_path, tiny_bert):
         for file in ("tokenizer.json", "tokenizer_config.json"):
             (folder / file).write_bytes((tiny_bert / file).read_bytes())
         assert load_encoder(str(folder)).encode(["a red circle"])[0].shape == (5, 16)
+
+
+def test_no_code_of_an_encoders_folder_is_ever_run(tiny_bert, tmp_path, monkeypatch):
+    """Neither unasked nor by a question that a script's stdin answers."""
+    folder = shutil.copytree(tiny_bert, tmp_path / "encoder")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass OwnConfig: pass\n")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "y")
+    with pytest.raises(UserError, match="cannot load the text encoder"):
+        load_encoder(str(folder))
+    assert not asked and not (tmp_path / "ran").exists()
 
 
 def test_encoder_that_is_none_is_one_line(tmp_path):

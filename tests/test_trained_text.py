@@ -1,10 +1,12 @@
 """A text encoder that trains with the GAN: what the original got wrong is tested here, end to end."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from short_runs import CPU, SMALL_ENCODER, config, start
 
 from t2i import TextToImagePipeline
 from t2i.config import validate
@@ -48,7 +50,7 @@ def test_a_prompt_draws_the_same_picture_in_another_process(run):
     )
     drawn = {
         subprocess.run(
-            [sys.executable, "-c", code, str(run.model)], env={"PYTHONHASHSEED": seed, "PATH": ""},
+            [sys.executable, "-c", code, str(run.model)], env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True, text=True, check=True,
         ).stdout
         for seed in ("1", "2")
@@ -77,3 +79,14 @@ def test_another_models_encoder_is_refused(run, tmp_path):
     pipe.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="not the encoder that the generator beside it was trained with"):
         TextToImagePipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("longest, cut", [(4, "288 of 288 captions are cut to 4 tokens"), (100, None)])
+def test_captions_that_are_cut_are_said_once(longest, cut, shapes_data, tmp_path):
+    said = []
+    encoder = {**SMALL_ENCODER, "max_tokens": longest}
+    settings = config(text_encoder="transformer", encoder=encoder, kimg=0.016, snapshot_kimg=0.008)
+    asked = iter([False, True])
+    run, _ = start(settings, shapes_data, tmp_path, say=said.append, stop=lambda: next(asked))
+    train(settings, shapes_data, run, CPU, resume=True, say=said.append)
+    assert [line[: len(cut or "")] for line in said if "cut to" in line] == [cut] * bool(cut)

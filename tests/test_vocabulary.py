@@ -118,7 +118,9 @@ def changed(name, value):
 )  # fmt: skip
 def test_a_damaged_or_foreign_tokenizer_is_refused_in_one_line(damage, tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
-    (tmp_path / "tokenizer.json").write_text(damage((tmp_path / "tokenizer.json").read_text()))
+    (tmp_path / "tokenizer.json").write_text(
+        damage((tmp_path / "tokenizer.json").read_text(encoding="utf-8")), encoding="utf-8"
+    )
     with pytest.raises(UserError, match="no tokenizer of t2i's") as caught:
         CaptionTokenizer.load(tmp_path / "tokenizer.json")
     assert "\n" not in str(caught.value)
@@ -131,7 +133,7 @@ def test_an_absent_or_binary_tokenizer_is_refused_in_one_line(tmp_path):
             CaptionTokenizer.load(path)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.text(max_size=200), max_size=4))
 def test_any_text_has_ids(captions):
     tokenizer = CaptionTokenizer.train(["a red circle", "a red disc"], max_tokens=20)

@@ -1,6 +1,7 @@
 """What a user of `prepare` can get wrong ends in one line on stderr, the right exit code, and nothing written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,8 @@ def test_above_5_percent_unusable_pictures_are_refused_with_the_reason(refused, 
     texts(here / "captions", 5)
     (here / "images" / "004.jpg").write_bytes(data)
     source = ("--images", "images", "--captions", "captions", "--workers", "1")
-    line = refused(1, "1 of 5", "prepare", *source, "--out", "data")
-    assert "--max-skipped" in line and "004.jpg" in line
+    line = refused(1, "1 of 5", "prepare", *source, "--out", "data", leaves="data.partial")
+    assert "--max-skipped" in line and "004.jpg" in line and line.endswith("listed in data.partial/skipped.jsonl")
     assert run(["prepare", *source, "--out", "data", "--strict", "--max-skipped", "1"]) == 1
     assert not (here / "data").exists()
 
@@ -110,7 +111,7 @@ def test_a_data_set_that_is_replaced_stays_until_the_new_one_is_whole(refused, h
     refused(1, "--overwrite", "prepare", *source)
     kept = listing(here / "data")
     (here / "images" / "000.png").write_bytes(b"")
-    refused(1, "--max-skipped", "prepare", *source, "--overwrite")
+    refused(1, "--max-skipped", "prepare", *source, "--overwrite", leaves="data.partial")
     assert listing(here / "data") == kept
     assert run(["prepare", *source, "--overwrite", "--max-skipped", "1"]) == 0
     assert json.loads((here / "data" / "dataset.json").read_text())["pictures"] == 3
@@ -130,6 +131,8 @@ def test_a_data_set_that_is_replaced_stays_until_the_new_one_is_whole(refused, h
         (["--shapes", "9", "--captions", "x"], "--captions goes with --images"),
         (["--shapes", "9", "--resolution", "50"], "--resolution 50"),
         (["--shapes", "9", "--resolution", "big"], "--resolution"),
+        (["--shapes", "9", "--resolution", "8"], "shapes are drawn at 16 to 256 px, not 8"),
+        (["--shapes", "9", "--resolution", "1024"], "shapes are drawn at 16 to 256 px, not 1024"),
         (["--shapes", "9", "--fraction", "0"], "--fraction 0"),
         (["--shapes", "9", "--fraction", "2"], "--fraction 2"),
         (["--shapes", "9", "--fraction", "nan"], "--fraction nan"),
@@ -146,13 +149,21 @@ def test_prepare_options_that_make_no_sense(refused, options, words):
     refused(2, words, "prepare", *options)
 
 
-def test_a_text_encoder_that_is_none(here, capfd):
+@pytest.mark.parametrize("left_out", ["config.json", "tokenizer.json", "everything"])
+def test_a_text_encoder_that_is_none_is_refused_before_a_picture_is_decoded(refused, here, tiny_bert, left_out):
     (here / "encoder").mkdir()
+    for path in tiny_bert.iterdir() if left_out != "everything" else ():
+        if path.name != left_out:
+            shutil.copy(path, here / "encoder")
     source = ("--shapes", "4", "--resolution", "16", "--val-fraction", "0", "--workers", "1")
-    assert run(["prepare", *source, "--text-encoder", "encoder", "--out", "data"]) == 1
-    line = capfd.readouterr().err
-    assert line.startswith("t2i: cannot load the text encoder 'encoder'") and line.count("\n") == 1
-    assert not (here / "data").exists()
+    line = refused(1, "cannot load the text encoder 'encoder'", "prepare", *source, "--text-encoder", "encoder")
+    assert line.endswith("or a name on the Hugging Face hub") and len(line) < 420
+
+
+def test_the_command_that_comes_next_is_quoted_for_the_shell(here, t2i):
+    source = ("--shapes", "4", "--resolution", "16", "--val-fraction", "0", "--workers", "1")
+    said = t2i("prepare", *source, "--out", "my $data").splitlines()
+    assert said[-1] == "train on it: t2i train 'my $data'"
 
 
 def test_a_file_name_cannot_write_to_the_terminal(here, capfd):

@@ -44,12 +44,20 @@ def test_generate_options_that_make_no_sense(refused, tiny_run, options, words):
         ([""], "empty"),
         (["--cols", "0"], "--cols"),
         (["--cols", "99999999"], "--cols"),
-        (["--cols", "9000", "--rows", "2", "a", "b"], "too many"),
+        (["--cols", "9000", "--rows", "2", "a", "b"], "over the limit of 100 megapixels"),
         (["--seeds", ""], "--seeds"),
         (["--truncation", "inf"], "--truncation inf"),
         (["a", "--interpolate", "a", "b"], "--interpolate"),
         (["--interpolate", "a", ""], "empty"),
         (["--interpolate", "a", "b", "--cols", "1"], "--cols"),
+        (["--interpolate", "a", "b", "--rows", "2", "--seeds", "5"], "--seeds excludes --rows"),
+        (["--cols", "2", "--seeds", "5"], "--seeds excludes --cols"),
+        (["--style-mixing", "--cols", "2", "--seeds", "5"], "--seeds excludes --cols"),
+        (["--style-mixing", "a", "b", "c"], "--style-mixing takes one prompt"),
+        (["--style-mixing", "--truncation-sweep"], "--style-mixing excludes --truncation-sweep"),
+        (["--truncation-sweep", "--cols", "2"], "--truncation-sweep excludes --cols"),
+        (["--truncation-sweep", "--truncation", "0.5"], "--truncation-sweep excludes --truncation"),
+        (["--truncation-sweep", "--seeds", "1,2"], "--truncation-sweep draws one seed"),
         (["-o", "grid.gif"], ".gif"),
         (["-o", "grid"], "suffix"),
     ],
@@ -83,6 +91,11 @@ def test_a_prompt_of_bytes_that_are_no_text_is_drawn(here, capfd, tiny_run):
 
 def _edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _edit_training(folder, **values):
+    facts = json.loads((folder / "model_index.json").read_text())["training"]
+    _edit(folder / "model_index.json", training={**facts, **values})
 
 
 def _write_weights(folder: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -123,6 +136,10 @@ DAMAGES = {
     "a garbage config": (lambda f: (f / "generator" / "config.json").write_bytes(b"\x00\xff"), "config.json"),
     "an empty config": (lambda f: (f / "generator" / "config.json").write_text("{}"), "does not fit"),
     "a foreign config": (lambda f: (f / "generator" / "config.json").write_text('{"sample_size": 64}'), "does not fit"),
+    "images seen that are none": (lambda f: _edit_training(f, images_seen=None), "images_seen"),
+    "prompts that are none": (lambda f: _edit_training(f, prompts={"a": 1}), "prompts"),
+    "a prompt that is none": (lambda f: _edit_training(f, prompts=["a", 1]), "prompts"),
+    "licences that are a list": (lambda f: _edit_training(f, licences=["MIT"]), "licences"),
     "resolution a text": (lambda f: _edit(f / "generator" / "config.json", resolution="64"), "resolution"),
     "resolution 0": (lambda f: _edit(f / "generator" / "config.json", resolution=0), "resolution"),
     "resolution 2^40": (lambda f: _edit(f / "generator" / "config.json", resolution=2**40), "resolution"),

@@ -1,6 +1,8 @@
 """Options, settings, data and runs that `train` refuses: one line, the right exit code, nothing written."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 from folders import listing
@@ -32,6 +34,9 @@ from t2i.cli import run
         (["--eval-every", "0"], "--eval-every must be above 0"),
         (["--eval-every", "8", "--best-by", "fid"], "--best-by: input should be"),
         (["--best-by", "fd"], "--best-by needs --eval-every"),
+        (["--growing"], "--growing has no effect: 16 px would be the only stage"),
+        (["--arch", "dfgan", "--penalty", "none", "--penalty-every", "4"], "--penalty-every has no effect"),
+        (["--penalty-every", "4"], "there is no penalty here, --penalty is none (preset fast)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -46,6 +51,7 @@ def test_train_options_that_make_no_sense(refused, minilm_data, options, words):
         ("\x00", 1, "not valid TOML"),
         ("batches = 8", 2, "no setting is called 'batches'"),
         ('batch = "many"', 2, "run.toml: batch: "),
+        ('lr_g = "5"', 2, "run.toml: lr_g: input should be a number, not '5'"),
         ("batch = 1", 2, "run.toml: batch must be at least 2"),
         ("ema_kimg = 0", 2, "run.toml: ema_kimg must be above 0"),
         ("likeness = -1", 2, "run.toml: likeness"),
@@ -65,9 +71,10 @@ def test_train_options_that_make_no_sense(refused, minilm_data, options, words):
         ('conditioning = "sentence"\n[model]\ntext_layers = 1', 2, "text_layers reads tokens"),
         ("beta1 = nan", 2, "run.toml: beta1 must be a number"),
         ("penalty_weight = -1", 2, "run.toml: penalty_weight"),
+        ('penalty = "none"\npenalty_weight = 2.0', 2, "run.toml: penalty_weight has no effect"),
         ('augment = ["blur"]', 2, "run.toml: augment: "),
         ("arch = [1]", 2, "no architecture '[1]'"),
-        ("preset = [1]", 2, "--preset [1]"),
+        ("preset = [1]", 2, "run.toml: preset [1]"),
         ("model = 3", 2, "[model] must be a table"),
         ("[model]\ndepth = 3", 2, "no model setting 'depth'"),
         ('arch = "dfgan"\n[model]\nnf = "wide"', 2, "[model] nf must be of type int"),
@@ -117,6 +124,26 @@ def test_a_damaged_data_set(refused, here, minilm_data, name):
     refused(1, name, "train", "data")
 
 
+@pytest.mark.parametrize(("setting", "value"), [("arch", "dfgam"), ("preset", "tiny")])
+def test_a_name_that_there_is_not_is_said_to_be_where_it_stands(refused, here, minilm_data, setting, value):
+    (here / "run.toml").write_text(f'{setting} = "{value}"\n')
+    refused(2, f"run.toml: {setting}", "train", minilm_data, "--config", "run.toml")
+    refused(2, f"--{setting}", "train", minilm_data, f"--{setting}", value)
+    refused(2, f"t2i: --{setting}", "train", minilm_data, f"--{setting}", value, "--config", "run.toml")
+
+
+def test_a_data_set_that_was_moved_is_found_again_or_asked_for(refused, here, minilm_data, tiny_run, t2i):
+    shutil.copytree(tiny_run, "runs/00000-dfgan")
+    facts = json.loads(Path("runs/00000-dfgan/config.json").read_text())
+    facts["data"]["path"] = "t2i-data/gone"
+    Path("runs/00000-dfgan/config.json").write_text(json.dumps(facts))
+    said = "t2i-data/gone: the data set that runs/00000-dfgan was trained on is not there"
+    line = refused(1, said, "train", "--resume")
+    assert line.endswith("name it: t2i train DATA --resume runs/00000-dfgan")
+    shutil.copytree(minilm_data, "t2i-data/another-name")
+    assert "t2i-data/another-name" in t2i("train", "--resume", "--dry-run")
+
+
 def test_resuming_what_cannot_be_resumed(refused, here, minilm_data, shapes_data, tiny_run):
     refused(1, "no run here", "train", "--resume", "missing")
     refused(1, "no run here", "train", "--resume", minilm_data)
@@ -127,6 +154,7 @@ def test_resuming_what_cannot_be_resumed(refused, here, minilm_data, shapes_data
     refused(2, "--config", "train", "--resume", tiny_run, "--config", "run.toml")
     refused(2, "--out", "train", "--resume", tiny_run, "--out", "elsewhere")
     refused(2, "--kimg must be above 0", "train", "--resume", tiny_run, "--kimg", "-1")
+    refused(2, "--best-by needs --eval-every", "train", "--resume", tiny_run, "--best-by", "fd")
     refused(1, "its fingerprint differs", "train", shapes_data.path, "--resume", tiny_run)
     assert listing(tiny_run) == before
     run_folder = here / "run"

@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 
 import typer
 
-from t2i.cli import console, demo, evaluate, generate, info, prepare, sample_grid, train
+from t2i.cli import console, demo, evaluate, export, generate, info, prepare, sample_grid, train
 from t2i.cli.console import Stopped
+from t2i.cli.launch import tell_the_end
 from t2i.errors import UserError, is_out_of_memory
 from t2i.files import brief, describe_os_error
+from t2i.signals import stop_signals
 from t2i.version import __version__
 
 app = typer.Typer(
@@ -30,6 +32,7 @@ app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("sample-grid")(sample_grid.sample_grid)
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("info")(info.info)
 app.command("demo")(demo.demo)
 
@@ -44,10 +47,12 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The console script: run a command and exit. What a user can cause ends in one line on stderr.
 
-    Exit codes: 0; 1 where something outside is wrong; 2 for usage; 130 after Ctrl-C; 143 after SIGTERM.
+    Exit codes: 0; 1 where something outside is wrong; 2 for usage; after a signal 128 and its number, 130 after Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a file name may be no text
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # a file name may be no text
     sys.exit(run(arguments))
 
 
@@ -68,33 +73,37 @@ def run(arguments: list[str] | None = None) -> int:
             print(error.format_message())
             return 2
         asked = f"{error.ctx.command_path} --help" if getattr(error, "ctx", None) else "t2i --help"
-        return _fail(f"{error.format_message().rstrip('.')}; see {asked}", error.exit_code)
+        return _fail(error, f"{error.format_message().rstrip('.')}; see {asked}", error.exit_code)
     except UserError as error:
-        return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
+        return _fail(error, str(error), error.exit_code)
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != 1:  # 1: rich's word for a broken pipe
+            raise  # of a shell's completion
         _abandon_stdout()  # the reader left: nothing to say
-        return 1
+        return _fail(error, "", 1)
     except OSError as error:
         _abandon_stdout()
         where = error.filename
-        return _fail(str(describe_os_error(error, where)) if where else f"output: {error.strerror or error}", 1)
+        said = str(describe_os_error(error, where)) if where else f"output: {error.strerror or error}"
+        return _fail(error, said, 1)
     except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
-        return _fail("out of memory: other programs may hold it, or this one was asked for too much at once", 1)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped by SIGINT", 130)
+        said = "out of memory: other programs may hold it, or this one was asked for too much at once"
+        return _fail(error, said, 1)
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        return _fail(stop, "stopped by SIGINT", 130)
     except Stopped as stop:
-        return _fail(str(stop), 128 + stop.number)
+        return _fail(stop, str(stop), 128 + stop.number)
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGINT and SIGTERM become Stopped, where no command handles them itself."""
+    """SIGINT, SIGTERM and SIGHUP become Stopped, where no command handles them itself."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may ask for signals
         yield
         return
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _stop) for number in stop_signals()}
     try:
         with console.no_stop_is_lost():
             yield
@@ -130,6 +139,10 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"t2i: {brief(' '.join(message.split()), 4000)}", file=sys.stderr)
+def _fail(error: BaseException, message: str, code: int) -> int:
+    """Say it in one line, or let the launcher of this process say it."""
+    line = f"t2i: {brief(' '.join(message.split()), 4000)}" if message else ""
+    if not tell_the_end(error, line, code) and line:
+        with contextlib.suppress(OSError):  # of a terminal that was closed
+            print(line, file=sys.stderr)
     return code

@@ -26,14 +26,15 @@ if TYPE_CHECKING:
     from t2i.pipeline import TextToImagePipeline
     from t2i.text.pooler import TextBatch
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+# Not even :x: is anything but what it says: prompts and paths are shown as they are.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(highlight=False, soft_wrap=True, emoji=False, stderr=True)
 
 NEWEST = "@newest"  # stands for the value of an option that was given without one
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM, `number`; hint: what the user may do next."""
+    """SIGINT, SIGTERM or SIGHUP, `number`; hint: what the user may do next."""
 
     def __init__(self, number: int, hint: str = ""):
         self.number, self.hint = number, hint
@@ -181,8 +182,10 @@ def take_arguments(given: list[str] | None) -> list[str]:
     return whole
 
 
-def load_pipeline(model: Path | None, device: str, quiet: bool = False) -> "TextToImagePipeline":
-    """The model named, else the newest run's, else the built-in one (and says which)."""
+def load_pipeline(
+    model: Path | None, device: str, quiet: bool = False, choose: str = "choose another with --model"
+) -> "TextToImagePipeline":
+    """The model named, else the newest run's, else the built-in one (and says which, and how to `choose`)."""
     from t2i.models.folder import BUILT_IN
     from t2i.pipeline import TextToImagePipeline
     from t2i.training.run import default_model
@@ -191,12 +194,17 @@ def load_pipeline(model: Path | None, device: str, quiet: bool = False) -> "Text
         model = default_model()
         which = f"{BUILT_IN.name} (built in; there is no run here" if model == BUILT_IN else f"{model} (the newest run"
         if not quiet:
-            say(f"model: {which}; choose another with --model)")
+            say(f"model: {which}; {choose})")
     pipe = TextToImagePipeline.from_pretrained(model, device)
-    if pipe.grown.resolution < pipe.resolution:
-        size, full = pipe.grown.resolution, pipe.resolution
-        warn(f"this model was saved while it grew: it draws {size} px, enlarged to {full}; t2i train --resume goes on")
+    if growing := still_growing(pipe):
+        warn(f"{growing}; t2i train --resume goes on")
     return pipe
+
+
+def still_growing(pipe: "TextToImagePipeline") -> str:
+    """What there is to say of a model that has not grown to its full size; "" of one that has."""
+    size, full = pipe.grown.resolution, pipe.resolution
+    return f"this model was saved while it grew: it draws {size} px, enlarged to {full}" if size < full else ""
 
 
 def encode(pipe: "TextToImagePipeline", prompts: list[str]) -> "TextBatch":

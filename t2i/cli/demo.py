@@ -29,17 +29,19 @@ def demo(
     from t2i.cli.prepare import prepare
     from t2i.cli.sample_grid import sample_grid
     from t2i.cli.train import train
-    from t2i.files import make_folder
+    from t2i.files import make_folder, shell_word
 
     if pictures < 2:
         raise UsageError(f"--pictures {pictures}: must be at least 2")
     if not 0 < minutes < math.inf:
         raise UsageError(f"--minutes {minutes:g}: must be above 0")
     make_folder(out)
-    data = out / "shapes-train-32"
+    data = out / f"shapes-{pictures}-32"  # the runs of an earlier demo with another number keep theirs
     if not (data / "dataset.json").is_file():
         console.say(f"1. prepare: {pictures:,} drawn pictures with captions")
         prepare(shapes=pictures, resolution=32, val_fraction=0.0, out=data)
+    else:
+        console.say(f"1. prepare: {data} has the {pictures:,} pictures of an earlier demo")
     console.say(f"2. train: stylegan2, {minutes:g} minutes")
     train(data=data, arch="stylegan2", preset="small", minutes=minutes, out=out / "runs")
     console.say("3. draw")
@@ -49,7 +51,8 @@ def demo(
     sample_grid(prompt=list(PROMPTS), model=newest / "model", cols=6, out=out / "demo.png")
     console.say(f"4. does it obey? {SCENES} prompts with pairs of colour and shape from training, {SCENES} with others")
     _say_obedience(newest / "model")
-    console.say(f'look at {out / "demo.png"}; then: t2i generate "a purple heart" --model {newest} -o heart.png')
+    command = f'generate "a purple heart" --model {shell_word(newest)} -o heart.png'
+    console.say(f"look at {out / 'demo.png'}; then: t2i {command}")
 
 
 def _say_obedience(model: Path) -> None:

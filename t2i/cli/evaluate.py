@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from t2i.evaluation.report import Report, Score
     from t2i.pipeline import TextToImagePipeline
 
-DATA_ROOT = Path("t2i-data")
 
 
 def evaluate(
@@ -73,6 +72,8 @@ def evaluate(
     ):  # fmt: skip
         if value is not None and names is not None and not wanted & set(names):
             raise UsageError(f"{option} does nothing here: --metrics names none of {', '.join(sorted(wanted))}")
+    if samples is not None and names == ("attributes",):
+        raise UsageError("--samples does nothing here: attributes has its own prompts, 400 of each kind")
 
     from t2i.evaluation.clip import refuse_own_judge
     from t2i.evaluation.painter import Painter
@@ -110,6 +111,16 @@ def evaluate(
         "images_seen": pipe.description.training.get("images_seen"), "sha256": pipe.weights_sha256,
         "truncation": truncation,
     }  # fmt: skip
+    training = pipe.description.training
+    if training.get("chosen_on") == dataset.fingerprint:
+        report.notes.insert(
+            0,
+            f"this model was chosen by its {training.get('best_by')} on these very pictures, the best of many looks: "
+            "its scores here are not held-out ones; score it on another split",
+        )
+    if growing := console.still_growing(pipe):
+        report.notes.insert(0, growing)
+        about["grown_to"] = pipe.grown.resolution
     report.facts = {"model": about, **report.facts}
     written = _write(report, evaluator, painter, folder)
     if json:
@@ -122,7 +133,7 @@ def evaluate(
 
 def _run_of(model: Path) -> Path | None:
     """The run folder that a path is, or is the model of; None where it is in none."""
-    for folder in (model, model.parent):
+    for folder in (model, model.absolute().parent):  # it may be "."
         if (folder / "config.json").is_file() and (folder / "model" / "model_index.json").is_file():
             return folder
     return None
@@ -130,8 +141,8 @@ def _run_of(model: Path) -> Path | None:
 
 def _training_data(pipe: "TextToImagePipeline", run: Path | None, given: Path | None) -> "PreparedDataset | None":
     """The data set that the model was trained on: the one given, else found by the run's path and by fingerprint."""
-    from t2i.data.prepared import PreparedDataset, find_datasets
-    from t2i.files import read_json
+    from t2i.data.prepared import PreparedDataset
+    from t2i.training.run import find_data
 
     fingerprint = pipe.description.training.get("data_fingerprint")
     if given is not None:
@@ -139,24 +150,7 @@ def _training_data(pipe: "TextToImagePipeline", run: Path | None, given: Path | 
         if fingerprint not in (None, train.fingerprint):
             console.warn(f"{given} is not the data set that this model was trained on (its fingerprint differs)")
         return train
-    places = [DATA_ROOT]
-    candidates = []
-    if run is not None:
-        recorded = read_json(run / "config.json", "run configuration").get("data")
-        path = Path(str(recorded.get("path"))) if isinstance(recorded, dict) else DATA_ROOT
-        # As the user stands now, and as they stood when the run was started in runs/.
-        candidates = [path, run.absolute().parent.parent / path]
-        places.append(run.absolute().parent.parent / DATA_ROOT)
-    for place in places:
-        candidates += find_datasets(place)
-    for candidate in candidates:
-        try:
-            train = PreparedDataset(candidate)
-        except UserError:
-            continue
-        if train.fingerprint == fingerprint:
-            return train
-    return None
+    return find_data(fingerprint, run)
 
 
 def _evaluated(given: Path | None, train: "PreparedDataset | None", model: Path) -> "PreparedDataset":

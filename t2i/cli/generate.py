@@ -1,5 +1,6 @@
 """t2i generate: prompts in, pictures out."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,8 @@ def generate(
     ] = None,
     prompts: Annotated[Path | None, Option(help="A text file, one prompt a line.", show_default=False)] = None,
     out: Annotated[
-        Path, Option("--out", "-o", help="A picture file; several pictures are numbered; a folder takes any number.")
-    ] = Path("out.png"),
+        str, Option("--out", "-o", help="A picture file; several pictures are numbered; a folder takes any number.")
+    ] = "out.png",
     model: Annotated[
         Path | None,
         Option(help="A model or run folder, or emoji: built in. Left out, the newest run's.", show_default=False),
@@ -55,12 +56,13 @@ def generate(
     from t2i.files import check_writable
     from t2i.grids import check_picture_name, save_png
 
-    if not _is_folder(out):
-        check_picture_name(out)
+    folder = _folder(out)
+    if not folder:
+        check_picture_name(Path(out))
     pipe = console.load_pipeline(model, device, quiet=json)
     pipe.group = batch or pipe.group
     condition = pipe.pool(console.encode(pipe, texts))
-    check_writable(out if _is_folder(out) else out.parent)  # before the work, after all else that can be wrong
+    check_writable(folder or Path(out).parent)  # before the work, after all else that can be wrong
     import torch
 
     jobs = [(index, seed) for index in range(len(texts)) for seed in numbers]
@@ -69,7 +71,7 @@ def generate(
     written = []
     pictures = (picture for group in pipe.draw(noise, condition[rows], truncation) for picture in group.numpy())
     for number, ((index, seed), picture) in enumerate(zip(jobs, pictures)):
-        path = _name(out, number, len(jobs))
+        path = _name(Path(out), folder, number, len(jobs))
         save_png(picture, path, pipe.picture_facts(texts[index], seed, truncation))
         written.append({"path": str(path), "prompt": texts[index], "seed": seed})
     if json:
@@ -80,12 +82,14 @@ def generate(
         console.say(f"wrote {len(written)} pictures, {written[0]['path']} to {written[-1]['path']}")
 
 
-def _is_folder(out: Path) -> bool:
-    return out.is_dir() or out.suffix == ""
+def _folder(out: str) -> Path | None:
+    """The folder that --out names: one that is there, or a name without a suffix or with a slash at its end."""
+    path = Path(out)
+    return path if path.is_dir() or path.suffix == "" or out.endswith(("/", os.sep)) else None
 
 
-def _name(out: Path, number: int, count: int) -> Path:
+def _name(out: Path, folder: Path | None, number: int, count: int) -> Path:
     digits = max(3, len(str(count - 1)))
-    if _is_folder(out):
-        return out / f"{number:0{digits}d}.png"
+    if folder:
+        return folder / f"{number:0{digits}d}.png"
     return out if count == 1 else out.with_name(f"{out.stem}-{number:0{digits}d}{out.suffix}")

@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from t2i.cli import console
 from t2i.errors import UserError
-from t2i.files import first_line, read_json
+from t2i.files import first_line, read_json, shell_word
 
 
 def info(
@@ -88,12 +88,15 @@ def _run(path: Path) -> dict[str, Any]:
             verify(checkpoint)
         except UserError as error:
             damaged.append(str(error))
-    metrics = read_metrics(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else []
+    lines = read_metrics(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else []
+    metrics = dict(lines[-1]) if lines else {}
+    stage = metrics.pop("resolution", data.get("resolution"))  # of the step that the line is about
     return {
         "architecture": settings.arch, "data": data.get("path"), "resolution": data.get("resolution"),
+        **({"grown to": stage} if stage != data.get("resolution") else {}),
         "goal": f"{settings.kimg:g} kimg", "checkpoints": ", ".join(checkpoints) or "none",
         **({"damaged": "\n".join(damaged)} if damaged else {}),
-        "has a model": (run.model / "model_index.json").is_file(), **(metrics[-1] if metrics else {}),
+        "has a model": (run.model / "model_index.json").is_file(), **metrics,
     }  # fmt: skip
 
 
@@ -104,17 +107,20 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     settings = state["settings"]
     return {
         "architecture": settings["arch"], "images_seen": state["images_seen"], "verified files": len(state["files"]),
-        "resume": f"t2i train --resume {path.parent.parent}",
+        "resume": f"t2i train --resume {shell_word(path.absolute().parent.parent)}",
     }  # fmt: skip
 
 
 def _model(path: Path) -> dict[str, Any]:
     from t2i.models.folder import load_model
+    from t2i.models.growing import Growth
 
     generator, description, digest = load_model(path)
+    stage = getattr(generator, "growth", Growth(description.resolution)).resolution
     parameters = sum(value.numel() for value in generator.parameters())
     return {
         "architecture": description.architecture, "resolution": description.resolution,
+        **({"grown to": stage} if stage < description.resolution else {}),
         "conditioning": description.conditioning, "parameters": parameters, "sha256": digest,
         "text encoder": description.text_encoder["name"], **description.training,
         "made with": f"t2i {read_json(path / 'model_index.json').get('t2i_version')}",

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from t2i.cli import console
+from t2i.data import DATA_ROOT
 from t2i.errors import UsageError
-from t2i.files import brief
+from t2i.files import brief, shell_word
+from t2i.signals import comes_twice, stop_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from t2i.data.prepare import PrepareOptions, Summary
     from t2i.data.records import Source
 
-DATA_ROOT = Path("t2i-data")
 
 
 def prepare(
@@ -45,7 +46,9 @@ def prepare(
         int | None, Option(help="Draw so many pictures of coloured shapes (built in).", show_default=False)
     ] = None,
     split: Annotated[str, Option(help="Which part of the source: train, val.")] = "train",
-    resolution: Annotated[int, Option(help="Side of the pictures, px: 32, 64, 128 or 256.")] = 64,
+    resolution: Annotated[
+        int, Option(help="Side of the pictures, px: a power of two from 8 to 1024 (drawn shapes: 16 to 256).")
+    ] = 64,
     text_encoder: Annotated[str, Option(help="minilm, a folder, or the name of a Hugging Face encoder.")] = "minilm",
     fraction: Annotated[float, Option(help="Take this share, the same every time.")] = 1.0,
     limit: Annotated[int | None, Option(help="Take the first so many.", show_default=False)] = None,
@@ -77,8 +80,12 @@ def prepare(
     _check(resolution, fraction, limit, val_fraction, workers, max_skipped)
     part_of = _parse_shard(shard)
     share = (0.1 if shapes else 0.0) if val_fraction is None else val_fraction
-    sources = _sources(coco, images, captions, annotations, imagefolder, shards, shapes, split, share)
+    sources = _sources(coco, images, captions, annotations, imagefolder, shards, shapes, split, share, resolution)
     suffix = (f"-f{fraction:g}" if fraction < 1 else "") + (f"-limit{limit}" if limit is not None else "")
+    if part_of is None and text_encoder != "minilm":  # that one came with the installation, and torch takes a second
+        from t2i.text.encoders import check_encoder
+
+        check_encoder(text_encoder)
     reports = []
     for source, part in sources:
         options = PrepareOptions(
@@ -94,7 +101,7 @@ def prepare(
     if json:
         console.print_json(reports if len(reports) > 1 else reports[0])
     elif part_of is None:
-        console.say(f"train on it: t2i train {reports[0]['path']}")
+        console.say(f"train on it: t2i train {shell_word(str(reports[0]['path']))}")
 
 
 def _prepare_one(
@@ -126,11 +133,11 @@ def _prepare_one(
 
 @contextmanager
 def _stoppable() -> "Iterator[None]":
-    """The first SIGINT or SIGTERM ends the block at once, and orderly; a second one ends the process."""
+    """The first SIGINT, SIGTERM or SIGHUP ends the block at once, and orderly; a second one ends the process."""
 
     def stop(number: int, frame: object) -> None:
         for each in before:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if comes_twice(each) else signal.SIG_DFL)
         caught.append(number)
         console.err.show_cursor()  # a bar hides it, and the second signal leaves no time
         raise console.Stopped(number)
@@ -139,7 +146,7 @@ def _stoppable() -> "Iterator[None]":
     if threading.current_thread() is not threading.main_thread():  # only the main thread may ask for signals
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = stop_signals()
     before = {number: signal.getsignal(number) for number in numbers}
 
     def listen() -> None:
@@ -197,6 +204,7 @@ def _sources(
     shapes: int | None,
     split: str,
     val_share: float,
+    resolution: int,
 ) -> "list[tuple[Source, str]]":
     """The source that the options name, once for each data set to write; beside it which part of it to keep."""
     from t2i.data import shapes as drawn
@@ -219,6 +227,7 @@ def _sources(
         raise UsageError("--annotations goes with --images or --coco")
 
     if shapes is not None:
+        drawn.check_resolution(resolution)
         if val_share and split == "train":
             held_out = max(1, round(shapes * val_share))
             training = drawn.ShapesSource(shapes - held_out if shapes > held_out else shapes, "train")

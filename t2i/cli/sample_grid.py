@@ -9,12 +9,15 @@ from t2i.cli import console
 from t2i.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from torch import Tensor
 
     from t2i.pipeline import TextToImagePipeline
 
 MAX_CELLS = 10_000  # what fits into the largest picture that is drawn
+COLUMNS = 8
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
 
@@ -28,16 +31,24 @@ def sample_grid(
         Path | None,
         Option(help="A model or run folder, or emoji: built in. Left out, the newest run's.", show_default=False),
     ] = None,
-    rows: Annotated[int | None, Option(help="At most so many prompts.", show_default=False)] = None,
-    cols: Annotated[int, Option(help="Columns: seeds 0, 1, ... or steps of --interpolate.")] = 8,
-    seeds: Annotated[str | None, Option(help="The seeds of the columns: 0-7,12.", show_default=False)] = None,
+    rows: Annotated[
+        int | None, Option(help="At most so many prompts; of the others, so many seeds (4).", show_default=False)
+    ] = None,
+    cols: Annotated[
+        int | None, Option(help="Columns: seeds 0, 1, ... or steps of --interpolate.", show_default="8")
+    ] = None,
+    seeds: Annotated[
+        str | None, Option(help="The seeds of the columns (of --interpolate's rows): 0-7,12.", show_default=False)
+    ] = None,
     interpolate: Annotated[
         tuple[str, str] | None,
         Option(
             metavar="A B", help="From prompt A to prompt B across the columns, a row for each seed.", show_default=False
         ),
     ] = None,
-    truncation: Annotated[float, Option(help="1: as trained; towards 0: more typical, less varied.")] = 1.0,
+    truncation: Annotated[
+        float | None, Option(help="1: as trained; towards 0: more typical, less varied.", show_default="1.0")
+    ] = None,
     truncation_sweep: Annotated[
         bool, Option("--truncation-sweep", help="Columns are truncations from 0 to 1.25, with one seed.")
     ] = False,
@@ -51,70 +62,133 @@ def sample_grid(
 ) -> None:
     """Draw a grid: each row a prompt, each column a seed, all labelled."""
     from t2i.files import check_writable
-    from t2i.grids import check_picture_name, save_png, table_grid
+    from t2i.grids import check_grid, check_picture_name, save_png, table_grid
 
     texts = list(prompt or [])
     if prompts is not None:
         texts += console.read_prompts(prompts)
     if any(not text.strip() for text in [*texts, *(interpolate or ())]):
         raise UsageError("a prompt is empty: say what to draw")
-    if cols < 1 or (rows is not None and rows < 1):
-        raise UsageError("--rows and --cols must be at least 1")
-    if interpolate and (texts or truncation_sweep):
-        raise UsageError("--interpolate takes its two prompts only, and excludes --truncation-sweep")
-    if interpolate and cols < 2:
-        raise UsageError("--interpolate needs at least 2 --cols")
-    if style_mixing and (interpolate or truncation_sweep):
-        raise UsageError("--style-mixing excludes --interpolate and --truncation-sweep")
+    named = {
+        "--interpolate": interpolate, "--truncation-sweep": truncation_sweep, "--style-mixing": style_mixing,
+        "prompts": texts, "--rows": rows is not None, "--cols": cols is not None, "--seeds": seeds is not None,
+        "--truncation": truncation is not None,
+    }  # fmt: skip
+    _check({name for name, value in named.items() if value}, rows, cols)
     if style_mixing and len(texts) > 2:
         raise UsageError(
             f"--style-mixing takes one prompt, or one for the rows and one for the columns, not {len(texts)}"
         )
-    console.check_truncation(truncation)
-    if max(cols, rows or 0) > MAX_CELLS:
-        raise UsageError(f"--rows and --cols must be at most {MAX_CELLS:,}")
-    numbers = list(range(cols)) if seeds is None else console.parse_seeds(seeds)
+    psi = 1.0 if truncation is None else truncation
+    console.check_truncation(psi)
+    numbers = None if seeds is None else console.parse_seeds(seeds)
+    if truncation_sweep and numbers and len(numbers) > 1:
+        raise UsageError(f"--truncation-sweep draws one seed; --seeds names {len(numbers)}")
     check_picture_name(out)
 
     pipe = console.load_pipeline(model, device)
-    if style_mixing:
-        labels = (texts or pipe.known_prompts or ["a table"])[: 2 if texts else 1]
-        ends = pipe.pool(console.encode(pipe, labels))
-        coarse, fine = list(range(rows or 4)), [len(numbers) + number for number in numbers]
-        if len(coarse) * len(fine) > MAX_CELLS:
-            raise UsageError(f"{len(coarse)} x {len(fine)} pictures are too many for one grid; ask for fewer")
-        check_writable(out.parent)
-        pictures = _mixed(pipe, coarse, fine, ends[0], ends[-1], truncation)
-        names = ["fine styles", *(f"coarse: seed {seed}" for seed in coarse)]
-        grid = table_grid(pictures, names, ["", *(f"seed {seed}" for seed in fine)], "  /  ".join(labels))
-        facts = pipe.picture_facts(" | ".join(labels), coarse[0], truncation)
-        save_png(grid, out, {**facts, "seeds": ",".join(map(str, [*coarse, *fine]))})
-        console.say(f"wrote {out} ({len(coarse)} x {len(fine)} mixed pictures)")
-        return
+    texts = texts or pipe.known_prompts or ["a table"]
     if interpolate:
-        numbers = list(range(rows or 4)) if seeds is None else numbers
-        shares = [step / (cols - 1) for step in range(cols)]
-        ends = pipe.pool(console.encode(pipe, list(interpolate)))
-        table = [[_Cell(seed, ends[0].lerp(ends[1], share), truncation) for share in shares] for seed in numbers]
-        labels, columns = [f"seed {seed}" for seed in numbers], [f"{share:.0%}" for share in shares]
-        title = f"{interpolate[0]}  →  {interpolate[1]}"
+        grid = _interpolation(pipe, interpolate, numbers or list(range(rows or 4)), cols or COLUMNS, psi)
+    elif style_mixing:
+        coarse = list(range(rows or 4))
+        labels = texts[:2] if named["prompts"] else texts[:1]
+        count = cols or COLUMNS
+        fine = numbers or [max(len(coarse), count) + n for n in range(count)]  # others than the rows'
+        grid = _mixtures(pipe, labels, coarse, fine, psi)
+    elif truncation_sweep:
+        grid = _sweep(pipe, texts[: rows or None], (numbers or [0])[0])
     else:
-        labels = (texts or pipe.known_prompts or ["a table"])[: rows or None]
-        conditions = pipe.pool(console.encode(pipe, labels))
-        if truncation_sweep:
-            settings = [(numbers[0], psi) for psi in SWEEP]
-            columns, title = [f"psi {psi:g}" for psi in SWEEP], f"truncation, seed {numbers[0]}"
-        else:
-            settings = [(seed, truncation) for seed in numbers]
-            columns, title = [f"seed {seed}" for seed in numbers], None
-        table = [[_Cell(seed, condition, psi) for seed, psi in settings] for condition in conditions]
-    if len(table) * len(table[0]) > MAX_CELLS:
-        raise UsageError(f"{len(table)} x {len(table[0])} pictures are too many for one grid; ask for fewer")
+        grid = _prompts_by_seeds(pipe, texts[: rows or None], numbers or list(range(cols or COLUMNS)), psi)
+    check_grid(grid.rows, grid.wide, pipe.resolution)
     check_writable(out.parent)  # before the work, after all else that can be wrong
-    grid = table_grid(_draw(pipe, table), labels, columns, title)
-    facts = pipe.picture_facts(" | ".join(interpolate or labels), numbers[0], truncation)
-    save_png(grid, out, {**facts, "seeds": ",".join(map(str, numbers))})
-    console.say(f"wrote {out} ({len(table)} x {len(table[0])} pictures)")
+    sheet = table_grid(grid.draw(), grid.labels, grid.columns, grid.title)
+    facts = pipe.picture_facts(" | ".join(grid.prompts), grid.seeds[0], psi)
+    truncations = {"truncation_psi": ",".join(f"{value:g}" for value in SWEEP)} if truncation_sweep else {}
+    save_png(sheet, out, {**facts, "seeds": ",".join(map(str, grid.seeds)), **truncations})
+    console.say(f"wrote {out} ({grid.rows} x {grid.wide} {'mixed ' * style_mixing}pictures)")
+
+
+# What would be ignored is refused.
+_EXCLUDE = (
+    ("--style-mixing", ("--interpolate", "--truncation-sweep")),
+    ("--interpolate", ("prompts", "--truncation-sweep")),
+    ("--truncation-sweep", ("--cols", "--truncation")),
+)
+
+
+def _check(named: set[str], rows: int | None, cols: int | None) -> None:
+    """Do the options that were named go together? Raises UsageError, one line."""
+    for option, others in _EXCLUDE:
+        if option in named and (excluded := [other for other in others if other in named]):
+            raise UsageError(f"{option} excludes {excluded[0]}")
+    counted = "--rows" if "--interpolate" in named else "--cols"
+    if {"--seeds", counted} <= named:
+        raise UsageError(f"--seeds excludes {counted}: it names the seeds that {counted} counts")
+    if any(count is not None and count < 1 for count in (rows, cols)):
+        raise UsageError("--rows and --cols must be at least 1")
+    if "--interpolate" in named and cols == 1:
+        raise UsageError("--interpolate needs at least 2 --cols")
+    if max(cols or 0, rows or 0) > MAX_CELLS:
+        raise UsageError(f"--rows and --cols must be at most {MAX_CELLS:,}")
+
+
+class _Grid(NamedTuple):
+    """What to draw, and what to write beside it. rows, wide: how many pictures were asked for, down and across."""
+
+    rows: int
+    wide: int
+    draw: "Callable[[], list[list[np.ndarray]]]"
+    labels: list[str]
+    columns: list[str]
+    title: str | None
+    prompts: list[str]
+    seeds: list[int]
+
+
+def _prompts_by_seeds(pipe: "TextToImagePipeline", prompts: list[str], seeds: list[int], psi: float) -> _Grid:
+    def draw() -> "list[list[np.ndarray]]":
+        conditions = pipe.pool(encoded)
+        return _draw(pipe, [[_Cell(seed, condition, psi) for seed in seeds] for condition in conditions])
+
+    encoded = console.encode(pipe, prompts)
+    columns = [f"seed {seed}" for seed in seeds]
+    return _Grid(len(prompts), len(seeds), draw, prompts, columns, None, prompts, seeds)
+
+
+def _sweep(pipe: "TextToImagePipeline", prompts: list[str], seed: int) -> _Grid:
+    def draw() -> "list[list[np.ndarray]]":
+        conditions = pipe.pool(encoded)
+        return _draw(pipe, [[_Cell(seed, condition, psi) for psi in SWEEP] for condition in conditions])
+
+    encoded = console.encode(pipe, prompts)
+    columns = [f"psi {psi:g}" for psi in SWEEP]
+    return _Grid(len(prompts), len(SWEEP), draw, prompts, columns, f"truncation, seed {seed}", prompts, [seed])
+
+
+def _interpolation(
+    pipe: "TextToImagePipeline", ends: tuple[str, str], seeds: list[int], steps: int, psi: float
+) -> _Grid:
+    def draw() -> "list[list[np.ndarray]]":
+        first, last = pipe.pool(encoded)
+        return _draw(pipe, [[_Cell(seed, first.lerp(last, share), psi) for share in shares] for seed in seeds])
+
+    encoded = console.encode(pipe, list(ends))
+    shares = [step / (steps - 1) for step in range(steps)]
+    labels, columns = [f"seed {seed}" for seed in seeds], [f"{share:.0%}" for share in shares]
+    return _Grid(len(seeds), steps, draw, labels, columns, f"{ends[0]}  →  {ends[1]}", list(ends), seeds)
+
+
+def _mixtures(pipe: "TextToImagePipeline", prompts: list[str], coarse: list[int], fine: list[int], psi: float) -> _Grid:
+    """Of one prompt, or of one for the rows (coarse styles) and one for the columns."""
+
+    def draw() -> "list[list[np.ndarray]]":
+        conditions = pipe.pool(encoded)
+        return _mixed(pipe, coarse, fine, conditions[0], conditions[-1], psi)
+
+    encoded = console.encode(pipe, prompts)
+    labels, columns = ["fine styles", *(f"coarse: seed {n}" for n in coarse)], ["", *(f"seed {n}" for n in fine)]
+    return _Grid(len(coarse), len(fine), draw, labels, columns, "  /  ".join(prompts), prompts, [*coarse, *fine])
 
 
 def _mixed(

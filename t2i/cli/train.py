@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from typer import Argument, Exit, Option
 
 from t2i.cli import console
+from t2i.cli.launch import begun_before, end_with_launcher, launch, tell
+from t2i.cli.progress import heard, progress
 from t2i.config import FIELDS, TrainConfig, help_of
 from t2i.errors import UsageError, UserError
-from t2i.files import first_line
+from t2i.files import first_line, shell_word
+from t2i.signals import comes_twice, stop_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
     from t2i.data.prepared import PreparedDataset
     from t2i.training.distributed import Ranks
-    from t2i.training.loop import Status
     from t2i.training.run import Run
 
 RUNS = Path("runs")
@@ -94,27 +96,34 @@ def train(
             raise UsageError(f"--amp means --precision bf16; it excludes --precision {precision}")
         flags["precision"] = "bf16"
 
-    from t2i.device import pick_device
-    from t2i.training.distributed import Ranks, launch, local_device
+    from t2i.training.distributed import Ranks, local_device, lost_contact
     from t2i.training.run import Run, newest_resumable
 
     if gpus is not None and gpus < 1:
         raise UsageError(f"--gpus must be at least 1, not {gpus}")
-    where = pick_device(device)
     if gpus and gpus > 1 and not dry_run and "WORLD_SIZE" not in os.environ:
-        _check_gpus(gpus, where.type)
-        launch(gpus, console.arguments())
-    where = local_device(where)
+        _check_gpus(gpus, device)
+        raise Exit(launch(gpus, console.arguments()))
+    end_with_launcher()
+    where = local_device(device)
     ranks = Ranks.join(where)
+    if gpus not in (None, ranks.size) and not dry_run:
+        raise UsageError(f"--gpus {gpus}, but WORLD_SIZE says {ranks.size}: under torchrun leave --gpus out")
     if not ranks.first:
         console.silence()
-    if resume is not None:
-        if out != RUNS:
-            raise UsageError("--out is for a new run; --resume goes on in the run's own folder")
-        run = newest_resumable(RUNS) if str(resume) == console.NEWEST else Run(resume)
-        _go_on(run, _Request(data, flags, config, dry_run), where, ranks)
-    else:
-        _begin(out, _Request(data, flags, config, dry_run), where, ranks)
+    request = _Request(data, flags, config, dry_run, gpus or ranks.size)
+    try:
+        if resume is None:
+            _begin(out, request, where, ranks)
+        else:
+            if out != RUNS:
+                raise UsageError("--out is for a new run; --resume goes on in the run's own folder")
+            run = newest_resumable(RUNS) if str(resume) == console.NEWEST else Run(resume)
+            _go_on(run, request, where, ranks)
+    except RuntimeError as error:
+        if ranks.size == 1 or not (line := lost_contact(error)):
+            raise
+        raise line from error
 
 
 class _Request(NamedTuple):
@@ -124,43 +133,44 @@ class _Request(NamedTuple):
     flags: dict[str, Any]
     config: Path | None
     dry_run: bool
+    processes: int  # that the run has, or would have where this is a dry run
 
 
 def _check_gpus(gpus: int, device: str) -> None:
     import torch
 
-    if device == "cuda" and gpus > torch.cuda.device_count():
-        raise UsageError(f"--gpus {gpus}: this machine has {torch.cuda.device_count()}")
+    there = torch.cuda.device_count()  # asked without taking any of them
+    if gpus > there and (device.startswith("cuda") or (device == "auto" and there)):
+        raise UsageError(f"--gpus {gpus}: this machine has {there}")
 
 
 def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks") -> None:
     """A new run; or, where torchrun starts a job again that had begun one, that run."""
     from t2i.data.prepared import PreparedDataset
-    from t2i.evaluation.features import load_lite2
     from t2i.training.checkpoint import list_checkpoints
     from t2i.training.distributed import RestartNote
     from t2i.training.run import Run
-    from t2i.training.scoring import held_out
     from t2i.training.setup import check_source, check_together, new_settings
 
     note = RestartNote(out, console.arguments())
-    if (begun := ranks.share(note.begun())) and list_checkpoints(begun / "checkpoints"):
+    if (begun := ranks.share(begun_before() or note.begun())) and list_checkpoints(begun / "checkpoints"):
         limits = {name: request.flags[name] for name in ("kimg", "minutes") if name in request.flags}
-        _go_on(Run(begun), _Request(None, limits, None, dry_run=False), device, ranks)
+        _go_on(Run(begun), _Request(None, limits, None, False, ranks.size), device, ranks)
         if ranks.first:
             note.remove()
         return
     dataset = PreparedDataset(request.data or _newest_dataset())
     dataset.check()
     settings, origin = new_settings(dataset, request.flags, request.config, device.type)
-    check_together(settings, ranks.size)
+    check_together(settings, request.processes)
     check_source(settings, dataset)
-    _show(settings, origin, dataset, device, ranks.size)
+    _show(settings, origin, dataset, device, request.processes)
+    if ranks.first and settings.pretrain_kimg >= settings.kimg:
+        whole = f"pretrain_kimg {settings.pretrain_kimg:g} is all of a run of {settings.kimg:g} kimg"
+        console.warn(f"{whole}: no discriminator will be trained")
     if request.dry_run:
         return
-    if settings.eval_every:  # what it lacks shows before a run folder is made
-        held_out(settings, dataset)
-        load_lite2()
+    _check_scores(settings, dataset)
     facts = {
         "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
         "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),
@@ -173,29 +183,49 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
         note.remove()
 
 
+def _check_scores(settings: TrainConfig, dataset: "PreparedDataset") -> None:
+    """Can a run be scored while it trains? What it lacks shows before a folder is made or an option remembered."""
+    from t2i.evaluation.features import load_lite2
+    from t2i.training.scoring import held_out
+
+    if settings.eval_every:
+        held_out(settings, dataset)
+        load_lite2()
+
+
 def _go_on(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks") -> None:
     """An existing run."""
     from t2i.training.setup import check_together, resumed_settings
 
     settings, dataset = resumed_settings(run, request.data, request.flags, request.config)
-    check_together(settings, ranks.size)
+    check_together(settings, request.processes)
     if request.dry_run:
-        _show(settings, dict.fromkeys(FIELDS, "default"), dataset, device, ranks.size)
+        _show(settings, dict.fromkeys(FIELDS, "default"), dataset, device, request.processes)
         return
+    _check_scores(settings, dataset)
     _train(settings, dataset, run, device, ranks, resume=True)
 
 
 def _newest_dataset() -> Path:
     from t2i.data.prepared import PreparedDataset, find_datasets
 
-    found = [path for path in find_datasets() if PreparedDataset(path).split != "val"]
-    if not found:
-        raise UserError("no prepared data set in t2i-data/; make one first: t2i prepare --coco PATH, or --shapes 2000")
-    return found[-1]
+    held_out = []
+    for path in reversed(find_datasets()):
+        try:
+            if not PreparedDataset(path).held_out:
+                return path
+            held_out.append(path)
+        except UserError as error:
+            console.warn(f"passed over {path}: {error}")
+    if held_out:
+        raise UserError(
+            f"only held-out data in t2i-data/ ({held_out[0].name}); prepare a training split, or name what to train on"
+        )
+    raise UserError("no prepared data set in t2i-data/; make one first: t2i prepare --coco PATH, or --shapes 2000")
 
 
 def _show(
-    settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDataset", device: "torch.device", ranks: int
+    settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDataset", device: "torch.device", processes: int
 ) -> None:
     from t2i.models import get_architecture
     from t2i.text.pooler import TextStatistics
@@ -222,7 +252,7 @@ def _show(
     sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in networks]
     rows: dict[str, Any] = {
         "data": f"{dataset.path} ({len(dataset):,} pictures, {dataset.resolution} px)",
-        "device": f"{device}, {ranks} processes" if ranks > 1 else device,
+        "device": f"{device}, {processes} processes" if processes > 1 else device,
         "networks": f"generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters",
     }
     for name, source in origin.items():
@@ -242,128 +272,69 @@ def _train(
     settings: TrainConfig, dataset: "PreparedDataset", run: "Run", device: "torch.device", ranks: "Ranks", resume: bool
 ) -> None:
     from t2i.locks import lock
-    from t2i.training.distributed import lost_contact
     from t2i.training.growth import Schedule
     from t2i.training.loop import train as run_training
+
+    caught: list[int] = []  # signals
 
     def say(line: str) -> None:
         if ranks.first:
             run.log(line)
-            console.say(line)
+            with heard(caught):
+                console.say(line)
 
     # Rank 0 alone writes; its lock keeps a second training out of the run folder.
     with lock(run.folder, "training") if ranks.first else nullcontext():
         if ranks.first:
+            if resume:
+                run.keep_config(settings, dataset.path)
             run.log(" ".join(["t2i", *console.arguments()]))
+            tell({"run": str(run.folder)})
             console.say(f"run: {run.folder}")
-        with _signals() as caught, _progress(run) if ranks.first else nullcontext(lambda status: None) as show:
-            try:
-                outcome = run_training(
-                    settings, dataset, run, device,
-                    resume=resume, ranks=ranks, stop=lambda: bool(caught), on_status=show, say=say,
-                )  # fmt: skip
-            except RuntimeError as error:
-                if ranks.size == 1 or not (line := lost_contact(error)):
-                    raise
-                raise line from error
+        shown = progress(run, caught) if ranks.first else nullcontext(lambda status: None)
+        with _signals(caught, ranks), shown as show:
+            outcome = run_training(
+                settings, dataset, run, device,
+                resume=resume, ranks=ranks, stop=lambda: bool(caught), on_status=show, say=say,
+            )  # fmt: skip
         say(f"{outcome.images_seen:,} images seen, {outcome.seconds / 60:.1f} minutes; model: {run.model}")
+        if resume and outcome.reason == "done" and outcome.images_seen == outcome.began_at:
+            say(f"there was nothing left to do: its goal of {settings.kimg:g} kimg is reached; --kimg takes it further")
         schedule = Schedule(settings, dataset.resolution)
         if (reached := schedule.latest(outcome.images_seen).resolution) < dataset.resolution:
             say(f"it has grown to {reached} px only (stages: {schedule.describe()})")
+        if not schedule.judged(outcome.images_seen):
+            begins = f"{settings.pretrain_kimg:g} kimg"
+            say(f"it has learned by likeness only (pretrain_kimg: a discriminator trains from {begins} on)")
         ranks.leave()
         if outcome.reason == "signal":
             number = caught[0] if caught else signal.SIGTERM  # another rank's signal: torchrun's end of the job
-            message = f"stopped by {signal.Signals(number).name}; go on with: t2i train --resume {run.folder}"
-            if ranks.first:
-                run.log(message)
-                console.err.print(f"t2i: {message}", markup=False)
-            raise Exit(128 + number)
-    console.say(f't2i generate "{_first_prompt(dataset)}" --model {run.model} -o out.png')
-
-
-def _first_prompt(dataset: "PreparedDataset") -> str:
-    return dataset.caption(int(dataset.caption_ids(0)[0])).replace('"', "'")
+            if not ranks.first:
+                raise Exit(128 + number)
+            stopped = console.Stopped(number, f"go on with: t2i train --resume {shell_word(run.folder)}")
+            run.log(str(stopped))
+            raise stopped
+    prompt = dataset.caption(int(dataset.caption_ids(0)[0]))
+    console.say(f"t2i generate {shell_word(prompt)} --model {shell_word(run.model)} -o out.png")
 
 
 @contextmanager
-def _signals() -> "Iterator[list[int]]":
-    """Collects SIGINT and SIGTERM; a second one falls through to the default and leaves at once."""
-    caught: list[int] = []
+def _signals(caught: list[int], ranks: "Ranks") -> "Iterator[None]":
+    """Collects SIGINT, SIGTERM and SIGHUP; a second one falls through to the default and leaves at once.
+
+    A process among others has both, its own and the one that is sent on to all: its launcher knows what a second means.
+    """
 
     def catch(number: int, frame: Any) -> None:
         caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
-        console.err.print("t2i: stopping at the next step; once more to leave at once", markup=False)
+        signal.signal(number, signal.SIG_IGN if ranks.size > 1 or comes_twice(number) else signal.SIG_DFL)
+        if ranks.size == 1:
+            with heard([]):
+                console.err.print("t2i: stopping at the next step; once more to leave at once", markup=False)
 
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, catch) for number in stop_signals()}
     try:
-        yield caught
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(run: "Run") -> "Iterator[Any]":
-    """Shows the status: a bar in a terminal, else a line each; the line goes to log.txt as well."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if not console.out.is_terminal:
-
-        def line(status: "Status") -> None:
-            run.log(text := describe(status))
-            print(text, flush=True)
-
-        yield line
-        return
-    columns = (BarColumn(bar_width=10), TimeRemainingColumn(compact=True), TextColumn("{task.description}"))
-    with Progress(*columns, console=console.out) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def move(status: "Status") -> None:
-            run.log(describe(status))
-            share = status.images_seen / status.goal
-            if status.minutes:
-                share = max(share, status.seconds / (60 * status.minutes))
-            bar.update(task, description=describe_briefly(status), total=1.0, completed=share)
-
-        yield move
-
-
-def describe(status: "Status") -> str:
-    """One line of progress."""
-    from t2i.training.scoring import SCORES
-
-    metrics = status.metrics
-    scores = "".join(f"  {name} {metrics[column]:.4f}" for name, column in SCORES.values() if column in metrics)
-    return (
-        f"{status.images_seen / 1000:.1f} kimg  {_size(metrics)}  {metrics['images_per_second']:.0f} img/s  "
-        f"{metrics['memory_gib']:.1f} GiB  {_losses(metrics)}{scores}"
-    )
-
-
-def _losses(metrics: dict[str, float]) -> str:
-    if "loss_d" not in metrics:
-        return f"pretraining  unlike {metrics['unlike']:.3f}"
-    return (
-        f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits real {metrics['logits_real']:.2f} "
-        f"mismatch {metrics['logits_mismatch']:.2f} fake {metrics['logits_fake']:.2f}"
-    )
-
-
-def _size(metrics: dict[str, float]) -> str:
-    """The resolution in training, with alpha while it fades in: "32 px a0.25"."""
-    return f"{metrics['resolution']:.0f} px" + (f" a{metrics['alpha']:.2f}" if metrics["alpha"] < 1 else "")
-
-
-def describe_briefly(status: "Status") -> str:
-    """The same for a bar in a terminal of 80 columns; r/m/f are the real, mismatch and fake logits."""
-    metrics = status.metrics
-    shown = (
-        f"{status.images_seen / 1000:.1f} kimg {_size(metrics)} {metrics['images_per_second']:.0f} img/s "
-        f"{metrics['memory_gib']:.1f} GiB "
-    )
-    if "loss_d" not in metrics:
-        return shown + f"unlike {metrics['unlike']:.3f}"
-    logits = "/".join(f"{metrics[name]:.1f}" for name in ("logits_real", "logits_mismatch", "logits_fake"))
-    return shown + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ import numpy as np
 
 from t2i.data.records import PictureError, Record, Skip
 from t2i.errors import UserError
+from t2i.signals import stop_signals
 
 TASK = 16  # pictures a worker decodes per task
 
@@ -35,7 +37,7 @@ class Decoders:
     def __init__(self, workers: int):
         self.workers = workers or os.cpu_count() or 1
         # A server that has imported only NumPy and Pillow forks the workers: they start fast and inherit no threads.
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        method = "forkserver" if _can_serve() else "spawn"
         self._context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
             self._context.set_forkserver_preload(["t2i.data.images", "t2i.data.decoding"])
@@ -160,12 +162,12 @@ def decode(
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """SIGINT and SIGTERM wait for the end of the block."""
+    """SIGINT, SIGTERM and SIGHUP wait for the end of the block."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread is ever interrupted
         yield
         return
     caught: list[int] = []
-    before = {n: signal.signal(n, lambda n, _: caught.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, lambda n, _: caught.append(n)) for n in stop_signals()}
     try:
         yield
     finally:
@@ -173,6 +175,12 @@ def signals_wait() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         for number in dict.fromkeys(caught):
             signal.raise_signal(number)
+
+
+def _can_serve() -> bool:
+    """Is there a server that forks, and is the path of its socket, below TMPDIR, one that the system takes?"""
+    longest = len(os.fsencode(tempfile.gettempdir())) + len("/pymp-12345678/listener-12345678")
+    return "forkserver" in multiprocessing.get_all_start_methods() and longest < 100  # 108 on Linux, 104 on macOS
 
 
 def _start_server() -> None:

@@ -11,12 +11,11 @@ import logging
 import math
 import os
 import re
-import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import (  # the plugins: Image.open would import all of Pillow's otherwise
@@ -32,8 +31,11 @@ from PIL import (  # the plugins: Image.open would import all of Pillow's otherw
     features,
 )
 
+from t2i.data.inside import inside, open_file
 from t2i.data.records import PictureError
 from t2i.files import first_line
+
+T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 if "avif" in features.modules and features.check("avif"):
@@ -89,9 +91,19 @@ def load_picture(source: Path | BinaryIO | bytes, resolution: int) -> np.ndarray
     """
     if resolution < 1:
         raise ValueError(f"resolution {resolution} is below 1")
+    return _decoded(source, functools.partial(_square, resolution=resolution))
+
+
+def load_whole(source: Path | BinaryIO | bytes) -> Image.Image:
+    """The same without crop and resize: the whole picture, RGB, upright and on white. Raises PictureError."""
+    return _decoded(source, _whole)
+
+
+def _decoded(source: Path | BinaryIO | bytes, use: Callable[[Image.Image], T]) -> T:
+    """What `use` makes of the opened picture. Raises PictureError, and nothing else."""
     if isinstance(source, Path):
-        with _open_file(str(source), source.name) as stream:
-            return load_picture(stream, resolution)
+        with open_file(str(source), source.name) as stream:
+            return _decoded(stream, use)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         if _length(stream) <= WHOLE and not isinstance(stream, io.BytesIO):
@@ -99,7 +111,7 @@ def load_picture(source: Path | BinaryIO | bytes, resolution: int) -> np.ndarray
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata and large pictures warn; they are judged here
             with Image.open(stream, formats=FORMATS) as picture:
-                return _square(picture, resolution)
+                return use(picture)
     except PictureError:
         raise
     # Pillow raises OSError, SyntaxError, ValueError, struct.error, IndexError, OverflowError, zlib.error, ...
@@ -107,14 +119,25 @@ def load_picture(source: Path | BinaryIO | bytes, resolution: int) -> np.ndarray
         raise _explain(error, stream) from error
 
 
-def _square(picture: Image.Image, resolution: int) -> np.ndarray:
+def _whole(picture: Image.Image) -> Image.Image:
+    _load(picture, None)
+    orientation = _orientation(picture)
+    if picture.mode not in ("L", "RGB") or "transparency" in picture.info:
+        picture = _plain(picture, (0, 0, *picture.size))
+    return Image.fromarray(np.ascontiguousarray(_upright(_on_white(picture), orientation)))
+
+
+def _load(picture: Image.Image, resolution: int | None) -> Any:
+    """Decode, a JPEG at the smallest scale that covers `resolution`; returns what Pillow says of that scale.
+
+    Raises PictureError for a picture that is too small or too large.
+    """
     width, height = picture.size
     if min(width, height) < MIN_SIDE:
         raise PictureError("too small", f"{width} x {height} pixels")
     # A progressive JPEG's coefficients are all held in memory before the scaled decode: it counts in full.
     counted = width * height if picture.info.get("progressive") else 0
-    # JPEG only: the smallest scale that still covers the resolution.
-    drafted = picture.draft(None, (resolution, resolution))
+    drafted = picture.draft(None, (resolution, resolution)) if resolution else None
     counted = max(counted, picture.size[0] * picture.size[1])
     if counted > MAX_PIXELS:
         raise PictureError("too many pixels", f"{width} x {height} pixels")
@@ -123,7 +146,12 @@ def _square(picture: Image.Image, resolution: int) -> np.ndarray:
     # Nothing but libtiff prints.
     with _no_stderr() if picture.format == "TIFF" else contextlib.nullcontext():
         picture.load()
+    return drafted
 
+
+def _square(picture: Image.Image, resolution: int) -> np.ndarray:
+    width, height = picture.size
+    drafted = _load(picture, resolution)
     if drafted is None:
         width, height = picture.size  # Pillow has turned a TIFF by now
         scale = 1.0
@@ -144,13 +172,18 @@ def _square(picture: Image.Image, resolution: int) -> np.ndarray:
         picture = _plain(picture, cut)
         box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
     small = picture.resize((resolution, resolution), FILTER, box, REDUCING_GAP)
-    pixels = np.asarray(small)
+    return np.array(_upright(_on_white(small), orientation), order="C")  # a copy: what Pillow hands out is read-only
+
+
+def _on_white(picture: Image.Image) -> np.ndarray:
+    """L, RGB or RGBa -> uint8 [H, W, 3]."""
+    pixels = np.asarray(picture)
     if pixels.ndim == 2:  # grey
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    elif pixels.shape[2] == 4:  # RGBa, colours already multiplied by alpha: what is missing is white
+        return np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.shape[2] == 4:  # RGBa, colours already multiplied by alpha: what is missing is white
         white = 255 - pixels[:, :, 3:].astype(np.int16)
-        pixels = np.clip(pixels[:, :, :3] + white, 0, 255).astype(np.uint8)
-    return np.array(_upright(pixels, orientation), order="C")  # a copy: what Pillow hands out is read-only
+        return np.clip(pixels[:, :, :3] + white, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _plain(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -183,7 +216,7 @@ def _from_16_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[R, R, 3] as stored -> upright, by EXIF's orientation 1-8."""
+    """[H, W, 3] as stored -> upright, by EXIF's orientation 1-8."""
     match orientation:
         case 2:
             return pixels[:, ::-1]
@@ -281,8 +314,12 @@ class FilePicture:
     def load(self, resolution: int) -> np.ndarray:
         """uint8 [resolution, resolution, 3]. Raises PictureError."""
         path = os.path.join(self.root, self.name) if self.trusted else inside(self.root, self.name)
-        with _open_file(path, self.name) as stream:
+        with open_file(path, self.name) as stream:
             return load_picture(stream, resolution)
+
+    def stamp(self) -> tuple[int, int]:
+        """The file's bytes and time of change (ns)."""
+        return _stamp(os.path.join(self.root, self.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +335,7 @@ class TarPicture:
         if self.size > MAX_BYTES:
             raise PictureError("file too big", f"{self.size / 2**20:.0f} MiB")
         name = os.path.basename(self.path)
-        with _open_file(self.path, name) as stream:
+        with open_file(self.path, name) as stream:
             try:
                 stream.seek(self.offset)
                 data = stream.read(self.size)
@@ -308,65 +345,14 @@ class TarPicture:
             raise PictureError("truncated", f"{name} ends inside the picture")
         return load_picture(data, resolution)
 
-
-def inside(root: str, name: str) -> str:
-    """The file `name` under `root`, with all links resolved. Opens nothing.
-
-    Raises PictureError("file name leaves the folder") for `..`, an absolute path, a URL, a backslash, a NUL,
-    text that is not valid Unicode, and for a link that leads out. `root` itself may be a link.
-    """
-    refused = leaves_folder(name)
-    if refused:
-        raise PictureError("file name leaves the folder", refused)
-    path = base = _real(root)
-    for part in name.split("/"):
-        path = f"{path}/{part}"
-        if os.path.islink(path):
-            break
-    else:  # no link: nothing to resolve
-        return path
-    path = os.path.realpath(os.path.join(base, name))
-    if not path.startswith(base.rstrip(os.sep) + os.sep):
-        raise PictureError("file name leaves the folder", "a link leads out of it")
-    return path
+    def stamp(self) -> tuple[int, int]:
+        """The picture's own bytes, and the tar's time of change (ns)."""
+        return self.size, _stamp(self.path)[1]
 
 
-def leaves_folder(name: str) -> str:
-    """Why the bare text of a file name is not to be trusted, or "". Looks at no disk."""
-    if not name or name.isspace():
-        return "it is empty"
-    if "\0" in name:
-        return "it holds a NUL"
-    if "\\" in name:
-        return "it holds a backslash"
-    if "://" in name:
-        return "it is a URL"
-    if name.startswith("/") or re.match("[A-Za-z]:", name):
-        return "it is an absolute path"
-    if ".." in name.split("/"):
-        return "it holds .."
-    if not name.strip("./"):
-        return "it names no file"
+def _stamp(path: str) -> tuple[int, int]:
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "it is not valid Unicode"
-    return ""
-
-
-@functools.lru_cache(maxsize=64)
-def _real(root: str) -> str:
-    return os.path.realpath(root)
-
-
-def _open_file(path: str, name: str) -> BinaryIO:
-    """Open a regular file (a pipe would wait for ever). Raises PictureError with `name` in its detail."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise PictureError("not a file", name)
-        return open(path, "rb")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise PictureError("missing file", name) from error
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or first_line(error)
-        raise PictureError("unreadable file", f"{name}: {why}") from error
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return -1, 0
+    return status.st_size, status.st_mtime_ns

@@ -1,7 +1,7 @@
 """The pictures of a data set that is being prepared: decoded shard by shard, by one process or by several.
 
 Shard k holds a fixed run of the source's entries, so any process can write any shard, and the bytes are the same.
-Each shard's description holds a digest of the entries it was made from: a shard is done again where the source has
+Each shard's description holds digests of the entries it was made from: a shard is done again where the source has
 changed since, and shards of machines that see different sources are never mixed.
 """
 
@@ -21,6 +21,8 @@ from t2i.data.decoding import TASK, Decoders, decode
 from t2i.data.records import Record, Skip, Source
 from t2i.errors import UserError
 from t2i.files import atomic_write, brief, read_json, write_json
+
+RETRIED = ("unreadable file", "out of memory")  # the machine's fault, not the picture's: it may be gone
 
 Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: not known)
 
@@ -63,7 +65,7 @@ def write_pictures(
     first, step = (options.shard[0] - 1, options.shard[1]) if options.shard else (0, 1)
     total = sum(min(size, total - start) for start in range(first * size, total, step * size))
     finished: dict[int, dict[str, Any]] = {}
-    waiting: collections.deque[tuple[int, int, str]] = collections.deque()  # number, entries, digest
+    waiting: collections.deque[tuple[int, int, dict[str, str]]] = collections.deque()  # number, entries, digests
     count = earlier = 0
 
     def to_decode() -> Iterator[Record | Skip]:
@@ -73,8 +75,8 @@ def write_pictures(
             number, count = count, count + 1
             if number % step != first:
                 continue
-            digest = _digest(block)
-            shard = _finished(partial, number, digest)
+            made_of = _digests(block)
+            shard = _finished(partial, number, made_of, joining)
             if shard and joining and options.strict and shard["skipped"]:
                 reason, file = next(iter(shard["first_skipped"].items()))
                 raise UserError(f"{brief(file)}: {reason} (--strict)")
@@ -84,7 +86,7 @@ def write_pictures(
             elif joining:
                 raise UserError(_differs(partial, number))
             else:
-                waiting.append((number, len(block), digest))
+                waiting.append((number, len(block), made_of))
                 yield from block
 
     def tick(before: int, done: int) -> None:
@@ -94,51 +96,67 @@ def write_pictures(
     with Decoders(options.workers) as pool:
         results = decode(pool, to_decode(), options.resolution)
         while (head := next(results, None)) is not None:
-            number, length, digest = waiting.popleft()
+            number, length, made_of = waiting.popleft()
             block = itertools.chain([head], itertools.islice(results, length - 1))
             before = sum(shard["entries"] for shard in finished.values())
             finished[number] = _write_shard(
-                block, partial, number, length, digest, options, lambda done, before=before: tick(before, done)
+                block, partial, number, length, made_of, options, lambda done, before=before: tick(before, done)
             )
             tick(before, length)
     tick(total, 0)
-    _remove_beyond(partial, count, joining)
+    _remove_beyond(partial, count, joining, first, step)
     return [finished[number] for number in sorted(finished)], earlier
 
 
-def _finished(partial: Path, number: int, digest: str) -> dict[str, Any] | None:
-    """The description of a shard that is whole and was made of these very entries."""
+def _finished(partial: Path, number: int, made_of: dict[str, str], joining: bool) -> dict[str, Any] | None:
+    """The description of a shard that is whole and was made of these very entries, all of which could be read.
+
+    joining: the times of files may differ, as those of another machine's copy do, and what it is is what it stays.
+    """
     path = partial / f"shard-{number:05d}.json"
     if not path.is_file():
         return None
     shard = read_json(path)
-    return shard if shard.get("entries_sha256") == digest else None
+    same = all(shard.get(name) == made_of[name] for name in made_of if not (joining and name == "times_sha256"))
+    return shard if same and (joining or not any(reason in shard["skipped"] for reason in RETRIED)) else None
+
+
+def all_digests(source: Source, options: PrepareOptions) -> list[dict[str, str]]:
+    """What each shard would be made of now, as their descriptions say it; nothing is decoded."""
+    entries, _ = select(source, options)
+    iterator = iter(entries)
+    size = shard_entries(options.resolution)
+    return [_digests(block) for block in iter(lambda: list(itertools.islice(iterator, size)), [])]
 
 
 def _differs(partial: Path, number: int) -> str:
     return (
-        f"{partial}: shard {number} was prepared from other files or captions than this source has now; run the "
-        "parts again where they see the same source, with the same --shard, and then this"
+        f"{partial}: shard {number} was prepared from other files or captions than this source has now, or by "
+        "an older t2i; run the parts again where they see the same source, with the same --shard, and then this"
     )
 
 
-def _remove_beyond(partial: Path, count: int, joining: bool) -> None:
-    """Shards that the source, shorter now, no longer fills."""
+def _remove_beyond(partial: Path, count: int, joining: bool, first: int, step: int) -> None:
+    """Shards that the source, shorter now, no longer fills; only those of this part, where there are several."""
     names = re.compile(r"(shard|images|records|skipped)-(\d+)\.\w+")
     for path in sorted(partial.iterdir(), key=lambda path: path.name, reverse=True):  # the description goes first
-        if (match := names.fullmatch(path.name)) and int(match[2]) >= count:
+        if (match := names.fullmatch(path.name)) and int(match[2]) >= count and int(match[2]) % step == first:
             if joining:
                 raise UserError(_differs(partial, int(match[2])))
             path.unlink()
 
 
-def _digest(block: list[Record | Skip]) -> str:
-    """SHA-256 of what the source says of a shard's entries: names, captions, what is missing."""
-    digest = hashlib.sha256()
+def _digests(block: list[Record | Skip]) -> dict[str, str]:
+    """What a shard is made of: the names, captions and sizes of its entries, or what is missing; and their times."""
+    entries, times = hashlib.sha256(), hashlib.sha256()
     for entry in block:
-        said = entry.captions if isinstance(entry, Record) else entry.reason
-        digest.update(json_line([entry.key, said]))
-    return digest.hexdigest()
+        if isinstance(entry, Record):
+            size, changed = entry.picture.stamp()
+            entries.update(json_line([entry.key, entry.captions, size]))
+            times.update(b"%d " % changed)
+        else:
+            entries.update(json_line([entry.key, entry.reason]))
+    return {"entries_sha256": entries.hexdigest(), "times_sha256": times.hexdigest()}
 
 
 def _write_shard(
@@ -146,7 +164,7 @@ def _write_shard(
     partial: Path,
     number: int,
     length: int,
-    digest: str,
+    made_of: dict[str, str],
     options: PrepareOptions,
     tick: Callable[[int], None],
 ) -> dict[str, Any]:
@@ -182,7 +200,7 @@ def _write_shard(
             stream.write(json_line({**line, "detail": skip.detail} if skip.detail else line))
     shard = {
         "entries": length,
-        "entries_sha256": digest,
+        **made_of,
         "pictures": len(records),
         "sha256": content.hexdigest(),
         "skipped": dict(collections.Counter(skip.reason for skip in skips)),

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from t2i.data.captions import Encoder, encode_captions, index_captions
-from t2i.data.picture_shards import PrepareOptions, Progress, write_pictures
+from t2i.data.picture_shards import PrepareOptions, Progress, all_digests, write_pictures
 from t2i.data.prepared import FORMAT, PreparedDataset, find_datasets
 from t2i.data.records import Source
 from t2i.errors import UserError
@@ -75,17 +75,29 @@ def prepare(
     encoder: an Encoder, or a function that loads one when the pictures are done. overwrite: replace a data set that
     is there when the new one is whole.
     """
-    out = Path(out)
-    partial = out.with_name(out.name + ".partial")
     try:
+        out = _place(Path(out))
+        partial = out.with_name(out.name + ".partial")
         with _alone(out, options.shard):
             _restore(out)
             _check_free(out, overwrite)
             if options.shard:
                 return _prepare_share(source, out, partial, options, options.shard, progress)
             return _prepare(source, out, partial, encoder, options, progress)
+    except BrokenPipeError:  # it is the reader of `progress` who left
+        raise
     except OSError as error:
-        raise describe_os_error(error, error.filename or partial) from error
+        raise describe_os_error(error, error.filename or out) from error
+
+
+def _place(out: Path) -> Path:
+    """Where a data set called `out` will lie: where a link leads, its folder is replaced and not the link.
+
+    Raises UserError for the folder that this process stands in: it would be taken from under it.
+    """
+    if out.exists() and os.path.samefile(out, os.curdir):
+        raise UserError(f"--out {out}: this is the current folder: name another --out, which is made or replaced whole")
+    return Path(os.path.realpath(out)) if out.is_symlink() or out.name in ("", "..") else out
 
 
 @contextlib.contextmanager
@@ -101,10 +113,10 @@ def _alone(out: Path, shard: tuple[int, int] | None) -> Iterator[None]:
 
 def _check_free(out: Path, overwrite: bool) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        if not (out / "dataset.json").is_file():
+            raise UserError(f"{out} is there, and no prepared data set: not replaced; choose another --out")
         if not overwrite:
             raise UserError(f"{out} is there already; train on it, replace it with --overwrite, or choose --out")
-        if not (out / "dataset.json").is_file():
-            raise UserError(f"{out} is no prepared data set: not replaced; choose another --out")
 
 
 def _prepare(
@@ -119,12 +131,14 @@ def _prepare(
     summary = Summary(out)
     make_folder(partial)
     sweep(partial)  # killed while it wrote a file
-    if _is_finished(partial, plan, options):
+    if _is_finished(partial, plan, source, options):
         encoder = encoder() if not hasattr(encoder, "encode") else encoder
         if _take_finished(partial, encoder, summary):
-            _check_skipped(summary, options, partial)
+            _check_skipped(summary, options, partial, source)
             _publish(partial, out)
             return summary
+    if (partial / "dataset.json").is_file():
+        (partial / "dataset.json").unlink()  # of what the source was, it must not outlive a kill from here on
     joining = _check_shares(partial, plan)
     if not (partial / "plan.json").is_file() or read_json(partial / "plan.json") != plan:
         shutil.rmtree(partial)
@@ -133,7 +147,8 @@ def _prepare(
 
     shards, summary.resumed_at = write_pictures(source, partial, options, progress, joining)
     summary.take(shards)
-    _check_skipped(summary, options, partial, keep=joining)
+    _list_skipped(partial, len(shards))
+    _check_skipped(summary, options, partial, source, keep=joining)
     summary.captions, summary.caption_uses = index_captions(partial, len(shards))
     encoder = encoder() if not hasattr(encoder, "encode") else encoder
     text = encode_captions(
@@ -235,21 +250,45 @@ def _check_plan(partial: Path, plan: dict[str, Any]) -> None:
 # ---- the end --------------------------------------------------------------------------------------------------
 
 
-def _check_skipped(summary: Summary, options: PrepareOptions, partial: Path, keep: bool = False) -> None:
-    """Raises UserError where too much was left out. keep: the pictures stay, for a call with another --max-skipped."""
+def _list_skipped(partial: Path, shards: int) -> None:
+    with atomic_write(partial / "skipped.jsonl") as stream:
+        for number in range(shards):
+            stream.write((partial / f"skipped-{number:05d}.jsonl").read_bytes())
+
+
+def _check_skipped(
+    summary: Summary, options: PrepareOptions, partial: Path, source: Source, keep: bool = False
+) -> None:
+    """Raises UserError where too much was left out: the pictures stay, for a call with another --max-skipped.
+
+    keep: so does what other machines wrote, where it holds no picture.
+    """
     skipped = summary.skipped.total()
     entries = summary.pictures + skipped
+    if summary.pictures and skipped <= options.max_skipped * entries:
+        return
     worst = summary.skipped.most_common(3)
     reasons = ", ".join(f"{count} {reason} ({brief(summary.first_skipped[reason])})" for reason, count in worst)
-    if summary.pictures == 0 or skipped > options.max_skipped * entries:
-        if not keep:
-            shutil.rmtree(partial, ignore_errors=True)  # nothing of it can be used: the next run shall read all again
-        if summary.pictures == 0:
-            raise UserError(f"no usable picture among {entries} entries: {reasons or 'the source is empty'}")
+    if others := skipped - sum(count for _, count in worst):
+        reasons += f", and {others} other{'s' if others > 1 else ''}"
+    if summary.pictures:
         raise UserError(
             f"{skipped} of {entries} entries cannot be used ({skipped / entries:.0%}, above --max-skipped "
-            f"{options.max_skipped:g}): {reasons}"
+            f"{options.max_skipped:g}): {reasons}; all are listed in {partial / 'skipped.jsonl'}"
         )
+    if not keep:
+        shutil.rmtree(partial, ignore_errors=True)  # nothing of it can be used: the next run shall read all again
+    if not entries and (total := len(source)):
+        other = "train" if options.part == "val" else "val"
+        raise UserError(
+            f"nothing is left for the {options.part} part: --val-fraction {options.val_fraction:g} of "
+            f"{_entries(total)} leaves all to {other}"
+        )
+    raise UserError(f"no usable picture among {_entries(entries)}: {reasons or 'the source is empty'}")
+
+
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
 
 
 def _finish(
@@ -260,9 +299,6 @@ def _finish(
     text: dict[str, Any],
     summary: Summary,
 ) -> None:
-    with atomic_write(partial / "skipped.jsonl") as stream:
-        for number in range(len(shards)):
-            stream.write((partial / f"skipped-{number:05d}.jsonl").read_bytes())
     facts = {
         **plan,
         "pictures": summary.pictures,
@@ -270,9 +306,10 @@ def _finish(
         "caption_uses": summary.caption_uses,
         "skipped": dict(sorted(summary.skipped.items())),
         "text": text,
-        "shards": [{"pictures": shard["pictures"], "sha256": shard["sha256"]} for shard in shards],
+        "shards": [{name: shard[name] for name in ("pictures", "sha256", "entries_sha256")} for shard in shards],
     }
-    identity = [facts["resolution"], facts["shards"], text["sha256"], text["max_tokens"]]
+    content = [{"pictures": shard["pictures"], "sha256": shard["sha256"]} for shard in shards]
+    identity = [facts["resolution"], content, text["sha256"], text["max_tokens"]]
     facts["fingerprint"] = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     write_json(partial / "dataset.json", facts)
     _draw_preview(PreparedDataset(partial))
@@ -281,7 +318,7 @@ def _finish(
 
 def _publish(partial: Path, out: Path) -> None:
     """Remove what only a killed run needs, and give the folder its name. Killed in here, it is done again."""
-    for pattern in ("share-*.json", "shard-*.json", "chunk-*.json", "skipped-*.jsonl", "text.json", "plan.json"):
+    for pattern in ("share-*.json", "chunk-*.json", "skipped-*.jsonl", "text.json", "shard-*.json", "plan.json"):
         for path in partial.glob(pattern):
             path.unlink()
     _make_newest(partial)
@@ -318,14 +355,23 @@ def _make_newest(partial: Path) -> None:
         os.utime(description, ns=(newest + 10**9, newest + 10**9))
 
 
-def _is_finished(partial: Path, plan: dict[str, Any], options: PrepareOptions) -> bool:
-    """Whether a run with this plan was killed when the data set was whole (the preview comes last)."""
+def _is_finished(partial: Path, plan: dict[str, Any], source: Source, options: PrepareOptions) -> bool:
+    """Whether a run with this plan and these entries was killed when the data set was whole (the preview is last)."""
     if not ((partial / "dataset.json").is_file() and (partial / "preview.png").is_file()):
         return False
     facts = read_json(partial / "dataset.json")
     if options.strict and facts.get("skipped"):
         return False
-    return all(facts.get(name) == value for name, value in plan.items())
+    if any(facts.get(name) != value for name, value in plan.items()):
+        return False
+    now = all_digests(source, options)
+    if [shard.get("entries_sha256") for shard in facts["shards"]] != [digests["entries_sha256"] for digests in now]:
+        return False
+    for number, digests in enumerate(now):  # the times are in what _publish removes
+        description = partial / f"shard-{number:05d}.json"
+        if description.is_file() and read_json(description).get("times_sha256") != digests["times_sha256"]:
+            return False
+    return True
 
 
 def _take_finished(partial: Path, encoder: Encoder, summary: Summary) -> bool:

@@ -18,12 +18,15 @@ Opening one costs the same at any size, and so does the memory that training nee
 
 import functools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from t2i.data import DATA_ROOT
+from t2i.data.records import HELD_OUT, VALIDATION, plain_split
 from t2i.errors import UserError
 from t2i.files import describe_os_error, read_json
 
@@ -53,6 +56,8 @@ class PreparedDataset:
             self.fingerprint = str(self.info["fingerprint"])
             self.text: dict[str, Any] = dict(self.info["text"])
             self._width = int(self.text["width"])
+            if not all(re.fullmatch(r"(?!\.)[^/\\\x00-\x1f]+", part) for part in (self.name, self.split)):
+                raise ValueError(f"name {self.name!r:.40}, split {self.split!r:.40}")  # they become parts of paths
             counts = [int(shard["pictures"]) for shard in self.info["shards"]]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{self.path}/dataset.json is damaged ({error!r}); prepare it again") from error
@@ -71,6 +76,11 @@ class PreparedDataset:
     def __len__(self) -> int:
         """Number of pictures."""
         return int(self._starts[-1])
+
+    @property
+    def held_out(self) -> bool:
+        """Whether this is a split to score on: training takes such a one only where it is named."""
+        return plain_split(self.split) in HELD_OUT
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:
@@ -118,8 +128,7 @@ class PreparedDataset:
 
     def captions(self) -> Iterator[str]:
         """The text of every different caption, by id."""
-        with open(self.path / "captions.jsonl", encoding="utf-8") as stream:
-            yield from map(json.loads, stream)
+        yield from self._lines("captions.jsonl", str)
 
     def tokens(self, caption_ids: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Token embeddings, a float16 [L, T] view for each caption."""
@@ -137,15 +146,19 @@ class PreparedDataset:
     def records(self) -> Iterator[dict[str, Any]]:
         """What is known of each picture, in order: key, captions, attributes."""
         for shard in range(len(self._images)):
-            path = self.path / f"records-{shard:05d}.jsonl"
-            try:
-                with open(path, "rb") as stream:
-                    for line in stream:
-                        yield _parse(line, dict)
-            except OSError as error:
-                raise describe_os_error(error, path) from error
-            except ValueError as error:
-                raise UserError(f"{path} is damaged; prepare the data set again") from error
+            yield from self._lines(f"records-{shard:05d}.jsonl", dict)
+
+    def _lines(self, name: str, kind: type) -> Iterator[Any]:
+        """The JSON of each line of a file. Raises UserError."""
+        path = self.path / name
+        try:
+            with open(path, "rb") as stream:
+                for line in stream:
+                    yield _parse(line, kind)
+        except OSError as error:
+            raise describe_os_error(error, path) from error
+        except ValueError as error:
+            raise UserError(f"{path} is damaged; prepare the data set again") from error
 
     def check(self) -> None:
         """Look at every file's size and shape and at all indices (not at pixels and embeddings).
@@ -229,7 +242,7 @@ def _parse(data: bytes, kind: type) -> Any:
     return value
 
 
-def find_datasets(root: Path | str = "t2i-data") -> list[Path]:
+def find_datasets(root: Path | str = DATA_ROOT) -> list[Path]:
     """The prepared data sets below `root`, newest last."""
     return sorted(
         (
@@ -242,9 +255,16 @@ def find_datasets(root: Path | str = "t2i-data") -> list[Path]:
 
 
 def find_validation(train: PreparedDataset) -> PreparedDataset | None:
-    """The newest validation split of the same source and size beside a training split."""
+    """The newest validation split of the same source and size beside a training split.
+
+    It is called val, else valid, else validation.
+    """
+    splits: dict[str, PreparedDataset] = {}
     for path in reversed(find_datasets(train.path.parent)):
-        found = PreparedDataset(path)
-        if (found.name, found.split, found.resolution) == (train.name, "val", train.resolution):
-            return found
-    return None
+        try:
+            found = PreparedDataset(path)
+        except UserError:  # damaged, or another version's: not the one
+            continue
+        if (found.name, found.resolution) == (train.name, train.resolution):
+            splits.setdefault(plain_split(found.split), found)
+    return next((splits[name] for name in VALIDATION if name in splits), None)

@@ -10,6 +10,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+# Splits that a model is scored on, by the names that they are given; of one kind, the usual one first.
+VALIDATION = ("val", "valid", "validation")
+HELD_OUT = (*VALIDATION, "dev", "test")
+
+
+def plain_split(split: str) -> str:
+    """A split without its year, in lower case: "val" for "Val2017"."""
+    return split.lower().rstrip("0123456789")
+
 
 class PictureError(Exception):
     """A picture that cannot be used. `reason` is a short stable phrase (it is counted); `detail` is for one file."""
@@ -28,6 +37,13 @@ class Picture(Protocol):
 
     def load(self, resolution: int) -> np.ndarray:
         """Decode, centre-crop and resize: uint8 [resolution, resolution, 3]. Raises PictureError."""
+        ...
+
+    def stamp(self) -> tuple[int, int]:
+        """Size in bytes and time of change (ns): by these it is seen, unread, that the picture is another one now.
+
+        (-1, 0) where the file is missing; (0, 0) for what is drawn and has none.
+        """
         ...
 
 

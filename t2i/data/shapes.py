@@ -303,10 +303,15 @@ def evaluation_scenes(count: int, seen: bool = True, objects: int = 1, seed: int
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
-def draw(scene: Scene, resolution: int) -> np.ndarray:
-    """The scene, antialiased: uint8 [resolution, resolution, 3]. Raises UsageError outside 16..256 px."""
+def check_resolution(resolution: int) -> None:
+    """Raises UsageError outside 16..256 px."""
     if resolution not in RESOLUTIONS:
         raise UsageError(f"shapes are drawn at {RESOLUTIONS.start} to {RESOLUTIONS.stop - 1} px, not {resolution}")
+
+
+def draw(scene: Scene, resolution: int) -> np.ndarray:
+    """The scene, antialiased: uint8 [resolution, resolution, 3]. Raises UsageError outside 16..256 px."""
+    check_resolution(resolution)
     fine = max(4, 512 // resolution)  # drawn so many times larger, then averaged
     side = resolution * fine
     page = Image.new("RGB", (side, side), scene.background_rgb)
@@ -333,6 +338,10 @@ class ShapesPicture:
     def load(self, resolution: int) -> np.ndarray:
         """uint8 [resolution, resolution, 3]. Raises UsageError outside 16..256 px."""
         return draw(self.scene, resolution)
+
+    def stamp(self) -> tuple[int, int]:
+        """No file."""
+        return 0, 0
 
 
 class ShapesSource:

@@ -253,20 +253,21 @@ ASKED = {
 
 
 def accuracy(
-    draw_prompts: Callable[[Sequence[str], Sequence[int]], np.ndarray], resolution: int, count: int
+    draw_prompts: Callable[[Sequence[str], Sequence[int]], np.ndarray], resolution: int, count: int, seed: int = 0
 ) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
     """How a model obeys prompts that name everything, with a ruler at either end.
 
-    draw_prompts: prompts and seeds -> uint8 [N, R, R, 3]. count: scenes of each kind. Returns, for each of ("single",
-    "seen"), ("single", "unseen"), ("double", "seen") and ("double", "unseen") pairs of colour and shape, the shares
-    named in ASKED of the model's pictures ("model"), of pictures drawn from the scenes themselves ("ceiling") and of
-    the model's with the scenes shuffled ("floor").
+    draw_prompts: prompts and seeds -> uint8 [N, R, R, 3]. count: scenes of each kind. seed: of the noise.
+    Returns, for each of ("single", "seen"), ("single", "unseen"), ("double", "seen") and ("double", "unseen") pairs of
+    colour and shape, the shares named in ASKED of the model's pictures ("model"), of pictures drawn from the scenes
+    themselves ("ceiling") and of the model's with the scenes shuffled ("floor").
     """
     results = {}
     for objects, group in ((1, "single"), (2, "double")):
         for seen in (True, False):
             scenes = evaluation_scenes(count, seen, objects)
-            drawn = draw_prompts([canonical_caption(scene) for scene in scenes], range(count))
+            seeds = range(seed << 32, (seed << 32) + count)
+            drawn = draw_prompts([canonical_caption(scene) for scene in scenes], seeds)
             shuffled = [scenes[i] for i in np.random.default_rng(0).permutation(count)]
             rulers = {
                 "model": score(drawn, scenes),

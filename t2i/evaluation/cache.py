@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from t2i.errors import UserError
-from t2i.files import atomic_write, make_folder
+from t2i.files import atomic_write, make_folder, sweep
 
 FOLDER = "evaluation"
 Arrays = dict[str, np.ndarray]
@@ -35,7 +35,7 @@ def cached(data: Path, name: str, key: dict[str, Any], make: Callable[[], Arrays
     if arrays is None:
         arrays = make()
         with contextlib.suppress(UserError):  # a read-only data set, a full disk
-            make_folder(path.parent)
+            sweep(make_folder(path.parent), f".{path.name}.*.tmp")  # of an evaluation that was killed
             content = safetensors.numpy.save(arrays, {"key": text, "sha256": _digest(arrays)})
             with atomic_write(path) as stream:
                 stream.write(content)

@@ -57,9 +57,10 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        # trust_remote_code not set, transformers asks on the terminal whether the folder's own Python code may run.
         model = CLIPModel.from_pretrained(where, use_safetensors=True, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(where)
-        processor = AutoImageProcessor.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(where, trust_remote_code=False)
         mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (processor.image_mean, processor.image_std))
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError and its own
         raise UserError(
@@ -73,9 +74,11 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
         pooled = model.vision_model(pixel_values=(pixels - mean) / std).pooler_output
         return _unit(model.visual_projection(pooled))
 
+    # What is kept of its features depends on how pixels are scaled, too.
+    sha256 = hash_tensors({**model.state_dict(), "pixels.mean": mean, "pixels.std": std})
     network = FeatureNetwork(
-        f"CLIP {name}", hash_tensors(model.state_dict()), int(model.config.vision_config.image_size),
-        int(model.config.projection_dim), forward, torch.device(device),
+        f"CLIP {name}", sha256, int(model.config.vision_config.image_size), int(model.config.projection_dim), forward,
+        torch.device(device),
     )  # fmt: skip
     return Clip(network, model, tokenizer)
 

@@ -57,14 +57,16 @@ class Distances:
         for name, (value, error) in found.items():
             equal = name in MANIFOLD
             reference = self.reference.first(self.equal) if equal else self.reference
-            flagged = "frechet" in self.names and name == self.names["frechet"] and len(features) < FEW
+            counts = {"samples": len(features), "real pictures": len(self.reference.features)}
+            few = [f"{what} ({count:,})" for what, count in counts.items() if count < FEW]
+            flagged = "frechet" in self.names and name == self.names["frechet"] and bool(few)
             scores.append(
                 Score(
                     name=name, value=value, better="higher" if equal else "lower", network=self.network,
                     reference=str(reference), samples=self.equal if equal else len(features),
                     ceiling=self._ceilings.get(name, (None,))[0],
                     ceiling_of=self.ceiling_of if name in self._ceilings else "", error=error,
-                    note=f"fewer than {FEW:,} samples: biased upwards" * flagged,
+                    note=f"fewer than {FEW:,} {' and '.join(few)}: biased upwards" * flagged,
                 )
             )  # fmt: skip
         return scores

@@ -11,6 +11,7 @@ from torch import nn
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UserError
 from t2i.precision import to_pixels
+from t2i.tensors import noise_of_seed
 from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch
 
@@ -55,11 +56,8 @@ class Painter:
 
         @torch.inference_mode()
         def draw(text: TextBatch, seeds: Sequence[int]) -> np.ndarray:
-            noise = [
-                torch.randn(generator.z_dim, generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
-                for seed in seeds
-            ]
-            return to_pixels(generator(torch.stack(noise).to(device), text.to(device))).numpy()
+            noise = torch.stack([noise_of_seed(seed, generator.z_dim) for seed in seeds])  # type: ignore[arg-type]
+            return to_pixels(generator(noise.to(device), text.to(device))).numpy()
 
         return cls(resolution, draw, encode, encoder_sha256)
 

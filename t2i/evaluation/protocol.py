@@ -40,6 +40,7 @@ BETWEEN_SETS = {
     LITE2: {"fd": ("frechet", "FD-lite2"), "kd": ("kernel", "KD-lite2"), "prdc": ("manifold", "")},
     INCEPTION: {"fid": ("frechet", "FID"), "kid": ("kernel", "KID")},
 }
+JUDGED = {"r-precision": "R-precision", "clip": "CLIP R@1"}  # those that ask which caption is a picture's own
 REFERENCE = 10_000  # real pictures looked at where there are so many, and samples by default; more where asked for
 DEGRADED = 5_000  # training pictures that the matcher sees degraded too
 SCENES = 400  # drawn scenes of each kind, for attribute accuracy
@@ -88,11 +89,13 @@ class Evaluator:
         self.caption_ids = np.array(
             [data.caption_ids(int(picture))[choice] for picture, choice in zip(self.pictures, which)], np.int64
         )
-        self.seeds = (options.seed << 32) + positions
+        self.seeds = (options.seed << 32) + positions  # other noise for each number: noise_of_seed takes all its bits
         self.networks: dict[str, FeatureNetwork] = {}
         self.judges: dict[str, Judge] = {}
         self.distances: dict[str, Distances] = {}
         self._set_up(progress)
+        if not (self.distances or self.judges or "attributes" in self.metrics):
+            raise UserError(self.notes[-1])
 
     def score(self, painter: Painter, progress: Progress = silent) -> Report:
         """Draws the samples and scores them. Raises UserError, one line, where the model does not fit the data."""
@@ -110,7 +113,7 @@ class Evaluator:
                     margins = judge.margins(features[name])
         if "attributes" in self.metrics:
             progress("attributes", 0, None)
-            scores += _attribute_scores(painter, self.options.scenes)
+            scores += _attribute_scores(painter, self.options.scenes, self.options.seed)
         return Report(scores, self.facts(), list(self.notes), margins)
 
     def features_of(self, painter: Painter, samples: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
@@ -243,7 +246,8 @@ class Evaluator:
         except UserError as error:
             if self.options.metrics is not None and "r-precision" in self.metrics:
                 raise
-            self.notes.append(f"R-precision left out: {error}")
+            left_out = [name for metric, name in JUDGED.items() if metric in self.metrics]
+            self.notes.append(f"{' and '.join(left_out)} left out: {error}")
             return None
 
     def _matcher_judge(self, real: np.ndarray, other: np.ndarray, choices: np.ndarray, progress: Progress) -> Judge:
@@ -340,10 +344,10 @@ def _describe(data: PreparedDataset) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _attribute_scores(painter: Painter, scenes: int) -> list[Score]:
+def _attribute_scores(painter: Painter, scenes: int, seed: int) -> list[Score]:
     """Attribute accuracy on drawn shapes: seen and unseen pairs, one object and two."""
     scores = []
-    for (group, pairs), rulers in accuracy(painter.prompts, painter.resolution, scenes).items():
+    for (group, pairs), rulers in accuracy(painter.prompts, painter.resolution, scenes, seed).items():
         objects = "one object" if group == "single" else "two objects"
         for name, value in rulers["model"].items():
             scores.append(

@@ -1,6 +1,5 @@
 """What an evaluation found: scores with their rulers, as rows, as JSON and as a line of a run's history."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from t2i.data.arrays import json_line
 from t2i.files import describe_os_error, make_folder
 from t2i.version import __version__
 
@@ -68,7 +68,7 @@ class Report:
         try:
             with open(path, "ab") as stream:
                 torn = stream.tell() and not path.read_bytes().endswith(b"\n")
-                stream.write(b"\n" * bool(torn) + (json.dumps(line, ensure_ascii=False) + "\n").encode())
+                stream.write(b"\n" * bool(torn) + json_line(line))
         except OSError as error:
             raise describe_os_error(error, path) from error
         return path

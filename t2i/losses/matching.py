@@ -14,7 +14,7 @@ def mismatch(caption_ids: np.ndarray, own_captions: Sequence[Sequence[int]], rng
     caption_ids: [B] int, the caption drawn for each row; equal ids mean equal text.
     own_captions: for each row, all the captions of its picture. None of them is given to it, which also rules out
         the picture itself drawn twice.
-    Returns [B] int64: a permutation wherever one exists (each caption is as often wrong as right), else some row's
+    Returns [B] int64: a permutation wherever swaps find one (each caption is as often wrong as right), else some row's
     caption may serve twice; -1 where every caption of the batch belongs to the row's picture.
     """
     size = len(caption_ids)

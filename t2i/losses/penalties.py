@@ -1,7 +1,8 @@
 """Gradient penalties on the discriminator, each one number a sample.
 
-They are computed in fp32 whatever the precision of the rest: the double backward through half-precision sums is
-where mixed-precision GANs blow up.
+They are computed on fp32 tensors whatever the precision of the rest: the double backward through half-precision sums is
+where mixed-precision GANs blow up. On CUDA cuDNN's convolutions round what they multiply to TF32 (10 bits), torch's
+default; they add up in fp32.
 """
 
 from collections.abc import Callable

@@ -4,7 +4,8 @@ A network that grows works at one resolution at a time. While a new resolution f
 old resolution, upsampled, and the new one, with weight alpha; real pictures get the same blend.
 """
 
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,19 @@ class Growth(NamedTuple):
     @property
     def fades(self) -> bool:
         return isinstance(self.alpha, Tensor) or self.alpha < 1
+
+
+def growth_at(value: Any, shown: Collection[int]) -> Growth:
+    """[resolution, alpha], as a model folder has it, of a network that can stand at the resolutions `shown`; None:
+    fully grown. Raises ValueError for anything else."""
+    match value:
+        case None:
+            return Growth(max(shown))
+        case [int(side), int() | float() as alpha] if side in shown and 0 <= alpha <= 1:
+            if alpha == 1 or side // 2 in shown:
+                return Growth(side, float(alpha))
+    listed = ", ".join(map(str, shown))
+    raise ValueError(f"growth is a resolution, one of {listed}, and an alpha of 0 to 1, not {value!r:.60}")
 
 
 def blend(old: Tensor, new: Tensor, alpha: float | Tensor) -> Tensor:

@@ -18,7 +18,8 @@ class Architecture:
     presets: name -> {resolution -> settings}; a setting is a field of TrainConfig or of model_options.
     defaults: settings of TrainConfig that every preset starts from.
     smallest: model_options of the narrowest network that still has every part: for tests and smoke runs.
-    grows: its networks have a `growth` (t2i/models/growing.py) and take `shown_at`.
+    grows: its networks have a `growth` (t2i/models/growing.py) and take `shown_at`; its generator says in `shown` at
+    which resolutions it can stand.
     group: pictures of a micro-batch that its discriminator looks at together; 1 where it judges each alone.
     """
 

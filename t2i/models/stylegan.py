@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.models.base import Discriminator, Features, Generator
-from t2i.models.growing import Growth, blend
+from t2i.models.growing import Growth, blend, growth_at
 from t2i.models.layers import (
     GROUP,
     Blur,
@@ -107,7 +107,7 @@ class StyleGANGenerator(Generator):
     """noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
     shown_at: the resolutions with a ToRGB, the last always among them. It can be put at any of these by `growth`.
-    growth: [resolution, alpha] to start at; left out, fully grown.
+    growth: [resolution, alpha] to start at; left out, fully grown. Raises ValueError where it cannot stand there.
     """
 
     def __init__(
@@ -128,7 +128,8 @@ class StyleGANGenerator(Generator):
     ):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
-        self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
+        self.shown = sorted({*shown_at, resolution})
+        self.growth = growth_at(growth, self.shown)
         self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr, taught=True)
         self.mapping = Mapping(z_dim, self.pooler.out_width, w_dim, mapping_layers)
         sides = resolutions_to(resolution)
@@ -136,8 +137,7 @@ class StyleGANGenerator(Generator):
         self.blocks = nn.ModuleDict(
             {str(side): SynthesisBlock(widths.get(side // 2, 0), widths[side], side, w_dim) for side in sides}
         )
-        shown = sorted({*shown_at, resolution})
-        self.to_rgb = nn.ModuleDict({str(side): EqualConv2d(widths[side], 3, 1, gain=1.0) for side in shown})
+        self.to_rgb = nn.ModuleDict({str(side): EqualConv2d(widths[side], 3, 1, gain=1.0) for side in self.shown})
         self.register_buffer("typical", torch.randn(TYPICAL, z_dim))
 
     @property

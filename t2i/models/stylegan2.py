@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.models.base import Discriminator, Features, Generator
-from t2i.models.growing import Growth, blend
+from t2i.models.growing import Growth, blend, growth_at
 from t2i.models.layers import (
     GROUP,
     SQRT2,
@@ -123,7 +123,7 @@ class StyleGAN2Generator(Generator):
     """noise [B, z_dim] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
     growth: [resolution, alpha] to start at; left out, fully grown. sketch: resolution of the map that a Sketch is added
-    to; 0 for none.
+    to; 0 for none. Raises ValueError for a resolution that it has not.
     """
 
     def __init__(
@@ -145,12 +145,12 @@ class StyleGAN2Generator(Generator):
     ):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
-        self.growth = Growth(int(growth[0]), float(growth[1])) if growth else Growth(resolution)
+        self.shown = sides = resolutions_to(resolution)
+        self.growth = growth_at(growth, self.shown)
         self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr, taught=True)
         self.text_layer = TextLayer(self.pooler.out_width, w_dim)
         self.text = EqualLinear(w_dim, w_dim, gain=1.0)
         self.mapping = mapping_network(z_dim, w_dim, mapping_layers)
-        sides = resolutions_to(resolution)
         channels = [width(side, fmap_base, fmap_max) for side in sides]
         self.w_width = both = 2 * w_dim
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))

@@ -6,9 +6,10 @@ name on the hub. An encoder runs once over a data set's captions, in `prepare`; 
 and hash and refuses another one.
 """
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,13 @@ class HubEncoder(FrozenEncoder):
     def __init__(self, name: str, folder: Path | str, device: torch.device | str = "cpu"):
         self.name = name
         self.device = torch.device(device)
-        try:
-            from transformers import AutoConfig, AutoModel, AutoTokenizer
-            from transformers import logging as transformers_logging
+        with _one_line(name):
+            from transformers import AutoModel
 
-            transformers_logging.set_verbosity_error()
-            transformers_logging.disable_progress_bar()
-            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-            config = AutoConfig.from_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = _encoder_class(config, AutoModel).from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
-        except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError and its own
-            raise UserError(
-                f"cannot load the text encoder {name!r}: {first_line(error)}; give 'minilm', a folder with "
-                "config.json, a tokenizer and model.safetensors, or a name on the Hugging Face hub"
-            ) from error
+            config, tokenizer = _description(folder)
+            model = _encoder_class(config, AutoModel).from_pretrained(
+                folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+            )
         self.tokenizer = tokenizer
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.width = int(model.config.hidden_size)
@@ -60,18 +53,58 @@ class HubEncoder(FrozenEncoder):
                 ids[i] = row
         return ids
 
-    def hidden(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def hidden(self, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        mask = torch.ones_like(input_ids) if mask is None else mask
         return self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
 
 
 def load_encoder(name: str = MINILM, device: torch.device | str = "cpu") -> FrozenEncoder:
     """The encoder called `name`: 'minilm', a local folder, or a Hugging Face name. Raises UserError, one line."""
-    if name != MINILM:
-        return HubEncoder(name, Path(name).expanduser() if Path(name).expanduser().is_dir() else name, device)
-    folder = bundled_minilm()
-    if folder is None:
-        return HubEncoder(MINILM, MINILM_HUB, device)
-    return MiniLM(folder, device)
+    if name == MINILM and (folder := bundled_minilm()):
+        return MiniLM(folder, device)
+    return HubEncoder(name, _place(name), device)
+
+
+def check_encoder(name: str) -> None:
+    """Whether there is an encoder called `name`, before much work is done for it: its weights are not loaded.
+
+    Raises UserError, one line.
+    """
+    if name != MINILM or not bundled_minilm():
+        with _one_line(name):
+            _description(_place(name))
+
+
+def _place(name: str) -> Path | str:
+    """The folder, or the name on the hub."""
+    if name == MINILM:
+        return MINILM_HUB
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else name
+
+
+@contextlib.contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError and its own
+        raise UserError(
+            f"cannot load the text encoder {name!r}: {first_line(error)}; give 'minilm', a folder with "
+            "config.json, a tokenizer and model.safetensors, or a name on the Hugging Face hub"
+        ) from error
+
+
+def _description(folder: Path | str) -> tuple[Any, Any]:
+    """An encoder's configuration and its tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # Not set, transformers asks on the terminal whether the folder's own Python code may run.
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return config, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _encoder_class(config: Any, auto_model: Any) -> Any:

@@ -31,8 +31,8 @@ class FrozenEncoder:
         """Each caption's token ids, special tokens included, cut to `max_tokens` (and counted in `truncated`)."""
         raise NotImplementedError
 
-    def hidden(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Ids and mask (1: a token, 0: padding), int64 [B, L] -> the last hidden state [B, L, T]."""
+    def hidden(self, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Ids and mask (1: a token, 0: padding; None: no padding), int64 [B, L] -> the last hidden state [B, L, T]."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
@@ -68,9 +68,12 @@ class FrozenEncoder:
     @torch.inference_mode()
     def _forward(self, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Captions of one length."""
-        input_ids = torch.tensor(ids, device=self.device)
-        half = self.hidden(input_ids, torch.ones_like(input_ids)).clamp(-65504, 65504).half().cpu().numpy()
-        return list(half)
+        return list(as_kept(self.hidden(torch.tensor(ids, device=self.device))).cpu().numpy())
+
+
+def as_kept(hidden: torch.Tensor) -> torch.Tensor:
+    """Hidden states in half precision, as data sets keep them and as models are drawn with."""
+    return hidden.clamp(-65504, 65504).half()
 
 
 def groups_of_one_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

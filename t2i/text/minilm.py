@@ -73,12 +73,12 @@ class MiniLM(FrozenEncoder):
         self.truncated += len(long)
         return rows
 
-    def hidden(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+    def hidden(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.model(input_ids, mask)
 
 
 class Bert(nn.Module):
-    """Ids and mask, int64 [B, L] -> the last hidden state [B, L, 384]."""
+    """Ids and mask (None: all are tokens), int64 [B, L] -> the last hidden state [B, L, 384]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,12 +93,12 @@ class Bert(nn.Module):
         )
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer() for _ in range(LAYERS))})
 
-    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         part = self.embeddings
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         x = part["word_embeddings"](input_ids) + part["token_type_embeddings"].weight[0]
         x = part["LayerNorm"](x + part["position_embeddings"](positions))
-        seen = None if mask.all() else mask.bool()[:, None, None, :]  # attention without a mask is faster
+        seen = None if mask is None else mask.bool()[:, None, None, :]
         for layer in self.encoder["layer"]:
             x = layer(x, seen)
         return x

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.device import copies_in_background
 from t2i.precision import at_least_fp32
 from t2i.text.attention import Linear, TokenReader
 
@@ -38,7 +39,9 @@ class TextBatch(NamedTuple):
     mask: Tensor
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "TextBatch":
-        return TextBatch(self.tokens.to(device, dtype, non_blocking=True), self.mask.to(device, non_blocking=True))
+        background = copies_in_background(device)
+        tokens = self.tokens.to(device, dtype, non_blocking=background)
+        return TextBatch(tokens, self.mask.to(device, non_blocking=background))
 
     def __getitem__(self, rows) -> "TextBatch":  # type: ignore[override]  # rows of the batch, not a tuple's field
         tokens, mask = tuple(self)

@@ -37,7 +37,7 @@ class CaptionTokenizer:
 
     def __init__(self, serialised: str):
         """serialised: the content of a tokenizer.json that `save` wrote. Raises ValueError for any other."""
-        self._serialised = serialised
+        self.serialised = serialised
         self.sha256 = hashlib.sha256(serialised.encode()).hexdigest()
         self.truncated = 0
         try:
@@ -75,7 +75,7 @@ class CaptionTokenizer:
     def save(self, path: Path | str) -> None:
         """Write tokenizer.json, atomically. Raises UserError, one line."""
         with atomic_write(path) as stream:
-            stream.write(self._serialised.encode())
+            stream.write(self.serialised.encode())
 
     @classmethod
     def load(cls, path: Path | str) -> "CaptionTokenizer":

@@ -5,7 +5,8 @@
         optimizer_g.safetensors  optimizer_d.safetensors
         state.json                  images seen, step, config, sha256 of every file and of itself
 
-A checkpoint is written to a temporary folder, synced, and renamed; only then is an old one removed.
+A checkpoint is written to a temporary folder, synced, and renamed; only then is an old one removed, or a
+damaged one, which the run went back from.
 """
 
 import contextlib
@@ -36,10 +37,13 @@ KEEP = 2
 Stateful = nn.Module | torch.optim.Optimizer
 
 
-def save_checkpoint(root: Path, state: dict[str, Any], parts: Mapping[str, Stateful]) -> Path:
+def save_checkpoint(
+    root: Path, state: dict[str, Any], parts: Mapping[str, Stateful], before: int | None = None
+) -> Path:
     """Write `parts` and `state` as root/<images seen>/ and prune older ones, but for the last two.
 
-    state: JSON-able, with "images_seen". Raises UserError, one line; what was there before stays.
+    state: JSON-able, with "images_seen". before: images seen at the last good one; what else lies above it is damaged,
+    was gone back from, and must not count as one of the two. Raises UserError, one line; what was there before stays.
     """
     make_folder(root)
     sweep(root)  # what a killed run was writing
@@ -64,15 +68,19 @@ def save_checkpoint(root: Path, state: dict[str, Any], parts: Mapping[str, State
         if replaced.is_dir() and not final.exists():
             os.rename(replaced, final)
         sweep(root, f".{final.name}.*tmp")
-    for old in list_checkpoints(root)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+    last = state["images_seen"] if before is None else before
+    kept = [path for path in list_checkpoints(root) if int(path.name) <= last or path == final][-KEEP:]
+    for other in list_checkpoints(root):
+        if other not in kept:
+            shutil.rmtree(other, ignore_errors=True)
     return final
 
 
 def list_checkpoints(root: Path) -> list[Path]:
     """The checkpoints below `root`, oldest first."""
     with contextlib.suppress(OSError):
-        return sorted(path for path in root.iterdir() if path.name.isdigit() and path.is_dir())
+        found = [path for path in root.iterdir() if path.name.isdecimal() and path.is_dir()]
+        return sorted(found, key=lambda path: int(path.name))
     return []
 
 

@@ -7,9 +7,13 @@ MIN_IMAGES = 3000  # an untrained generator draws one picture too
 
 
 class CollapseWatch:
-    """Looks at each line of metrics; warns once for each kind of collapse, again only after a recovery."""
+    """Looks at each line of metrics; warns once for each kind of collapse, again only after a recovery.
 
-    def __init__(self) -> None:
+    tanh: the generator ends in one, which dfgan's may.
+    """
+
+    def __init__(self, tanh: bool = False) -> None:
+        self.tanh = tanh
         self.recent: deque[dict[str, float]] = deque(maxlen=PATIENCE)
         self.warned: set[str] = set()
 
@@ -20,7 +24,7 @@ class CollapseWatch:
             return []
         signs = {
             "blank": (
-                all(m.get("saturated", 0) > 0.25 and m.get("diversity", 1) < 0.05 for m in self.recent),
+                self.tanh and all(m.get("saturated", 0) > 0.25 and m.get("diversity", 1) < 0.05 for m in self.recent),
                 "collapse: the pictures are one flat, saturated page for every prompt. A tanh output does this on "
                 'pictures with a white ground: train anew with output = "linear" in the config\'s [model] table',
             ),

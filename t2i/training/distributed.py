@@ -9,17 +9,17 @@ micro-batch is all the traffic there has to be.
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from t2i.errors import UsageError, UserError
+from t2i.device import pick_device
+from t2i.errors import LostContact, UsageError
 from t2i.files import write_json
 
 PATIENCE = timedelta(minutes=30)  # rank 0 may draw a large grid on a slow disk while the others wait
@@ -90,15 +90,25 @@ class Ranks:
         return box[0]
 
     def add_up(self, sums: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, float]:
-        """Weighted means over all ranks, from each rank's sums and weights of the same names."""
-        names = sorted(sums)
-        if not names:
-            return {}
-        totals = torch.stack([sums[name] for name in names]).cpu()  # the device is asked once
-        values = torch.stack([totals.double(), torch.tensor([weights[name] for name in names]).double()], dim=1)
-        if self.size > 1:
+        """Weighted means over all ranks, from each rank's sums and weights by name. A rank may lack names."""
+        # A term may have had pictures on some ranks alone: they agree on the names before they add up.
+        names = sorted(set().union(*self._gather(list(sums))))
+        values = torch.zeros(len(names), 2, dtype=torch.float64)
+        if sums:
+            rows = [names.index(name) for name in sums]
+            values[rows, 0] = torch.stack(list(sums.values())).cpu().double()  # the device is asked once
+            values[rows, 1] = torch.tensor([weights[name] for name in sums]).double()
+        if self.size > 1 and names:
             dist.all_reduce(values, group=self._control)
-        return {name: total / weight for name, (total, weight) in zip(names, values.tolist())}
+        return {name: total / weight for name, (total, weight) in zip(names, values.tolist()) if weight > 0}
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Each rank's value (plain data), in the order of the ranks."""
+        if self.size == 1:
+            return [value]
+        boxes = [None] * self.size
+        dist.all_gather_object(boxes, value, group=self._control)
+        return boxes
 
     def wait(self) -> None:
         """Until every rank is here."""
@@ -127,31 +137,26 @@ def _agent_store() -> dist.Store | None:
     return dist.PrefixStore(f"t2i/start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def lost_contact(error: RuntimeError) -> UserError | None:
+def lost_contact(error: RuntimeError) -> LostContact | None:
     """The line for the user where another process of the run is gone; None for any other error."""
     known = isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Gloo", "NCCL"))
     if not known:
         return None
-    return UserError("another process of the run is gone; the last checkpoint is good: go on with t2i train --resume")
+    return LostContact("another process of the run is gone; the last checkpoint is good: go on with t2i train --resume")
 
 
-def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process among those of its machine; another device as it is."""
-    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
-        return device
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
-    return device
+def local_device(name: str) -> torch.device:
+    """The device called `name`; of a machine's GPUs the one of this process, where torchrun says which.
 
-
-def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
-    """Become torchrun on this machine, running t2i with `arguments` in so many processes."""
-    torchrun = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", "3", "-m", "t2i"]
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))
-    )  # else it says that it is 1
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *torchrun, *arguments])
+    Raises UsageError, one line.
+    """
+    own = os.environ.get("LOCAL_RANK", "")
+    if not own or not torch.cuda.is_available() or not (name == "auto" or name.startswith("cuda")):
+        return pick_device(name)
+    if int(own) >= torch.cuda.device_count():
+        raise UsageError(f"no GPU for process {own} of this machine: it has {torch.cuda.device_count()}")
+    torch.cuda.set_device(int(own))  # before anything is asked of another
+    return pick_device(f"cuda:{own}")
 
 
 class RestartNote:

@@ -74,8 +74,13 @@ class Drawer:
         if self.noise_encoder is not None:
             with torch.no_grad():
                 condition = self.generator.pool(text)
+            forget_casts()
             return Noise(*self.noise_encoder(images, condition, z))
-        return Noise(z if self.nearest_of == 1 else self._nearest(z, images, text, random, name))
+        if self.nearest_of == 1:
+            return Noise(z)
+        nearest = self._nearest(z, images, text, random, name)
+        forget_casts()
+        return Noise(nearest)
 
     @torch.no_grad()
     def _nearest(self, z: Tensor, images: Tensor, text: TextBatch, random: StepRandom, name: str) -> Tensor:
@@ -95,3 +100,12 @@ class Drawer:
         if not self.augments:
             return images
         return augment(images, random.uniform(f"{name} augment", NUMBERS), self.augments)
+
+
+def forget_casts() -> None:
+    """Have the caller's autocast round weights again after a pass without gradients.
+
+    torch 2.10 keeps what it rounded there, which gradients do not lead through to the weights, for the passes that
+    follow (pytorch/pytorch pull request 165068; 2.11 does not).
+    """
+    torch.clear_autocast_cache()

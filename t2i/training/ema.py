@@ -10,7 +10,9 @@ class EMA:
     """Follows `model` with a half-life counted in images.
 
     beta = 0.5 ** (batch / half_life); the half-life is at most `ramp` times the images seen so far, so that a short
-    run does not average over its first noise (Karras et al. 2020, training details; the ramp is StyleGAN2-ADA's).
+    run does not average over its first noise (Karras et al. 2020, training details; the ramp is StyleGAN2-ADA's). Those
+    of the runs before count, where `model` begins as they left it: its average is no noise (StyleGAN2-ADA has no ramp
+    then).
     """
 
     def __init__(self, model: nn.Module, half_life: float, ramp: float = 0.05):

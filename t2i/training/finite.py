@@ -9,9 +9,11 @@ from t2i.errors import UserError
 from t2i.training.objective import Phase
 from t2i.training.statistics import Statistics
 
+LEAST_SCALE = 1.0  # of the loss, in fp16: it begins at 65,536, from where 17 steps that overflow bring it below
+
 
 class NotFinite(UserError):
-    """A gradient is NaN or infinite."""
+    """A gradient is NaN or infinite, or in fp16 goes on to be."""
 
 
 class GradientCheck:
@@ -25,38 +27,44 @@ class GradientCheck:
         self.statistics, self.late = statistics, late
         self._unread: dict[str, tuple[Tensor, torch.cuda.Event | None, int]] = {}
 
-    def look(self, phase: Phase, images_seen: int, tolerate: bool = False) -> None:
+    def look(self, phase: Phase, images_seen: int, scaler: torch.amp.GradScaler) -> None:
         """Raises NotFinite, naming the losses; the weights are then as they were before the step.
 
-        tolerate: the loss is scaled (fp16): the scaler skips such a step and lowers the scale.
+        A scaler that is enabled (fp16) skips a step that overflows, and halves the scale of the loss. It may do so
+        while the scale is LEAST_SCALE or more: below it, it is not the scale that makes gradients overflow.
         """
         gradients = [p.grad for p in phase.module.parameters() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        self.statistics.add(f"gradient_{phase.name.lower()}", norm.nan_to_num(0.0, 0.0, 0.0))
-        if tolerate:
-            return
+        broken = (~norm.isfinite()).float()
+        self.statistics.add(f"gradient_{phase.name.lower()}", norm.nan_to_num(0.0, 0.0, 0.0), left_out=broken)
+        scaled = scaler.is_enabled()
+        verdict = norm
+        if scaled:  # that of a step that did not overflow says nothing
+            verdict = scaler.scale(torch.ones_like(norm)).masked_fill(norm.isfinite(), math.inf)
         if not self.late:
-            self._judge(phase, float(norm), images_seen)
+            self._judge(phase, float(verdict), images_seen, scaled)
             return
-        # Where this is 1 the fused kernels leave weights and moments alone.
-        phase.optimizer.found_inf = (~norm.isfinite()).float()
+        if not scaled:  # where this is 1 the fused kernels leave weights and moments alone
+            phase.optimizer.found_inf = broken
         if before := self._unread.pop(phase.name, None):
             value, arrived, when = before
             if arrived:
                 arrived.synchronize()
-            self._judge(phase, float(value.numpy()), when)
-        self._unread[phase.name] = *send_home(norm), images_seen
+            self._judge(phase, float(value.numpy()), when, scaled)
+        self._unread[phase.name] = *send_home(verdict), images_seen
 
     def forget(self) -> None:
         """What was not read yet: the networks have gone back to before it."""
         self._unread.clear()
 
-    def _judge(self, phase: Phase, norm: float, images_seen: int) -> None:
-        if math.isfinite(norm):
+    def _judge(self, phase: Phase, verdict: float, images_seen: int, scaled: bool) -> None:
+        """verdict: the norm of the gradient, or, scaled, the scale of a loss whose gradient overflows."""
+        if verdict >= LEAST_SCALE if scaled else math.isfinite(verdict):
             return
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.statistics.read().items())
+        what = f"overflows in fp16 at a loss scale of {verdict:g}" if scaled else f"is {verdict}"
         raise NotFinite(
-            f"the gradient of phase {phase.name} is {norm} after {images_seen:,} images ({losses}); the last "
+            f"the gradient of phase {phase.name} {what} after {images_seen:,} images ({losses}); the last "
             "checkpoint is good: lower --lr-g and --lr-d, or train with --precision fp32"
         )
 

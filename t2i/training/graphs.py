@@ -17,7 +17,7 @@ from t2i.errors import is_out_of_memory
 from t2i.files import first_line
 from t2i.text.pooler import TextBatch
 from t2i.training.batch import Batch
-from t2i.training.objective import Phase
+from t2i.training.objective import GANObjective, Phase
 from t2i.training.randomness import StepRandom
 from t2i.training.statistics import Statistics
 
@@ -36,14 +36,16 @@ def record_on_cuda(work: Callable[[], None], pool: object) -> Callable[[], None]
 
 
 class StepGraphs:
-    """The recordings of a run.
+    """The recordings of a run that minimises `objective`.
 
     record: (work, pool) -> what does `work` again on the same memory; record_on_cuda, or a test's.
     refusal: why a step could not be recorded; all that follow then run as ever.
     """
 
-    def __init__(self, statistics: Statistics, record: Callable[..., Callable[[], None]] = record_on_cuda):
-        self.statistics, self.record = statistics, record
+    def __init__(self, objective: GANObjective, record: Callable[..., Callable[[], None]] = record_on_cuda):
+        self.statistics, self.record = objective.statistics, record
+        encoder = objective.text_encoder
+        self._longest = None if encoder is None else encoder.max_tokens
         self._kinds: dict[Hashable, _Kind] = {}
         self._now: _Kind | None = None
         self._pool = self._new_pool()
@@ -67,7 +69,7 @@ class StepGraphs:
         begins: this is the step's first phase. What one phase leaves to the next is left at the same places again.
         """
         if begins:
-            batch = padded(batch, rows)
+            batch = padded(batch, rows, self._longest)
             kind = form, batch.images.shape, batch.captions.tokens.shape, batch.wrong.shape
             if kind not in self._kinds:
                 self._kinds[kind] = _Kind(batch, random, len(dials), rows)
@@ -184,13 +186,17 @@ class FixedRandom(StepRandom):
 
 def put(numbers: Tensor, place: Tensor) -> None:
     """Copy numbers of the CPU to their place on the device, without waiting for the work that lies before it there."""
-    place.copy_(numbers.pin_memory() if place.is_cuda else numbers, non_blocking=True)
+    place.copy_(numbers.pin_memory() if place.is_cuda else numbers, non_blocking=place.is_cuda)
 
 
-def padded(batch: Batch, rows: slice) -> Batch:
-    """The batch with its captions padded to a multiple of LENGTHS tokens."""
+def padded(batch: Batch, rows: slice, longest: int | None = None) -> Batch:
+    """The batch with its captions padded to a multiple of LENGTHS tokens.
+
+    longest: what a text encoder that is trained takes at the most, which no caption is longer than; None: any length.
+    """
     tokens, mask = tuple(batch.captions)
-    if not (more := -tokens.shape[1] % LENGTHS):
+    length = -(-tokens.shape[1] // LENGTHS) * LENGTHS
+    if not (more := min(length, longest or length) - tokens.shape[1]):
         return batch
     captions = TextBatch(F.pad(tokens, (0, 0) * (tokens.ndim - 2) + (0, more)), F.pad(mask, (0, more)))
     return Batch(batch.images, captions[rows], captions, batch.caption_ids, batch.wrong, batch.mirror)

@@ -64,6 +64,7 @@ class Schedule:
 
     def __init__(self, config: TrainConfig, resolution: int):
         stages = fit_stages(config.stages, resolution) if config.growing else (Stage(resolution, 1.0),)
+        self._config = config
         images = 1000 * (config.grow_kimg or config.kimg)
         self.spans: list[Span] = []
         start = 0
@@ -94,9 +95,27 @@ class Schedule:
 
     def latest(self, images_seen: int) -> Growth:
         """Where the networks stood in the step that ended at `images_seen`."""
-        span = self.at(max(images_seen - 1, 0))
-        return span.growth(max(images_seen - span.batch, 0))
+        return self.at(max(images_seen - 1, 0)).growth(self._last_step(images_seen))
+
+    def judged(self, images_seen: int) -> bool:
+        """Has a discriminator trained in the step that ended at `images_seen`, or was it pretraining still?"""
+        return self._last_step(images_seen) >= 1000 * self._config.pretrain_kimg
+
+    def _last_step(self, images_seen: int) -> int:
+        """Where the step began that ended at `images_seen`."""
+        return max(images_seen - self.at(max(images_seen - 1, 0)).batch, 0)
 
     def describe(self) -> str:
-        """For the user: from which image on which resolution."""
-        return ", ".join(f"{span.resolution} px from {span.start / 1000:g} kimg" for span in self.spans)
+        """For the user: from which image on which resolution; batch and learning rates where not all have the run's."""
+        config, spans = self._config, self.spans
+        batches = any(span.batch != config.batch for span in spans)
+        rates = any((span.lr_g, span.lr_d) != (config.lr_g, config.lr_d) for span in spans)
+        found = []
+        for span in spans:
+            own = [f"batch {span.batch}"] if batches else []
+            if rates:
+                equal = span.lr_g == span.lr_d
+                own.append(f"lr {span.lr_g:g}" if equal else f"lr_g {span.lr_g:g} and lr_d {span.lr_d:g}")
+            with_own = f" with {' and '.join(own)}" if own else ""
+            found.append(f"{span.resolution} px from {span.start / 1000:g} kimg{with_own}")
+        return ", ".join(found)

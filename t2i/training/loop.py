@@ -36,6 +36,7 @@ from t2i.training.scoring import COLUMNS as SCORES
 from t2i.training.scoring import Scoring
 from t2i.training.state import TrainingState
 from t2i.training.text import PreparedText, TrainedText, make_text
+from t2i.training.threads import ThreadWatch
 
 COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib",
@@ -49,7 +50,10 @@ ROLLBACKS = 3
 
 @dataclass(frozen=True)
 class Status:
-    """What the caller may show while training runs. goal: images to be seen in all; metrics: COLUMNS."""
+    """What the caller may show while training runs.
+
+    goal: images to be seen in all; seconds: of this call of train(), minutes: what it may take; metrics: COLUMNS.
+    """
 
     images_seen: int
     goal: int
@@ -60,11 +64,15 @@ class Status:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: "done", "minutes" or "signal"."""
+    """How training ended: "done", "minutes" or "signal", and after how many seconds of this call of train().
+
+    began_at: images seen before it.
+    """
 
     reason: str
     images_seen: int
     seconds: float
+    began_at: int
 
 
 def train(
@@ -90,6 +98,8 @@ def train(
         keep_freed_memory()
     schedule = Schedule(config, dataset.resolution)
     text = make_text(config, dataset, run.folder, write=ranks.first)
+    if text.cut and not resume:
+        say(text.cut)
     state = TrainingState(config, dataset.resolution, text, device)
     images_seen, seconds_before, rollbacks = 0, 0.0, 0
     if resume:
@@ -97,6 +107,7 @@ def train(
     elif config.begin_with:
         begin_with(state, Run(config.begin_with), ranks, say)
 
+    began_at = images_seen
     seed = seed_after(config.seed, rollbacks)
     open_loader = partial(
         BatchLoader, dataset, text, device=device, ranks=ranks, mismatches=config.mismatches, mirrors=config.places,
@@ -104,7 +115,8 @@ def train(
     )  # fmt: skip
     loader = open_loader(seed)
     preview = Preview(dataset, text, state.generator.z_dim, config.seed, device)
-    watch = CollapseWatch()
+    watch = CollapseWatch(tanh=state.options.get("output") == "tanh")
+    threads = ThreadWatch(say) if device.type == "cpu" else None
     if ranks.first:
         for folder in (run.folder, run.samples):
             sweep(folder)  # what a killed run was writing
@@ -130,12 +142,13 @@ def train(
         save_model(run.model, model, about)
         facts = {
             "images_seen": images_seen,
+            "images_before": state.images_before,
             "seconds": seconds_before + time.monotonic() - started,
             "rollbacks": rollbacks,
             "settings": asdict(config),
             "scalers": {name: scaler.state_dict() for name, scaler in state.scalers.items()},
         }
-        save_checkpoint(run.checkpoints, facts, state.parts)
+        save_checkpoint(run.checkpoints, facts, state.parts, before=saved_at)
         draw_losses(run.folder / "metrics.jsonl", run.folder / "losses.png")
 
     def passed(every: float, last: int) -> bool:
@@ -144,7 +157,7 @@ def train(
 
     goal = int(config.kimg * 1000)
     log_every, snapshot_every = config.log_kimg * 1000, config.snapshot_kimg * 1000
-    started = logged_at = time.monotonic()
+    began = started = logged_at = time.monotonic()  # going back resets the last two, not what --minutes counts
     logged_images = saved_at = images_seen
     saved_when = started
     if not resume:
@@ -155,7 +168,7 @@ def train(
         reason = None
         if images_seen >= goal:
             reason = "done"
-        elif ranks.any(config.minutes is not None and time.monotonic() - started >= config.minutes * 60):
+        elif ranks.any(config.minutes is not None and time.monotonic() - began >= config.minutes * 60):
             reason = "minutes"
         elif ranks.any(stop()):
             reason = "signal"
@@ -174,7 +187,7 @@ def train(
                 metrics |= scoring.look_and_keep(*averaged())
             if ranks.first:
                 metrics_log.append(metrics)
-            on_status(Status(images_seen, goal, now - started, config.minutes, metrics))
+            on_status(Status(images_seen, goal, now - began, config.minutes, metrics))
             for warning in watch.look(metrics):
                 say(warning)
             logged_images, logged_at = images_seen, time.monotonic()
@@ -231,12 +244,16 @@ def train(
         # ---- Average ----
         images_seen += span.batch
         state.average(images_seen, span.batch)
+        if threads:
+            threads.tick()
 
     loader.close()
+    if threads:
+        threads.close()
     if ranks.first:
         metrics_log.close()
     ranks.wait()
-    return Outcome(reason, images_seen, time.monotonic() - started)
+    return Outcome(reason, images_seen, time.monotonic() - began, began_at)
 
 
 def go_back(state: TrainingState, run: Run, ranks: Ranks, say: Callable[[str], None]) -> tuple[int, float, int]:
@@ -256,7 +273,7 @@ def begin_with(state: TrainingState, source: Run, ranks: Ranks, say: Callable[[s
     folder, facts, complaints = ranks.share(newest_checkpoint(source.checkpoints, ours=False) if ranks.first else None)
     for complaint in complaints:
         say(f"passed over a damaged checkpoint: {complaint}")
-    state.begin_with(folder)
+    state.begin_with(folder, facts)
     say(f"begins with the networks of {folder} ({facts['images_seen']:,} images)")
 
 

@@ -1,18 +1,24 @@
 """Memory: how much is in use, and what to do where it ran out."""
 
+import contextlib
 import ctypes
+import dataclasses
 import gc
+import math
+import re
 import sys
 from pathlib import Path
 
 import torch
 
-from t2i.errors import UserError, is_out_of_memory
-from t2i.models import get_architecture
+from t2i.config import TrainConfig
+from t2i.errors import UsageError, UserError, is_out_of_memory
+from t2i.models.growing import real_at
 from t2i.training.distributed import Ranks
 from t2i.training.growth import Span
 from t2i.training.loading import BatchLoader
 from t2i.training.randomness import StepRandom
+from t2i.training.setup import check_together
 from t2i.training.state import TrainingState
 
 # Of glibc's malloc.h, and what train() sets them to, in bytes.
@@ -25,16 +31,17 @@ _OLD = _OLDER * 1
 
 
 def memory_gib(device: torch.device) -> float:
-    """Memory in use: the device's peak on CUDA, else this process's, in GiB."""
+    """The most memory that was in use: the device's on CUDA, else this process's, in GiB; NaN where nothing says."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    with contextlib.suppress(OSError):  # not by getrusage, which on Linux begins with the peak of who started this
+        if peak := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(peak[1]) / 2**20
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * 4096 / 2**30
-    except (OSError, ValueError, IndexError):
         import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS, which has no /proc
+    except ImportError:  # Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS, which has no /proc
 
 
 def keep_freed_memory() -> None:
@@ -65,26 +72,53 @@ def out_of_memory(
     line = f"out of memory with a micro-batch of {local // state.config.accumulate} at {span.resolution} px"
     if ranks.size > 1:  # the others wait in a step that this rank does not take
         return UserError(f"{line}; the last checkpoint is good: give a larger --accumulate or a smaller --batch")
-    group = get_architecture(state.config.arch).group
     release(state)
     for pieces in range(state.config.accumulate + 1, local + 1):
-        if local % pieces or local // pieces % group:
+        if not may_resume(state.config, pieces):
             continue
-        try:
-            batch = loader.load(images_seen, span.batch)[: local // pieces]
-            for phase in state.due:
-                numbers = random.take(slice(0, local // pieces))
-                state.objective.accumulate_gradients(phase, batch, 1 / pieces, 0, numbers)
-                phase.optimizer.zero_grad(set_to_none=True)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            release(state)
-        else:
-            release(state)
-            fits = f"{local // pieces} fits: go on with t2i train --resume --accumulate {pieces}"
-            return UserError(f"{line}; {fits}, which keeps the batch of {span.batch}")
-    return UserError(f"{line}, and no smaller one fits; prepare at a lower --resolution, or train narrower networks")
+        found = fits(state, loader, span, images_seen, random, ranks, pieces)
+        release(state)
+        if found:
+            fitting = f"{local // pieces} fits: go on with t2i train --resume --accumulate {pieces}"
+            return UserError(f"{line}; {fitting}, which keeps the batch of {span.batch}")
+    return UserError(
+        f"{line}, and no smaller one that divides the batches of its run fits; prepare at a lower --resolution, or "
+        "train narrower networks"
+    )
+
+
+def may_resume(config: TrainConfig, pieces: int) -> bool:
+    """Is --accumulate `pieces` taken by t2i train --resume? It must divide the batches of all stages."""
+    try:
+        check_together(dataclasses.replace(config, accumulate=pieces).check())
+    except UsageError:
+        return False
+    return True
+
+
+def fits(
+    state: TrainingState,
+    loader: BatchLoader,
+    span: Span,
+    images_seen: int,
+    random: StepRandom,
+    ranks: Ranks,
+    pieces: int,
+) -> bool:
+    """Is there memory for the gradients of the step that begins at `images_seen`, in so many pieces?
+
+    As the loop takes them, the phases' gradients side by side, but as a first step, which takes a lazy penalty too.
+    """
+    try:
+        batch = loader.load(images_seen, span.batch)
+        batch.images = real_at(batch.images, span.growth(images_seen))
+        for phase in state.due:
+            state.accumulate(phase, batch, pieces, 0, random, ranks, span.batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def release(state: TrainingState) -> None:
@@ -92,6 +126,7 @@ def release(state: TrainingState) -> None:
     for phase in state.phases:
         phase.optimizer.zero_grad(set_to_none=True)
     state.graphs = None
+    state.objective.forget()
     # A backward pass that failed leaves what it had yet to do in its thread's queue, graph and all. The newest is done
     # first, and what belongs to a failed pass is dropped then: an old graph's pass empties the queue.
     torch.autograd.grad(_OLD, _OLDER, retain_graph=True)

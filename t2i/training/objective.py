@@ -20,6 +20,7 @@ above; the generator takes its embeddings as they are.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,7 @@ from t2i.losses.noise import NoiseEncoder
 from t2i.losses.penalties import Penalty
 from t2i.losses.perceptual import perceptual_difference
 from t2i.models.base import Features
+from t2i.models.layers import GROUP
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import TextBatch
 from t2i.training.batch import Batch
@@ -63,7 +65,8 @@ class GANObjective:
     """Losses of a conditional GAN.
 
     autocast_dtype: None for fp32, else the dtype of the generator's and of the penalty-free discriminator passes. A
-    pass that a penalty is taken from runs in fp32.
+    pass that a penalty is taken from runs in fp32 (on CUDA, as all fp32 passes, with convolutions in TF32: torch's
+    default).
     pretraining: the generator learns by likeness alone; no discriminator is asked. The training sets it.
     augments, nearest_of, noise_encoder: see Drawer.
     noise_kl: what a nat that a picture tells by its noise costs, beside a likeness of weight 1.
@@ -138,6 +141,10 @@ class GANObjective:
             loss = self._generator_loss(batch, random)
         scale(loss * share).backward()
 
+    def forget(self) -> None:
+        """Drop what the D phase has put by for the G phase: the step failed in between."""
+        self._kept = self._kept_reals = None
+
     def form(self, step: int) -> tuple[Hashable, ...]:
         """What a step's losses depend on beside tensors, and the blur's width: equal for steps that are alike."""
         return self.pretraining, self._penalises(step), self.penalty_weight, self.drawer.blur_reach
@@ -202,7 +209,9 @@ class GANObjective:
         return losses.mean()
 
     def _features_of_both(self, first: Any, second: Any) -> tuple[Features, Features]:
-        """What the discriminator makes of two batches that it has looked at."""
+        """What the discriminator makes of two batches that it has looked at, [B, ...] each."""
+        if len(first if isinstance(first, Tensor) else first[0]) % GROUP:  # a group would hold pictures of both
+            return self.discriminator.features_of(first), self.discriminator.features_of(second)
         if isinstance(first, Tensor):
             both = torch.cat([first, second])
         else:
@@ -345,7 +354,7 @@ class GANObjective:
         return found.index_put((rows,), self.contrast_weight * losses)
 
     def _diversity(self, fakes: Tensor, text: TextBatch, random: StepRandom) -> Tensor:
-        """The weighted diversity term, [B]: every REDRAWN-th picture of the whole batch stands for as many."""
+        """The weighted diversity term, [B]: every REDRAWN-th picture of the whole batch stands for those without."""
         found = torch.zeros_like(fakes[:, 0, 0, 0], dtype=at_least_fp32(fakes).dtype)
         rows = slice(-random.rows.start % REDRAWN, None, REDRAWN)
         if rows.start < len(fakes):
@@ -354,7 +363,8 @@ class GANObjective:
                 others = self.drawer.draw(z, text[rows], random, "G other", rows)
             difference = diversity(fakes[rows], others)
             self.statistics.add("difference", difference)
-            found[rows] = REDRAWN * self.diversity_weight * difference
+            stands_for = random.batch / math.ceil(random.batch / REDRAWN)
+            found[rows] = stands_for * self.diversity_weight * difference
         return found
 
     def _encode_wrong(self, batch: Batch, random: StepRandom) -> TextBatch:

@@ -11,6 +11,8 @@ runs/00003-dfgan-noto-train-32/
 """
 
 import contextlib
+import json
+import os
 import re
 import shutil
 from dataclasses import asdict
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from t2i.config import TrainConfig, validate
+from t2i.data import DATA_ROOT
+from t2i.data.prepared import PreparedDataset, find_datasets
 from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, make_folder, read_json, write_json
 from t2i.models.folder import BUILT_IN
@@ -85,13 +89,48 @@ class Run:
         except UsageError as error:
             raise UserError(f"{self.folder}/config.json is damaged: {error}") from error
 
+    def keep_config(self, config: TrainConfig, data_path: Path | str) -> None:
+        """Remember what a run goes on with, so that the next --resume does too; --minutes is of one sitting alone."""
+        facts = read_json(self.folder / "config.json", "run configuration")
+        settings = {**asdict(config), "minutes": facts["settings"].get("minutes")}
+        path = facts["data"].get("path")
+        with contextlib.suppress(OSError, TypeError):
+            data_path = path if os.path.samefile(path, data_path) else data_path
+        if data_path != path:  # it may have been named from another folder than the next time
+            path = os.path.abspath(data_path)
+        changed = {**facts, "data": {**facts["data"], "path": path}, "settings": settings}
+        if json.dumps(changed) != json.dumps(facts):
+            write_json(self.folder / "config.json", changed)
+
     def log(self, line: str) -> None:
         """Append a line to log.txt, with the time."""
         try:
-            with open(self.folder / "log.txt", "a", encoding="utf-8") as stream:
+            with open(self.folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
         except OSError as error:
             raise describe_os_error(error, self.folder / "log.txt") from error
+
+
+def find_data(fingerprint: str | None, run: Path | None = None) -> PreparedDataset | None:
+    """The data set with this fingerprint: where the run says, and in t2i-data/; None where it is not to be found.
+
+    Both as the user stands now, and as they stood when they began the run in runs/.
+    """
+    candidates = []
+    roots = [DATA_ROOT]
+    if run is not None:
+        began = run.absolute().parent.parent
+        recorded = read_json(run / "config.json", "run configuration").get("data")
+        path = Path(str(recorded.get("path"))) if isinstance(recorded, dict) else DATA_ROOT
+        candidates = [path, began / path]
+        roots.append(began / DATA_ROOT)
+    for root in roots:
+        candidates += find_datasets(root)
+    for candidate in candidates:
+        with contextlib.suppress(UserError):
+            if (found := PreparedDataset(candidate)).fingerprint == fingerprint:
+                return found
+    return None
 
 
 def find_runs(root: Path | str = "runs") -> list[Path]:

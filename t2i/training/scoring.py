@@ -74,7 +74,8 @@ class Scoring:
         name, _ = SCORES[self.best_by]
         value, before = values[name], self._best()
         if before is None or (value < before if self.best_by in DISTANCES else value > before):
-            description.training.update({"best_by": name, "score": value})
+            # Evaluating it on the same data, t2i evaluate says that the score is no held-out one any more.
+            description.training.update(best_by=name, score=value, chosen_on=self.evaluator.data.fingerprint)
             self.text.save(self.run.best)
             save_model(self.run.best, generator, description)
         return {column: values[name] for name, column in SCORES.values() if name in values}
@@ -94,13 +95,17 @@ class Scoring:
             return evaluator
 
     def _best(self) -> float | None:
-        """The score of the best model so far; None where there is none by that score."""
+        """The score of the best model so far; None where there is none by that score on these pictures."""
         name, _ = SCORES[self.best_by]
         index = self.run.best / "model_index.json"
         if not index.is_file():
             return None
         training = read_json(index, "model description").get("training")
-        value = training.get("score") if isinstance(training, dict) and training.get("best_by") == name else None
+        if not isinstance(training, dict) or training.get("best_by") != name:
+            return None
+        if training.get("chosen_on", data := self.evaluator.data.fingerprint) != data:
+            return None  # of other pictures: it says nothing of these
+        value = training.get("score")
         return float(value) if isinstance(value, int | float) else None
 
     def _encode(self, prompts: Sequence[str]) -> TextBatch:

@@ -1,17 +1,24 @@
 """The settings of a run: of a new one from command line, config file and preset; of a resumed one from its folder."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from t2i.config import COMMAND_LINE, TrainConfig, option, read_toml, resolve
+from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError, UserError
-from t2i.files import read_json
+from t2i.files import read_json, shell_word
 from t2i.models import get_architecture
+from t2i.models.growing import Growth
 from t2i.text.transformer import SETTINGS, SMALL
-from t2i.training.checkpoint import newest_checkpoint
-from t2i.training.run import Run
+from t2i.training.checkpoint import list_checkpoints, newest_checkpoint
+from t2i.training.growth import Schedule
+from t2i.training.run import Run, find_data
+
+BLURRED = 0.1  # of a run, at the most, with a preset's blur_kimg
+PRETRAINED = 0.25  # of a run, at the most, is a preset's pretraining: of its own length it is 3 to 16 %
 
 
 def contrast_weight(config: TrainConfig) -> float:
@@ -19,6 +26,10 @@ def contrast_weight(config: TrainConfig) -> float:
     if config.contrastive is not None:
         return config.contrastive
     return 1.0 if config.text_encoder == "transformer" else 0.0
+
+
+def _named_in(setting: str, flags: dict[str, Any], config: Path | None) -> str:
+    return f"{config}: {setting}" if config is not None and setting not in flags else option(setting)
 
 
 def new_settings(
@@ -31,20 +42,25 @@ def new_settings(
     """
     file = read_toml(config) if config else {}
     named = {**file, **flags}
+    begun = _taken_over(named, dataset.resolution)
+    named = {**{name: begun[name] for name in ("arch", "preset") if name in begun}, **named}
+    begun.pop("preset", None)
     try:
         architecture = get_architecture(str(named.get("arch", TrainConfig.arch)))
     except ValueError as error:
-        raise UsageError(f"--arch: {error}") from error
+        raise UsageError(f"{_named_in('arch', flags, config)}: {error}") from error
     preset = str(named.get("preset", "auto"))
     if preset == "auto":
         # `fast` begins by likeness to what captions say, which an encoder that is trained has yet to learn.
         fast = "fast" in architecture.presets and named.get("text_encoder", "prepared") == "prepared"
         preset = ("wide" if fast else "paper") if device == "cuda" else ("fast" if fast else "small")
+        preset = preset if preset in architecture.presets else next(iter(architecture.presets))
     if preset not in architecture.presets:
-        raise UsageError(f"--preset {preset}: {architecture.name} has {', '.join(architecture.presets)}")
+        place = _named_in("preset", flags, config)
+        raise UsageError(f"{place} {preset}: {architecture.name} has {', '.join(architecture.presets)}")
     rows = architecture.presets[preset]
     row = dict(rows[min(rows, key=lambda resolution: abs(resolution - dataset.resolution))])
-    model = {name: row.pop(name) for name in list(row) if name in architecture.model_options}
+    model = {name: row.pop(name) for name in list(row) if name in architecture.model_options} | begun.pop("model", {})
     _check_table("model", file.get("model", {}), architecture.model_options, architecture.name, config)
     _check_table("encoder", file.get("encoder", {}), SETTINGS, "the transformer text encoder", config)
     settings = {**architecture.defaults, **row, "preset": preset, "model": model}
@@ -52,8 +68,8 @@ def new_settings(
         settings["encoder"] = SMALL if preset == "small" else {}
     elif file.get("encoder"):
         raise UsageError(f"{config}: [encoder] is for --text-encoder transformer")
-    if isinstance(kimg := named.get("kimg"), int | float) and kimg < settings.get("grow_kimg", 0):
-        settings.pop("grow_kimg")  # a run shorter than the preset's growing grows within its own length
+    if "stages" in settings:
+        settings["stages"] = _stages_beside(named, settings["stages"])
     if named.get("nearest_of", 1) != 1 or named.get("likeness") == 0:
         settings.pop("noise_kl", None)  # the preset's way to variety gives way to another, and to none
     if {**model, **file.get("model", {})}.get("discriminator") != "projected":
@@ -68,13 +84,80 @@ def new_settings(
             settings["penalty"] = "r1"
     resolved, origin = resolve(
         (f"preset {preset}", settings),
+        (f"preset {preset}, for a run of {named.get('kimg')} kimg", _shortened(named, settings)),
+        (f"goes on from {named.get('begin_with')}", begun),
         (str(config), {name: value for name, value in file.items() if name != "preset"}),
         (COMMAND_LINE, {name: value for name, value in flags.items() if name != "preset"}),
     )
     if "best_by" in named and resolved.eval_every is None:
         raise UsageError("--best-by needs --eval-every: only a run that is scored has a best model")
     check_together(resolved)
+    _check_ignored(named, resolved, origin, dataset.resolution)
     return resolved, origin
+
+
+def _taken_over(named: Mapping[str, Any], resolution: int) -> dict[str, Any]:
+    """What a run has from the one that it begins with, where nothing else is named: the shape of its networks, and
+    that it need not learn by likeness, blurred, or grow once more. Raises UserError, one line."""
+    if not isinstance(folder := named.get("begin_with"), str):
+        return {}
+    source = Run(folder)
+    theirs, facts = source.read_config()
+    if named.get("arch", theirs.arch) != theirs.arch or facts.get("resolution") != resolution:
+        return {}  # check_source says why they do not go together
+    found = {name: getattr(theirs, name) for name in ("arch", "preset", "conditioning", "model")}
+    seen = max((int(path.name) for path in list_checkpoints(source.checkpoints)), default=0)
+    schedule = Schedule(theirs, resolution)
+    if schedule.judged(seen):
+        found |= {"pretrain_kimg": 0.0, "blur_kimg": 0.0}
+    if get_architecture(theirs.arch).grows and schedule.latest(seen) == Growth(resolution):
+        found["growing"] = False
+    return found
+
+
+def _shortened(named: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
+    """pretrain_kimg, grow_kimg and blur_kimg of a preset for a run too short for them; {} for one that is long enough.
+
+    The first two by the same factor: where a preset grows, likeness ends as one of its stages does.
+    """
+    kimg = named.get("kimg")
+    if not isinstance(kimg, int | float) or kimg <= 0:
+        return {}
+    found = {}
+    if "blur_kimg" not in named and settings.get("blur_kimg", 0) > BLURRED * kimg:
+        found["blur_kimg"] = BLURRED * kimg
+    begins = {name: settings[name] for name in ("pretrain_kimg", "grow_kimg") if name in settings and name not in named}
+    if not named.get("growing", settings.get("growing")):
+        begins.pop("grow_kimg", None)
+    enough = max(begins.get("pretrain_kimg", 0) / PRETRAINED, begins.get("grow_kimg", 0))
+    if kimg < enough:
+        found |= {name: value * kimg / enough for name, value in begins.items()}
+    return {name: float(f"{value:.6g}") for name, value in found.items()}
+
+
+def _stages_beside(named: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A preset's stages, without the batches and learning rates that a user's own take the place of."""
+    ours = {"batch": "batch" in named, "lr": "lr_g" in named or "lr_d" in named}
+    return [{name: value for name, value in stage.items() if not ours.get(name)} for stage in stages]
+
+
+def _check_ignored(named: Mapping[str, Any], settings: TrainConfig, origin: Mapping[str, str], resolution: int) -> None:
+    """Raises UsageError where a setting that the user named has no effect beside the others."""
+
+    def called(name: str) -> str:
+        return option(name) if origin[name] == COMMAND_LINE else f"{origin[name]}: {name}"
+
+    if settings.penalty == "none":
+        for name in ("penalty_every", "penalty_weight"):
+            if name in named:
+                whose = "" if "penalty" in named else f" ({origin['penalty']})"
+                raise UsageError(f"{called(name)} has no effect: there is no penalty here, --penalty is none{whose}")
+    # A run.toml may serve data of several resolutions.
+    if named.get("growing") and origin["growing"] == COMMAND_LINE and len(Schedule(settings, resolution).spans) == 1:
+        raise UsageError(
+            f"--growing has no effect: {resolution} px would be the only stage; leave it out, or begin below with "
+            "[[stages]] in a run.toml"
+        )
 
 
 def check_together(settings: TrainConfig, ranks: int = 1) -> None:
@@ -176,7 +259,17 @@ def resumed_settings(
         minutes=flags.get("minutes"),  # those of the run were of its first part
         grow_kimg=settings.grow_kimg or settings.kimg,  # a longer run does not grow again
     ).check()
-    dataset = PreparedDataset(data or Path(str(facts.get("path"))))
+    if "best_by" in flags and settings.eval_every is None:
+        raise UsageError("--best-by needs --eval-every: only a run that is scored has a best model")
+    dataset = PreparedDataset(data) if data else find_data(facts.get("fingerprint"), run.folder)
+    path = Path(str(facts.get("path")))
+    if dataset is None and (path / "dataset.json").is_file():
+        dataset = PreparedDataset(path)  # another one by now
+    if dataset is None:
+        raise UserError(
+            f"{path}: the data set that {run.folder} was trained on is not there, nor in {DATA_ROOT}/; "
+            f"name it: t2i train DATA --resume {shell_word(run.folder)}"
+        )
     if dataset.fingerprint != facts.get("fingerprint"):
         raise UserError(
             f"{dataset.path} is not the data set that {run.folder} was trained on (its fingerprint differs); "

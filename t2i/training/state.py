@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.config import TrainConfig
+from t2i.device import make_current
 from t2i.losses.adversarial import LOSSES
 from t2i.losses.augment import blur_reach
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead
@@ -24,7 +25,7 @@ from t2i.training.batch import Batch
 from t2i.training.checkpoint import load_checkpoint, load_network
 from t2i.training.distributed import Ranks
 from t2i.training.ema import EMA
-from t2i.training.finite import GradientCheck
+from t2i.training.finite import LEAST_SCALE, GradientCheck
 from t2i.training.graphs import StepGraphs
 from t2i.training.growth import Schedule, Span, single
 from t2i.training.objective import GANObjective, Phase
@@ -39,7 +40,8 @@ class TrainingState:
     """Built anew from a config; `load` fills it from a checkpoint."""
 
     def __init__(self, config: TrainConfig, resolution: int, text: PreparedText | TrainedText, device: torch.device):
-        self.config, self.text, self.resolution = config, text, resolution
+        self.config, self.text, self.resolution, self.device = config, text, resolution, device
+        make_current(device)
         self.options = network_options(config, resolution)
         self.generator, self.discriminator = get_architecture(config.arch).build(
             resolution, config.conditioning, text.statistics, self.options, derive_seed(config.seed, "weights")
@@ -49,6 +51,7 @@ class TrainingState:
         for network in (self.generator, self.discriminator):
             network.to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.generator, config.ema_kimg * 1000)
+        self.images_before = 0  # that the networks saw in the runs that this one begins with
         encoders = noise_encoder(config, self.generator, resolution)
         extras = {**text.modules(), **terms, **encoders}
         for module in extras.values():
@@ -62,11 +65,10 @@ class TrainingState:
         ]
         self.objective.drawer.noises_at_once = device.type == "cuda"
         self.check = GradientCheck(self.objective.statistics, late=device.type == "cuda")
-        enabled = config.precision == "fp16"
-        self.scalers = {phase.name: torch.amp.GradScaler(device.type, enabled=enabled) for phase in self.phases}
+        self.scalers = self._make_scalers()
         # A word that sits at a mirrored picture is looked for on the host; a loss's scale changes there.
-        recordable = device.type == "cuda" and config.cuda_graphs and not (enabled or config.places)
-        self.graphs = StepGraphs(self.objective.statistics) if recordable else None
+        recordable = device.type == "cuda" and config.cuda_graphs and not (config.precision == "fp16" or config.places)
+        self.graphs = StepGraphs(self.objective) if recordable else None
         self.dials = Growth(resolution), 0.0
         self.parts = {
             "generator": self.generator,
@@ -77,19 +79,29 @@ class TrainingState:
             **extras,
         }
 
+    def _make_scalers(self) -> dict[str, torch.amp.GradScaler]:
+        """One for each phase, of its loss: they do nothing but in fp16."""
+        enabled = self.config.precision == "fp16"
+        return {phase.name: torch.amp.GradScaler(self.device.type, enabled=enabled) for phase in self.phases}
+
     def load(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Fill from a verified checkpoint. Raises UserError, one line, where it does not fit."""
         load_checkpoint(folder, self.parts)
+        self.images_before = state.get("images_before", 0)
         self.check.forget()
+        self.scalers = self._make_scalers()  # one that a failed step has left takes no other
         for name, scaler in self.scalers.items():
-            scaler.load_state_dict(state["scalers"][name])
+            if scaler.is_enabled():  # written while steps overflowed, a checkpoint has a scale that would stop the next
+                kept = state["scalers"][name]
+                scaler.load_state_dict({**kept, "scale": max(kept["scale"], LEAST_SCALE)})
 
-    def begin_with(self, folder: Path) -> None:
-        """Take the networks of another run's verified checkpoint; the optimisers begin anew.
+    def begin_with(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Take the networks of another run's verified checkpoint; the optimisers begin anew, the average goes on.
 
         The statistics of its captions, which its poolers were trained with, come with them. Raises UserError, one line,
         where a network does not fit.
         """
+        self.images_before = state["images_seen"] + state.get("images_before", 0)
         may_lack = ("contrast", "places", "noise_encoder")
         for name in ("generator", "discriminator", "ema", *may_lack):
             there = name not in may_lack or (folder / f"{name}.safetensors").is_file()
@@ -103,8 +115,6 @@ class TrainingState:
         # Moments of another resolution mislead (Karras et al. 2018, sec. A.1), and so do those of pretraining: the
         # gradients of the losses after it are a thousand times as large.
         begins = images_seen == span.start or images_seen - span.batch < pretraining <= images_seen
-        if begins and self.graphs is not None:
-            self.graphs.forget()
         for phase, lr in zip(self.phases, (span.lr_d, span.lr_g)):
             if begins:
                 phase.optimizer.state.clear()
@@ -115,8 +125,12 @@ class TrainingState:
             self.phases[1].optimizer.param_groups[0]["lr"] = lr
         self.objective.penalty_weight = penalty_weight(self.config, span, self.resolution)
         sigma = blur_sigma(self.config, images_seen, growth.resolution)
+        reach = blur_reach(sigma)
+        # Steps of another resolution, phase or width of blur do not come again: what is recorded of them is memory.
+        if self.graphs is not None and (begins or reach != self.objective.drawer.blur_reach):
+            self.graphs.forget()
         self._stand(growth, sigma)
-        self.objective.drawer.blur_reach = blur_reach(sigma)
+        self.objective.drawer.blur_reach = reach
         self.dials = growth, sigma
 
     @property
@@ -167,7 +181,7 @@ class TrainingState:
         """The optimiser's step. Raises NotFinite in place of one that would write NaN (on CUDA a step later)."""
         scaler = self.scalers[phase.name]
         scaler.unscale_(phase.optimizer)
-        self.check.look(phase, images_seen, tolerate=scaler.is_enabled())
+        self.check.look(phase, images_seen, scaler)
         scaler.step(phase.optimizer)
         scaler.update()
 
@@ -175,7 +189,7 @@ class TrainingState:
         """After a step, which images_seen counts in: the generator reads as the discriminator does, averages move."""
         # Not between the phases: pictures that both share would be drawn by one reading and learned from by another.
         share_reading(self.discriminator.pooler, self.generator.pooler)
-        self.ema.update(self.generator, images_seen, batch)
+        self.ema.update(self.generator, self.images_before + images_seen, batch)
         self.text.average(images_seen, batch)
 
 

@@ -16,22 +16,28 @@ class Statistics:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
+        self.left_out: dict[str, Tensor] = {}  # of the weights, known on the device alone
 
-    def add(self, name: str, values: Tensor) -> None:
-        """Add a batch of values [B] (or one number a batch, []) to the running mean of `name`."""
+    def add(self, name: str, values: Tensor, left_out: Tensor | None = None) -> None:
+        """Add a batch of values [B] (or one number a batch, []) to the running mean of `name`.
+
+        left_out: [], how many of them, zeros, are none.
+        """
         values = values.detach().float()
         if name not in self.sums:
             self.sums[name], self.weights[name] = values.new_zeros(()), 0
         self.sums[name] += values.sum()
         self.weights[name] += values.numel()
+        if left_out is not None:
+            self.left_out.setdefault(name, torch.zeros_like(left_out)).add_(left_out)
 
     def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
-        """The means since the last read, over all ranks."""
-        seen = {name: total for name, total in self.sums.items() if self.weights[name]}
-        means = ranks.add_up(seen, self.weights)
-        for name, total in seen.items():
+        """The means since the last read, over all ranks; all of them leave the same out."""
+        weights = {name: weight - float(self.left_out.get(name, 0)) for name, weight in self.weights.items()}
+        means = ranks.add_up({name: total for name, total in self.sums.items() if weights[name]}, weights)
+        for total in (*self.sums.values(), *self.left_out.values()):
             total.zero_()
-            self.weights[name] = 0
+        self.weights = dict.fromkeys(self.weights, 0)
         return means
 
 

@@ -12,6 +12,7 @@ from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError
 from t2i.files import first_line
+from t2i.models.folder import encoder_in_use
 from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.text.tokenizer import CaptionTokenizer
@@ -21,9 +22,10 @@ from t2i.training.randomness import derive_seed
 
 
 class PreparedText:
-    """The token embeddings of a prepared data set, by a frozen encoder."""
+    """The token embeddings of a prepared data set, by a frozen encoder. cut: nothing to say; prepare said it."""
 
     encoder = None
+    cut = ""
 
     def __init__(self, dataset: PreparedDataset):
         self.dataset = dataset
@@ -56,6 +58,7 @@ class TrainedText:
     """Captions as ids, and the encoder that trains with the GAN; its average is what draws.
 
     tokenizer: the run's, of an earlier start; None trains one on the data set's captions.
+    cut: a line for the user where captions are longer than the encoder reads, else "".
     """
 
     def __init__(self, config: TrainConfig, dataset: PreparedDataset, tokenizer: CaptionTokenizer | None = None):
@@ -64,7 +67,9 @@ class TrainedText:
         vocabulary, longest = settings.pop("vocabulary"), settings["max_tokens"]
         self.tokenizer = tokenizer or CaptionTokenizer.train(captions, vocabulary=vocabulary, max_tokens=longest)
         self.rows = self.tokenizer.encode(captions)
-        self.truncated = self.tokenizer.truncated
+        cut, longest = self.tokenizer.truncated, self.tokenizer.max_tokens
+        reads = f"cut to {longest} tokens, all that the text encoder reads ([encoder] max_tokens)"
+        self.cut = f"{cut:,} of {len(captions):,} captions are {reads}" if cut else ""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, "text encoder"))
             try:
@@ -93,7 +98,7 @@ class TrainedText:
 
     def save(self, model_folder: Path) -> None:
         """Write the averaged encoder beside a generator."""
-        save_text_encoder(model_folder, self.ema.model, self.tokenizer)
+        save_text_encoder(model_folder, self.ema.model, self.tokenizer, encoder_in_use(model_folder))
 
     def average(self, images_seen: int, batch: int) -> None:
         """Move the average after a step, as EMA.update does."""

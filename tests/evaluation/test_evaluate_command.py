@@ -26,7 +26,7 @@ def test_without_arguments_it_picks_the_newest_run_and_its_validation_split(here
     assert "training data: t2i-data/shapes-train-32" in said
     assert "FD-lite2, KD-lite2: EfficientNet-Lite2 9656183e; 100 samples against 126 pictures of shapes val; " in said
     assert "ceiling: 100 pictures of shapes train" in said
-    assert "note: FD-lite2: fewer than 10,000 samples: biased upwards" in said
+    assert "note: FD-lite2: fewer than 10,000 samples (100) and real pictures (126): biased upwards" in said
     folder = here / "runs" / "00000-dfgan-shapes-train-32"
     assert f"history: {folder.relative_to(here)}/metrics-eval.jsonl" in said
     with Image.open(folder / "best-and-worst-shapes-val-32.png") as sheet:
@@ -54,6 +54,20 @@ def test_json_says_what_every_score_was_measured_with_and_so_does_the_history(he
     assert Path(said["best and worst"]).is_file()
 
 
+def test_a_model_that_was_chosen_on_the_evaluated_pictures_is_noted(here, t2i, tmp_path, data, train):
+    """As --eval-every leaves it in best/."""
+    folder = shutil.copytree("runs/00000-dfgan-shapes-train-32/model", tmp_path / "best")
+    index = json.loads((folder / "model_index.json").read_text())
+    notes = {}
+    for chosen_on in (data, train):
+        index["training"] |= {"best_by": "KD-lite2", "score": 0.1, "chosen_on": chosen_on.fingerprint}
+        (folder / "model_index.json").write_text(json.dumps(index))
+        said = t2i("evaluate", folder, data.path, "--metrics", "kd", "--samples", "100", "--json")
+        notes[chosen_on.split] = json.loads(said)["notes"]
+    assert notes["val"][0].startswith("this model was chosen by its KD-lite2 on these very pictures")
+    assert notes["val"][1:] == notes["train"]
+
+
 def test_the_history_grows_by_a_line_and_survives_a_torn_one(tmp_path):
     from t2i.evaluation.report import Report
 
@@ -73,6 +87,7 @@ def test_the_history_grows_by_a_line_and_survives_a_torn_one(tmp_path):
         (["--metrics", "fid"], 2, "fid needs --inception-weights FILE"),
         (["--metrics", "clip"], 2, "clip needs --clip FOLDER"),
         (["--metrics", "fd", "--clip", "x"], 2, "--clip does nothing here: --metrics names none of clip"),
+        (["--metrics", "attributes", "--samples", "50"], 2, "--samples does nothing here: attributes has its own"),
         (["--samples", "1"], 2, "--samples lies between 2 and"),
         (["--seed", "-1"], 2, "--seed lies between"),
         (["--truncation", "nan"], 2, "--truncation nan: give a number"),
@@ -189,6 +204,15 @@ def test_clip_s_vectors_are_those_of_transformers(tiny_clip):
         theirs = model(**tokens, **pixels)
     assert np.allclose(clip.pictures(images), theirs.image_embeds.numpy(), atol=1e-5)
     assert np.allclose(clip.texts(texts), theirs.text_embeds.numpy(), atol=1e-5)
+
+
+def test_what_is_kept_of_a_clips_features_knows_how_pixels_are_scaled(tiny_clip, tmp_path):
+    from t2i.evaluation.clip import load_clip
+
+    other = shutil.copytree(tiny_clip, tmp_path / "clip")
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.5, 0.5, 0.5]}))
+    assert load_clip(str(tiny_clip)).pictures.sha256 != load_clip(str(other)).pictures.sha256
 
 
 def test_no_model_is_judged_by_the_clip_that_taught_it(tiny_clip):

@@ -14,7 +14,7 @@ from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import draw, evaluation_scenes
 from t2i.data.shapes_captions import canonical_caption
 from t2i.errors import UserError
-from t2i.evaluation import attributes, matcher, protocol, statistics
+from t2i.evaluation import attributes, distances, matcher, protocol, statistics
 from t2i.evaluation.cache import cached
 from t2i.evaluation.features import silent
 from t2i.evaluation.painter import Painter
@@ -182,6 +182,17 @@ def test_a_damaged_cache_is_made_again(tmp_path):
         assert (get(), get()) == (3 + number, 3 + number)
 
 
+def test_what_a_killed_evaluation_was_writing_is_swept(tmp_path):
+    cached(tmp_path, "thing", {}, lambda: {"a": np.ones(3)})
+    (path,) = (tmp_path / "evaluation").iterdir()
+    path.unlink()
+    other = path.with_name(".thing-0123456789ab.safetensors.9f2c.tmp")  # with another key: it may be at work
+    for stray in (other, path.with_name(f".{path.name}.9f2c.tmp")):
+        stray.write_bytes(b"half of it")
+    cached(tmp_path, "thing", {}, lambda: {"a": np.ones(3)})
+    assert {found.name for found in path.parent.iterdir()} == {path.name, other.name}
+
+
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(read_only_folder):
     found = cached(read_only_folder, "thing", {}, lambda: {"a": np.ones(3)})
     assert found["a"].sum() == 3 and not list(read_only_folder.iterdir())
@@ -208,6 +219,9 @@ def test_the_same_seed_gives_the_same_scores_and_another_seed_others(evaluator, 
     other = Evaluator(data, train, replace(options, metrics=("fd",), seed=1))
     assert other.score(painter).values()["FD-lite2"] != first["FD-lite2"]
     assert set(zip(other.seeds, other.caption_ids)).isdisjoint(zip(evaluator.seeds, evaluator.caption_ids))
+    caption = painter.captions(data, [0])
+    drawn = [painter.draw(caption, [int(each.seeds[0])]) for each in (evaluator, other)]
+    assert (drawn[0] != drawn[1]).any()  # of one caption, by other noise
 
 
 def test_a_generator_in_training_is_scored_without_a_pipeline(house, painter, data, train):
@@ -235,6 +249,26 @@ def test_a_data_set_of_another_encoder_is_encoded_by_the_model_s_own(painter, da
     other = replace(painter, encoder_sha256="1" * 64, encode=lambda texts: asked.extend(texts))
     other.captions(data, [0, 2])
     assert asked == [data.caption(0), data.caption(2)]
+
+
+def test_too_few_captions_to_ask_for_is_an_error_where_nothing_else_is_scored(data, train, monkeypatch):
+    def too_few(*arguments):
+        raise UserError("3 captions are too few to choose from")
+
+    monkeypatch.setattr(protocol, "ask", too_few)
+    monkeypatch.setattr(statistics, "LEAST", 1000)
+    monkeypatch.setitem(data.info, "source", {"kind": "folders"})  # nothing for the exact reader
+    with pytest.raises(UserError, match="R-precision left out: 3 captions are too few"):
+        Evaluator(data, train, Options(samples=60))
+
+
+def test_a_reference_of_few_pictures_is_said_too(monkeypatch):
+    monkeypatch.setattr(distances, "FEW", 200)
+    features = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    for count, note in ((300, ""), (150, "fewer than 200 real pictures (150): biased upwards")):
+        reference = distances.Pictures(features[:count], "a set")
+        scored = distances.Distances({"frechet": "FD"}, "a network", reference, None, 300).scores(features)
+        assert [score.note for score in scored] == [note]
 
 
 def test_without_training_data_the_ceiling_is_one_half_against_the_other(data, painter, monkeypatch):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from hash_encoder import HashEncoder
 
+from t2i import locks
 from t2i.data import captions, picture_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.records import Record
@@ -23,11 +24,13 @@ from t2i.data.sources import FolderPairSource
 from t2i.errors import UserError
 
 SHARD, CHUNK = 8, 16  # instead of 4,096 and 8,192: borders everywhere
+LONG = 900  # seconds: to be interrupted
 HERE = Path(__file__).parent
 
 
 def small() -> None:
-    """Small shards and chunks, in this process."""
+    """Small shards and chunks, and all the time for each other, in this process."""
+    locks._PATIENCE = LONG
     picture_shards.shard_entries = lambda resolution: SHARD
     prepared.CAPTIONS_PER_CHUNK = CHUNK
 
@@ -65,7 +68,7 @@ def killed() -> None:
         return wrapper
 
     os.fsync = lambda handle: None
-    for name in ("replace", "rename", "unlink", "rmdir", "fsync", "utime"):
+    for name in ("replace", "rename", "unlink", "rmdir", "fsync"):
         setattr(os, name, counting(getattr(os, name)))
     overwrite = chosen.pop("overwrite", False)
     if "shard" in chosen:
@@ -116,15 +119,22 @@ def use_hash_encoder() -> None:
     sys.modules["t2i.text.encoders"] = encoders
 
 
-class StuckPicture:
-    """A picture that takes a minute to decode."""
+class NoFile:
+    """A picture without a file."""
+
+    def stamp(self) -> tuple[int, int]:
+        return 0, 0
+
+
+class StuckPicture(NoFile):
+    """A picture that takes longer to decode than anything here waits."""
 
     def load(self, resolution: int) -> np.ndarray:
-        time.sleep(60)
+        time.sleep(LONG)
         return np.zeros((resolution, resolution, 3), np.uint8)
 
 
-class DyingPicture:
+class DyingPicture(NoFile):
     """A picture whose worker is killed (kill -9) so many seconds after it was decoded; None: it is spared."""
 
     def __init__(self, seconds: float | None):
@@ -136,7 +146,7 @@ class DyingPicture:
         return np.zeros((resolution, resolution, 3), np.uint8)
 
 
-class SlowPicture:
+class SlowPicture(NoFile):
     """A picture of one grey that takes some seconds."""
 
     def __init__(self, seconds: float, grey: int):
@@ -147,7 +157,7 @@ class SlowPicture:
         return np.full((resolution, resolution, 3), self.grey, np.uint8)
 
 
-class RaisingPicture:
+class RaisingPicture(NoFile):
     """A picture that raises what the user caused, or what nobody should."""
 
     def __init__(self, expected: bool):
@@ -186,15 +196,16 @@ def stuck() -> None:
 
 
 def dawdling() -> None:
-    """OUT: the command line in a stage that takes a minute to leave."""
+    """OUT: the command line in a stage that takes long to leave."""
     use_hash_encoder()
 
     def encode(self, texts):
         try:
             print("paused", flush=True)
-            time.sleep(60)
+            time.sleep(LONG)
         finally:
-            time.sleep(60)
+            print("leaving", flush=True)
+            time.sleep(LONG)
 
     HashEncoder.encode = encode
 

@@ -28,7 +28,7 @@ def alive(group: int) -> list[str]:
     return found
 
 
-def left_after(group: int, seconds: float = 20) -> list[str]:
+def left_after(group: int, seconds: float = 600) -> list[str]:
     """The processes of a group that are still there after a while; as soon as there are none, none."""
     end = time.monotonic() + seconds
     while (left := alive(group)) and time.monotonic() < end:

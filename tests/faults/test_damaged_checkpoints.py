@@ -74,6 +74,7 @@ def test_resuming_says_which_checkpoint_it_passed_over(tiny_run, tmp_path, monke
     data = bytearray((newest / "ema.safetensors").read_bytes())
     data[-1] ^= 4
     (newest / "ema.safetensors").write_bytes(data)
+    shutil.copytree(newest, newest.with_name("000000040"))
 
     assert run(["info", "run/checkpoints/000000048"]) == 1
     assert "ema.safetensors: damaged (its hash is not the one in state.json)" in capfd.readouterr().err
@@ -85,8 +86,20 @@ def test_resuming_says_which_checkpoint_it_passed_over(tiny_run, tmp_path, monke
     assert "passed over a damaged checkpoint: run/checkpoints/000000048/ema.safetensors: damaged" in said
     assert "resumed at 32 images" in said
     assert verify(newest)["images_seen"] == 48  # replaced by a good one
+    assert verify(newest.with_name("000000032"))["images_seen"] == 32  # kept in place of the other damaged one
     for name in sorted(path.name for path in newest.glob("*.safetensors")):
         assert (newest / name).read_bytes() == (tiny_run / "checkpoints" / newest.name / name).read_bytes()
+
+
+@pytest.mark.parametrize("damaged, written", [([48], 40), ([40, 56], 48), ([40, 48], 40), ([40], 48)])
+def test_what_a_run_went_back_from_is_none_of_the_two_that_are_kept(damaged, written, checkpoints):
+    for images in damaged:
+        shutil.copytree(checkpoints / "000000032", checkpoints / f"{images:09d}")
+        (checkpoints / f"{images:09d}" / "generator.safetensors").write_bytes(b"damaged")
+    assert newest_checkpoint(checkpoints)[1]["images_seen"] == 32
+    save_checkpoint(checkpoints, state(written), parts(written), before=32)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["000000032", f"{written:09d}"]
+    assert verify(checkpoints / f"{written:09d}")["images_seen"] == written
 
 
 def test_what_a_killed_save_left_is_swept_by_the_next_save_and_by_resuming(checkpoints):

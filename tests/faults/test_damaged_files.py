@@ -12,6 +12,7 @@ from damage import killed_at, one_line, parts, state, truncations_and_flips
 from t2i.cli import run
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UserError
+from t2i.files import sha256
 from t2i.models import get_architecture
 from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.text.pooler import TextStatistics
@@ -114,19 +115,80 @@ def test_killed_at_every_call_of_a_model_save_the_folder_holds_a_model(model):
     print(f"{number - 1} kill points")
 
 
-def test_a_model_that_is_replaced_while_it_is_loaded_is_no_damaged_one(model, monkeypatch):
+def test_a_model_that_does_not_grow_in_place_of_one_that_did_and_one_that_says_so_with_null(tmp_path):
+    architecture = get_architecture("stylegan")
+    options = {**architecture.model_options, **architecture.smallest, "shown_at": [8, 16]}
+    network, _ = architecture.build(16, "attention", TextStatistics.identity(24), options, 0)
+    began, null, whole = (
+        ModelDescription("stylegan", 16, "attention", {**options, **grown}, ENCODER)
+        for grown in ({"growth": [8, 1.0]}, {"growth": None}, {})
+    )
+    save_model(tmp_path / "null", network, null)
+    assert load_model(tmp_path / "null")[0].growth.resolution == 16
+    number, died = 0, True
+    while died:
+        number += 1
+        folder = tmp_path / str(number)
+        save_model(folder, network, began)
+        other = architecture.build(16, "attention", TextStatistics.identity(24), options, 1)[0]
+        died = killed_at(number, lambda folder=folder, other=other: save_model(folder, other, whole))
+        loaded, _, _ = load_model(folder)
+        assert loaded.growth.resolution == (8 if same(loaded.state_dict(), network.state_dict()) else 16)
+
+
+def test_killed_while_a_run_grows_the_weights_stand_where_they_stood(tmp_path):
+    """The next resolution; then a save that is killed once more, and a folder that an older t2i wrote."""
+    architecture = get_architecture("stylegan")
+    options = {**architecture.model_options, **architecture.smallest, "shown_at": [8, 16]}
+    made = {}
+    for number, growth in enumerate(((8, 1.0), (16, 0.25), (16, 1.0))):
+        network, _ = architecture.build(16, "attention", TextStatistics.identity(24), options, number)
+        grown = {**options, "growth": list(growth)}
+        made[growth] = network, ModelDescription("stylegan", 16, "attention", grown, ENCODER)
+
+    def check(folder):
+        loaded, description, _ = load_model(folder)
+        assert same(loaded.state_dict(), made[loaded.growth][0].state_dict())
+        assert description.options["growth"] == list(loaded.growth)
+
+    first, second, third = made.values()
+    save_model(tmp_path / "model", *first)
+    older = shutil.copytree(tmp_path / "model", tmp_path / "older")
+    index = json.loads((older / "model_index.json").read_text())
+    assert index.pop("growth") == [8, 1.0]
+    (older / "model_index.json").write_text(json.dumps(index))
+    for began in (tmp_path / "model", older):
+        check(began)
+        number, died = 0, True
+        while died:
+            number += 1
+            folder = shutil.copytree(began, tmp_path / f"{began.name}{number}")
+            died = killed_at(number, lambda folder=folder: save_model(folder, *second))
+            check(folder)
+            killed_at(2 * number // 3 + 1, lambda folder=folder: save_model(folder, *third))
+            check(folder)
+        assert number > 10
+
+
+@pytest.mark.parametrize("moment", ["get_architecture", "tensors_in"], ids=["description", "weights"])
+def test_a_model_that_is_replaced_while_it_is_loaded_is_no_damaged_one(model, monkeypatch, moment):
+    """After its description was read, it is the new one; after its weights were, the old one."""
     from t2i.models import folder as module
 
-    original, replaced = module.sha256, []
+    original, replaced = getattr(module, moment), []
+    saved = sha256(model / "generator" / "model.safetensors")
 
-    def replacing(path):  # between the reading of the description and that of the weights
+    def replacing(*given):
         if not replaced:
             replaced.append(True)
             save_model(model, *generator(1))
-        return original(path)
+        return original(*given)
 
-    monkeypatch.setattr(module, "sha256", replacing)
-    assert same(generator(1)[0].state_dict(), weights(model))
+    monkeypatch.setattr(module, moment, replacing)
+    loaded, _, digest = load_model(model)
+    number = 0 if moment == "tensors_in" else 1
+    assert same(generator(number)[0].state_dict(), loaded.state_dict())
+    assert (digest == saved) == (number == 0)
 
 
 # ---- file modes ------------------------------------------------------------------------------------------------
@@ -191,6 +253,7 @@ def check_data(data, truncations, flips):
                 dataset.tokens(dataset.caption_ids(index))
             for caption in range(dataset.caption_count):
                 assert isinstance(dataset.caption(caption), str)
+            assert all(isinstance(caption, str) for caption in dataset.captions())
             assert all(record["key"] for record in dataset.records() if "key" in record)
         except UserError as error:
             assert str(data) in one_line(error), what

@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from prepare_driver import DyingPicture, RaisingPicture, SlowPicture, StuckPicture
+from prepare_driver import LONG, DyingPicture, RaisingPicture, SlowPicture, StuckPicture
 
 from t2i.data.decoding import TASK, Decoders, decode
 from t2i.data.records import Record
@@ -35,8 +35,8 @@ def check_death(seconds, workers, at):
 
 def check_deaths(count, seed):
     chance = random.Random(seed)
-    deaths = [check_death(chance.random() * 0.03, chance.choice((1, 2, 5)), chance.randrange(15 * TASK))
-              for _ in range(count)]  # fmt: skip
+    seconds = [0.0 if number % 3 == 0 else chance.random() * 0.03 for number in range(count)]
+    deaths = [check_death(after, chance.choice((1, 2, 5)), chance.randrange(15 * TASK)) for after in seconds]
     assert deaths.count(True) >= count // 2
     print(f"{deaths.count(True)} deaths noticed of {count}")
 
@@ -56,7 +56,7 @@ def test_after_an_exception_no_worker_is_left_whatever_it_was_doing():
         for _ in range(9):
             pool.submit([StuckPicture()], RESOLUTION)
         raise KeyboardInterrupt
-    assert multiprocessing.active_children() == [] and time.monotonic() - started < 50
+    assert multiprocessing.active_children() == [] and time.monotonic() - started < LONG
 
 
 def test_what_a_picture_raises_is_raised_here_and_the_order_stays():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import parts, state
+from folders import not_root
 from hash_encoder import HashEncoder
 from processes import hurry
 from test_damaged_files import generator, same, weights
@@ -36,12 +37,20 @@ def small_shards(monkeypatch):
     hurry(monkeypatch)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported(tmp_path_factory):
+    """What torch imports late it may not be able to as nobody."""
+    start(tmp_path_factory.mktemp("imported"))
+
+
 class Disk:
     """A mounted file system of a few KiB."""
 
     def __init__(self, place: Path, kib: int):
         self.place = place
         place.mkdir()
+        if not shutil.which("mount"):
+            pytest.skip("there is no mount here")
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", place], capture_output=True)
         if done.returncode:
             pytest.skip("mounting is not allowed here")
@@ -247,6 +256,14 @@ def test_preparing_into_a_folder_that_may_not_be_written(read_only_folder):
         said = refused(lambda options=options: prepare(SOURCE, read_only_folder / "out", HashEncoder(), options))
         assert said == f"{read_only_folder / 'out'}: Permission denied"
     assert files(read_only_folder) == {}
+
+
+def test_preparing_below_a_folder_that_may_not_be_looked_into(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    with not_root():
+        said = refused(lambda: prepare(SOURCE, closed / "below" / "out", HashEncoder(), OPTIONS))
+    assert said == f"{closed / 'below' / 'out'}: Permission denied"
 
 
 def test_a_log_on_a_full_device_is_said(tmp_path):

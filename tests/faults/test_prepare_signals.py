@@ -7,7 +7,7 @@ import time
 
 import pytest
 from hash_encoder import HashEncoder
-from prepare_driver import CHUNK, SHARD, start
+from prepare_driver import CHUNK, LONG, SHARD, start
 from processes import alive, left_after
 
 from t2i.data import picture_shards, prepared
@@ -43,7 +43,7 @@ def wait_for(process, line):
 
 def check_stopped(process, number):
     """It has ended as it should; returns what it had printed since."""
-    said, errors = process.communicate(timeout=100)
+    said, errors = process.communicate(timeout=600)
     line = f"t2i: stopped by {number.name}; the same command goes on where it was\n"
     assert (process.returncode, errors) == (CODES[number], line)
     assert left_after(process.pid) == []
@@ -61,13 +61,13 @@ def check_stopped(process, number):
 )
 def test_a_signal_ends_with_one_line_and_the_same_command_goes_on(expected, tmp_path, stage, number, send):
     out = tmp_path / "out"
-    process = command(out, stage, 60)
+    process = command(out, stage, LONG)
     wait_for(process, "paused")
     send(process.pid, number)
     check_stopped(process, number)
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
 
-    report, errors = command(out).communicate(timeout=100)
+    report, errors = command(out).communicate(timeout=600)
     assert errors == ""
     assert ("16 from an earlier run" if stage == "pictures" else "40 from an earlier run") in report
     assert files(out) == expected
@@ -76,15 +76,15 @@ def test_a_signal_ends_with_one_line_and_the_same_command_goes_on(expected, tmp_
 
 def test_a_second_prepare_is_refused_and_a_killed_one_is_not_in_the_way(expected, tmp_path):
     out = tmp_path / "out"
-    first = command(out, "pictures", 60)
+    first = command(out, "pictures", LONG)
     wait_for(first, "paused")
     second = command(out)
-    said, errors = second.communicate(timeout=100)
+    said, errors = second.communicate(timeout=600)
     assert (second.returncode, said) == (1, "") and errors.count("\n") == 1
     assert errors.startswith(f"t2i: {out}: another t2i prepare is at work there (process {first.pid} on ")
     first.kill()
     first.communicate()
-    report, errors = command(out).communicate(timeout=100)
+    report, errors = command(out).communicate(timeout=600)
     assert errors == "" and "16 from an earlier run" in report
     assert files(out) == expected
 
@@ -114,28 +114,23 @@ def test_a_signal_at_any_of_many_moments_makes_no_traceback(tmp_path):
 
 
 def test_ctrl_c_does_not_wait_for_pictures_under_way(tmp_path):
-    """Here they take a minute each."""
+    """Here they take a quarter of an hour each."""
     process = start("stuck", tmp_path / "out")
     wait_for(process, "pictures: 0 of 64")
     while len(alive(process.pid)) < 4:  # the command, its helpers, a worker
         time.sleep(0.02)
     time.sleep(0.3)
-    started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     check_stopped(process, signal.SIGINT)
-    assert time.monotonic() - started < 50, "it waited"
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):
-    """Where the first takes a while: a minute here."""
+    """Where the first takes a while: a quarter of an hour here."""
     process = start("dawdling", tmp_path / "out")
     wait_for(process, "paused")
-    started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.5)
-    assert process.poll() is None
+    wait_for(process, "leaving")
     os.killpg(process.pid, signal.SIGINT)
-    errors = process.communicate(timeout=50)[1]
+    errors = process.communicate(timeout=600)[1]
     assert process.returncode == -signal.SIGINT and errors == ""  # a shell says 130
     assert left_after(process.pid) == []
-    assert time.monotonic() - started < 50, "it waited"

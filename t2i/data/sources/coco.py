@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from t2i.data.images import FilePicture, leaves_folder
+from t2i.data.images import FilePicture
+from t2i.data.inside import leaves_folder
 from t2i.data.records import Record, Skip
 from t2i.data.sources.common import (
     Presence,
@@ -21,6 +22,7 @@ from t2i.data.sources.common import (
     check_split,
     clean_captions,
     counted,
+    plural,
     read_bytes,
     shown,
     source_name,
@@ -66,7 +68,7 @@ class CocoSource:
         pictures = _check_pictures(document, self.annotations)
         captions, orphans = _check_captions(document, self.annotations, pictures)
         if orphans:
-            self.notes.append(f"{orphans} captions belong to pictures that the file does not list")
+            self.notes.append(f"{plural(orphans, 'caption')} of pictures that the file does not list")
         del document
         index = _build_index(pictures, captions)
         entries: dict[str, list[str]] = {}  # file name -> its raw captions, all that is kept of the document
@@ -76,7 +78,8 @@ class CocoSource:
         self._entries = sorted(entries.items())
         if len(entries) < len(pictures):
             more = len(pictures) - len(entries)
-            self.notes.append(f"{more} images name a file that another names too; their captions are put together")
+            said = f"{plural(more, 'image')} with a file that another names too; their captions are put together"
+            self.notes.append(said)
         self._present = _check_files(self.images, pictures, self.annotations)
         if not self._present:
             raise UserError(
@@ -85,7 +88,7 @@ class CocoSource:
             )
         missing = sorted(set(pictures.values()) - self._present)
         if missing:
-            self.notes.append(counted(missing, "pictures are named but not there"))
+            self.notes.append(counted(missing, "picture", "named but not there"))
 
     def __len__(self) -> int:
         return len(self._entries)

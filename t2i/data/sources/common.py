@@ -6,13 +6,15 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from t2i.data.images import EXTENSIONS, inside
+from t2i.data.images import EXTENSIONS
+from t2i.data.inside import inside
 from t2i.data.records import PictureError
 from t2i.errors import UserError
 from t2i.files import brief, describe_os_error
 
 MAX_CAPTION_BYTES = 2**20  # of one picture's caption file; a larger one is no caption file
 CAPTION_KEYS = ("text", "caption", "captions", "prompt", "description")
+SPLIT = re.compile("[A-Za-z0-9_-]{1,40}")  # a split becomes part of paths
 
 _BLANK = re.compile("[\\s\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff]+")
 # Folder names that say nothing about what is in them.
@@ -39,8 +41,8 @@ def source_name(path: Path | str) -> str:
 
 
 def check_split(split: str) -> str:
-    """A split becomes part of paths: letters, digits, _ and - only. Raises UserError."""
-    if not re.fullmatch("[A-Za-z0-9_-]{1,40}", split):
+    """Letters, digits, _ and - only. Raises UserError."""
+    if not SPLIT.fullmatch(split):
         raise UserError(f"--split {shown(split)}: use a name like train or val (letters, digits, _ and -)")
     return split
 
@@ -105,10 +107,15 @@ def list_files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def counted(names: list[str], what: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """ "1 picture", "2 pictures" """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def counted(names: list[str], noun: str, what: str) -> str:
     """ "7 pictures without a caption file: a.png, b.png, c.png, d.png, e.png, ..." """
     first = ", ".join(brief(name) for name in names[:5])
-    return f"{len(names)} {what}: {first}{', ...' if len(names) > 5 else ''}"
+    return f"{plural(len(names), noun)} {what}: {first}{', ...' if len(names) > 5 else ''}"
 
 
 class Presence:

@@ -11,6 +11,7 @@ from t2i.data.records import Record, Skip
 from t2i.data.sources.common import (
     MAX_CAPTION_BYTES,
     check_folder,
+    check_split,
     clean_captions,
     counted,
     is_picture_name,
@@ -35,7 +36,7 @@ class FolderPairSource:
         self.images = check_folder(images, "a folder of pictures")
         self.captions = check_folder(captions, "a folder of caption files (x.txt for x.png, one caption a line)")
         self.name = name or source_name(self.images)
-        self.split = split
+        self.split = check_split(split)
         self._pictures = [file for file in list_files(self.images) if is_picture_name(file)]
         if not self._pictures:
             raise UserError(f"{self.images}: no pictures here; expected .jpg, .png, .webp or the like")
@@ -57,9 +58,9 @@ class FolderPairSource:
         unused = [file for file in texts if self._texts[_stem(file)] != file or _stem(file) not in stems]
         self.notes = []
         if alone:
-            self.notes.append(counted(alone, "pictures without a caption file"))
+            self.notes.append(counted(alone, "picture", "without a caption file"))
         if unused:
-            self.notes.append(counted(unused, "caption files without a picture"))
+            self.notes.append(counted(unused, "caption file", "without a picture"))
 
     def __len__(self) -> int:
         return len(self._pictures)

@@ -19,6 +19,7 @@ from t2i.data.sources.common import (
     clean_captions,
     is_picture_name,
     is_utf8,
+    plural,
     printable,
     source_name,
 )
@@ -97,7 +98,7 @@ class ShardSource:
                 yield Skip(printable(relative), "damaged tar", damage)
                 self.notes.append(f"{brief(relative)} is damaged ({damage}); what came before was used")
         if alone:
-            self.notes.append(f"{alone} captions without a picture")
+            self.notes.append(f"{plural(alone, 'caption')} without a picture")
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "shards", "pattern": os.path.basename(self.pattern), "shards": len(self._shards)}

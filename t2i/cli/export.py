@@ -1,0 +1,62 @@
+"""t2i export: a model for other tools."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from t2i.cli import console
+from t2i.errors import UsageError
+
+FORMATS = ("safetensors", "onnx")
+
+
+def export(
+    model: Annotated[
+        Path | None,
+        Argument(help="A model or run folder, or emoji: built in. Left out, the newest run's.", show_default=False),
+    ] = None,
+    format: Annotated[
+        str, Option(help="safetensors: a model folder in half precision; onnx: from token ids to pixels.")
+    ] = "safetensors",
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="A folder; left out, t2i-export/FORMAT.", show_default=False)
+    ] = None,
+    json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
+) -> None:
+    """Write a trained model for other tools: half-precision safetensors, or ONNX with its tokenizer."""
+    if format not in FORMATS:
+        raise UsageError(f"--format is {' or '.join(FORMATS)}, not {format!r}")
+    folder = out or Path("t2i-export") / format
+
+    from t2i.files import check_writable
+    from t2i.models.folder import find_model, holds_model
+    from t2i.training.run import default_model
+
+    earlier = (folder / "model.onnx").is_file() if format == "onnx" else holds_model(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not earlier:
+        raise UsageError(f"{folder}: not empty, and no earlier export of that format; choose another --out")
+    if folder.resolve() == find_model(model or default_model()).resolve():
+        raise UsageError(f"{folder} is the model itself; choose another --out")
+    owner = folder.resolve().parent
+    if (owner / "checkpoints").is_dir() and (owner / "config.json").is_file():
+        raise UsageError(f"{folder} belongs to a run; choose another --out")
+    if format == "onnx":
+        from t2i.export import FILES, export_onnx, require_onnx
+
+        require_onnx()
+    pipe = console.load_pipeline(model, "cpu", json, choose="name another to export that one")
+    check_writable(folder)
+    if format == "onnx":
+        export_onnx(pipe, folder)
+        files = list(FILES)
+    else:
+        import torch
+
+        pipe.save_pretrained(folder, torch.float16)
+        files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    sizes = {name: (folder / name).stat().st_size for name in files}
+    if json:
+        console.print_json({"path": str(folder), "format": format, "bytes": sizes})
+    else:
+        console.say(f"wrote {folder}: " + ", ".join(f"{name} ({size / 1e6:,.1f} MB)" for name, size in sizes.items()))

@@ -1,0 +1,99 @@
+"""How a training run tells how it goes: a bar in a terminal, else a line each; and that nobody reads it any more."""
+
+import errno
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from t2i.cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from t2i.training.loop import Status
+    from t2i.training.run import Run
+
+
+@contextmanager
+def heard(caught: list[int]) -> "Iterator[None]":
+    """Where nobody reads what is printed any more (a pipe, a terminal that was closed), that is a signal to stop."""
+    try:
+        yield
+    except (OSError, SystemExit) as error:  # rich makes the latter of a broken pipe
+        if isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        caught.append(getattr(signal, "SIGPIPE", signal.SIGTERM))
+
+
+@contextmanager
+def progress(run: "Run", caught: list[int]) -> "Iterator[Any]":
+    """Shows the status: a bar in a terminal, else a line each; the line goes to log.txt as well."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not console.out.is_terminal:
+
+        def line(status: "Status") -> None:
+            run.log(text := describe(status))
+            with heard(caught):
+                print(text, flush=True)
+
+        yield line
+        return
+    columns = (BarColumn(bar_width=10), TimeRemainingColumn(compact=True), TextColumn("{task.description}"))
+    bar = Progress(*columns, console=console.out)
+    task = bar.add_task("starting", total=None)
+
+    def move(status: "Status") -> None:
+        run.log(describe(status))
+        share = status.images_seen / status.goal
+        if status.minutes:
+            share = max(share, status.seconds / (60 * status.minutes))
+        bar.update(task, description=describe_briefly(status), total=1.0, completed=share)
+        with heard(caught):
+            bar.refresh()
+
+    bar.start()
+    try:
+        yield move
+    finally:
+        with heard(caught):
+            bar.stop()
+
+
+def describe(status: "Status") -> str:
+    """One line of progress."""
+    from t2i.training.scoring import SCORES
+
+    metrics = status.metrics
+    scores = "".join(f"  {name} {metrics[column]:.4f}" for name, column in SCORES.values() if column in metrics)
+    return (
+        f"{status.images_seen / 1000:.1f} kimg  {_size(metrics)}  {metrics['images_per_second']:.0f} img/s  "
+        f"{metrics['memory_gib']:.1f} GiB  {_losses(metrics)}{scores}"
+    )
+
+
+def _losses(metrics: dict[str, float]) -> str:
+    if "loss_d" not in metrics:
+        return f"pretraining  unlike {metrics['unlike']:.3f}"
+    return (
+        f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits real {metrics['logits_real']:.2f} "
+        f"mismatch {metrics['logits_mismatch']:.2f} fake {metrics['logits_fake']:.2f}"
+    )
+
+
+def _size(metrics: dict[str, float]) -> str:
+    """The resolution in training, with alpha while it fades in: "32 px a0.25"."""
+    return f"{metrics['resolution']:.0f} px" + (f" a{metrics['alpha']:.2f}" if metrics["alpha"] < 1 else "")
+
+
+def describe_briefly(status: "Status") -> str:
+    """The same for a bar in a terminal of 80 columns; r/m/f are the real, mismatch and fake logits."""
+    metrics = status.metrics
+    shown = (
+        f"{status.images_seen / 1000:.1f} kimg {_size(metrics)} {metrics['images_per_second']:.0f} img/s "
+        f"{metrics['memory_gib']:.1f} GiB "
+    )
+    if "loss_d" not in metrics:
+        return shown + f"unlike {metrics['unlike']:.3f}"
+    logits = "/".join(f"{metrics[name]:.1f}" for name in ("logits_real", "logits_mismatch", "logits_fake"))
+    return shown + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"

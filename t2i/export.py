@@ -1,0 +1,173 @@
+"""A model for other tools: one ONNX file, from token ids to pixels, with the tokenizer that makes the ids beside it.
+
+OUT/model.onnx      text encoder, pooler and generator: input_ids and attention_mask int64 [N, L], noise float32 [N, Z]
+                    -> images uint8 [N, R, R, 3]
+OUT/tokenizer.json  for the library tokenizers: captions to ids and mask, cut and padded
+OUT/README.md       how to draw with them, without torch and without t2i
+
+Half-precision safetensors are TextToImagePipeline.save_pretrained(folder, torch.float16).
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2i.errors import UserError
+from t2i.files import atomic_write, first_line, make_folder, sweep
+from t2i.models.growing import enlarge
+from t2i.pipeline import TextToImagePipeline
+from t2i.precision import to_pixels
+from t2i.text.frozen import as_kept
+from t2i.text.minilm import Linear
+from t2i.text.pooler import TextBatch
+from t2i.text.transformer import TrainedEncoder
+from t2i.version import __version__
+
+OPSET = 18  # what onnxruntime reads from 1.14 on
+FILES = ("model.onnx", "tokenizer.json", "README.md")
+
+
+class Drawing(nn.Module):
+    """All of a pipeline on the CPU: input_ids and attention_mask int64 [N, L], noise [N, Z] -> uint8 [N, R, R, 3].
+
+    What it draws is what the pipeline draws, but for rounding: that works on captions of one length without padding.
+    """
+
+    def __init__(self, pipe: TextToImagePipeline):
+        super().__init__()
+        self.generator, self.resolution = pipe.generator, pipe.resolution
+        encoder = pipe.text_encoder
+        self.text_encoder = encoder.encoder if isinstance(encoder, TrainedEncoder) else encoder.model
+        self.hidden = None if isinstance(encoder, TrainedEncoder) else encoder.hidden
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor) -> Tensor:
+        mask = attention_mask.bool()
+        if self.hidden is None:
+            tokens = self.text_encoder(TextBatch(input_ids, mask)).tokens
+        else:
+            tokens = as_kept(self.hidden(input_ids, attention_mask)).float()
+        condition = self.generator.pool(TextBatch(tokens, mask))
+        return to_pixels(enlarge(self.generator.synthesis(noise, condition), self.resolution))
+
+
+def export_onnx(pipe: TextToImagePipeline, folder: Path | str) -> None:
+    """Write model.onnx, tokenizer.json and README.md into `folder`; each is replaced whole.
+
+    Raises UserError, one line, where the packages of t2i[onnx] are missing, where ONNX has no words for what the model
+    does, or where a file cannot be written.
+    """
+    require_onnx()
+    folder = make_folder(folder)
+    tokenizer = tokenizer_json(pipe.text_encoder)
+    program = _translate(Drawing(pipe).eval(), pipe.generator.z_dim)
+    contents = (program.model_proto.SerializeToString(), tokenizer.encode(), readme(pipe).encode())
+    for name, content in zip(FILES, contents):
+        sweep(folder, f".{name}.*.tmp")  # of an export that was killed
+        with atomic_write(folder / name) as stream:
+            stream.write(content)
+
+
+def require_onnx() -> None:
+    """Raises UserError, one line, where torch's exporter has not the packages that it needs."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f'ONNX takes packages that are not installed ({error.name}): pip install "t2i[onnx]"'
+        ) from error
+
+
+def tokenizer_json(encoder: Any) -> str:
+    """The encoder's tokenizer as the library tokenizers reads it, cutting and padding captions. Raises UserError."""
+    from tokenizers import Tokenizer
+
+    theirs, pad = encoder.tokenizer, {}  # for padding with 0, as ours do
+    if isinstance(encoder, TrainedEncoder):
+        serialised = theirs.serialised
+    elif isinstance(theirs, Tokenizer):
+        serialised = theirs.to_str()
+    elif getattr(theirs, "backend_tokenizer", None) is not None:  # of transformers
+        serialised = theirs.backend_tokenizer.to_str()
+        if theirs.pad_token_id is not None:
+            pad = {"pad_id": theirs.pad_token_id, "pad_token": theirs.pad_token}
+    else:
+        raise UserError(f"the tokenizer of {encoder.name!r} has no tokenizer.json that other tools could read")
+    own = Tokenizer.from_str(serialised)
+    own.enable_truncation(encoder.max_tokens)
+    own.enable_padding(**pad)
+    return own.to_str()
+
+
+def _translate(drawing: Drawing, z_dim: int) -> Any:
+    """The module as torch's ONNXProgram, pictures and tokens of any number."""
+    ids = torch.tensor([[2, 3, 4, 5, 0], [3, 2, 5, 4, 3]])
+    example = (ids, (ids > 0).long(), torch.zeros(len(ids), z_dim))
+    text = {0: "pictures", 1: "tokens"}
+    sizes = {"input_ids": text, "attention_mask": text, "noise": {0: "pictures"}}
+    with _plain_linear(drawing), torch.no_grad():
+        try:
+            return torch.onnx.export(
+                drawing, example, dynamo=True, dynamic_shapes=sizes, opset_version=OPSET, verbose=False,
+                input_names=list(sizes), output_names=["images"],
+            )  # fmt: skip
+        except Exception as error:  # of torch.export, the translation or the optimiser, each with its own
+            raise UserError(f"this model cannot be written as ONNX ({first_line(error.__cause__ or error)})") from error
+
+
+@contextlib.contextmanager
+def _plain_linear(module: nn.Module) -> Iterator[None]:
+    """MiniLM's linear layers by torch's own operation, for which ONNX has a counterpart."""
+    layers = [layer for layer in module.modules() if isinstance(layer, Linear)]
+    for layer in layers:
+        layer.quick = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.quick
+
+
+def readme(pipe: TextToImagePipeline) -> str:
+    """How to draw with the files, and what the model is."""
+    prompt = json.dumps((pipe.known_prompts or ["a table"])[0], ensure_ascii=False)
+    about, side, z_dim = pipe.description, pipe.resolution, pipe.generator.z_dim
+    terms = about.training.get("licences")
+    # "[PAD]" in a caption is text to an encoder that was trained here; tokenizer.json has no place to say so.
+    trained = isinstance(pipe.text_encoder, TrainedEncoder)
+    plain = "\ntokenizer.encode_special_tokens = True" if trained else ""
+    licences = f"Licences of its training pictures: {terms.rstrip('.')}.\n" if terms else ""
+    return f"""# A text-to-image model as ONNX
+
+{about.architecture}, {side} x {side} px, text by {about.text_encoder["name"]}, trained on
+{about.training.get("data", "unknown data")}; exported by t2i {__version__}.
+{licences}
+`pip install onnxruntime tokenizers numpy pillow`, and then, in this folder:
+
+```python
+import numpy as np
+from onnxruntime import InferenceSession
+from PIL import Image
+from tokenizers import Tokenizer
+
+prompts, seed = [{prompt}], 0
+tokenizer = Tokenizer.from_file("tokenizer.json"){plain}
+read = tokenizer.encode_batch(prompts)
+(images,) = InferenceSession("model.onnx").run(["images"], {{
+    "input_ids": np.array([caption.ids for caption in read], np.int64),
+    "attention_mask": np.array([caption.attention_mask for caption in read], np.int64),
+    "noise": np.random.default_rng(seed).standard_normal((len(prompts), {z_dim}), np.float32),
+}})
+for number, image in enumerate(images):
+    Image.fromarray(image).save(f"{{number:03}}.png")
+```
+
+images: uint8 [prompts, {side}, {side}, 3]. A prompt must not be empty. The seed is numpy's, so it draws another
+picture than in `t2i generate`, whose noise is
+`torch.randn({z_dim}, generator=torch.Generator().manual_seed(seed))`.
+"""

@@ -1,0 +1,213 @@
+"""`t2i export`: what other tools draw with the files is what t2i draws with the model."""
+
+import json
+import re
+import shutil
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from drawn_captions import CAPTIONS, PROMPTS
+from onnxruntime import InferenceSession
+from tokenizers import Tokenizer
+
+from t2i import export as module
+from t2i.cli import run
+from t2i.errors import UserError
+from t2i.export import export_onnx
+from t2i.models import get_architecture, list_architectures
+from t2i.models.folder import ModelDescription
+from t2i.models.growing import Growth
+from t2i.pipeline import TextToImagePipeline
+from t2i.text.encoders import load_encoder
+from t2i.text.pooler import TextStatistics
+from t2i.text.tokenizer import CaptionTokenizer
+from t2i.text.transformer import TrainedEncoder, TransformerEncoder
+
+pytestmark = pytest.mark.usefixtures("one_encoder")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    """A text encoder that was trained with its GAN, so to speak."""
+    tokenizer = CaptionTokenizer.train(CAPTIONS, vocabulary=300, max_tokens=12)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = TransformerEncoder(
+            tokenizer.vocabulary_size, width=16, layers=1, heads=2, feed_forward=16, max_tokens=12
+        )
+    return TrainedEncoder(network, tokenizer)
+
+
+def pipeline(arch, encoder, conditioning="attention", **more):
+    """A pipeline at 32 px whose weights are all somewhere."""
+    architecture = get_architecture(arch)
+    options = {**architecture.model_options, **architecture.smallest, **more}
+    generator = architecture.build(32, conditioning, TextStatistics.identity(encoder.width), options, 0)[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for parameter in generator.parameters():
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+    description = ModelDescription(arch, 32, conditioning, options, encoder.describe(), {})
+    return TextToImagePipeline(generator.requires_grad_(False), description, text_encoder=encoder)
+
+
+def drawn_elsewhere(folder, prompts, noise):
+    """Pictures by onnxruntime and tokenizers, uint8 [N, R, R, 3]."""
+    read = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(prompts)
+    feeds = {
+        "input_ids": np.array([caption.ids for caption in read], np.int64),
+        "attention_mask": np.array([caption.attention_mask for caption in read], np.int64),
+        "noise": noise.numpy(),
+    }
+    return InferenceSession(folder / "model.onnx").run(["images"], feeds)[0]
+
+
+def assert_draws_the_same(pipe, folder, prompts):
+    ours = pipe(prompts, seeds=[5], output_type="np").images
+    theirs = drawn_elsewhere(folder, prompts, torch.stack([pipe.noise(5)] * len(prompts)))
+    assert theirs.dtype == np.uint8 and theirs.shape == ours.shape
+    assert np.abs(theirs.astype(int) - ours).max() <= 1  # rounding
+    assert ours.std() > 1
+
+
+@pytest.mark.parametrize("arch", list_architectures())
+def test_every_architecture_draws_the_same_pictures_as_onnx(arch, encoder, tmp_path):
+    pipe = pipeline(arch, encoder)
+    export_onnx(pipe, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "model.onnx", "tokenizer.json"]
+    assert_draws_the_same(pipe, tmp_path, PROMPTS)  # of several lengths, the longest is cut
+    assert_draws_the_same(pipe, tmp_path, ["a red circle"])
+
+
+def test_a_generator_that_is_growing_and_sentence_conditioning_go_too(encoder, tmp_path):
+    pipe = pipeline("stylegan", encoder, "sentence", shown_at=[8, 16, 32], growth=[16, 0.5])
+    assert pipe.grown == Growth(16, 0.5)
+    export_onnx(pipe, tmp_path)
+    assert_draws_the_same(pipe, tmp_path, PROMPTS)
+
+
+def test_a_hugging_face_encoder_goes_too(tiny_bert, tmp_path):
+    pipe = pipeline("dfgan", load_encoder(str(tiny_bert)))
+    export_onnx(pipe, tmp_path)
+    assert_draws_the_same(pipe, tmp_path, ["a red circle", "two dogs on a table", "a " * 20])
+
+
+def test_the_readme_draws_the_picture_of_its_seed(tiny_run, tmp_path, monkeypatch, t2i):
+    assert "model.onnx" in t2i("export", tiny_run, "--format", "onnx", "-o", tmp_path / "out")
+    pipe = TextToImagePipeline.from_pretrained(tiny_run, device="cpu")
+    assert_readme_draws(pipe, tmp_path / "out", monkeypatch)
+
+
+def test_so_it_does_where_a_caption_reads_like_a_special_token(encoder, tmp_path, monkeypatch):
+    pipe = pipeline("dfgan", encoder)
+    pipe.description.training["prompts"] = ["a red [PAD] circle"]
+    export_onnx(pipe, tmp_path)
+    assert_readme_draws(pipe, tmp_path, monkeypatch)
+
+
+def assert_readme_draws(pipe, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    code = re.search(r"```python\n(.+?)```", (folder / "README.md").read_text(), re.S)[1]
+    names: dict = {}
+    exec(code, names)
+    noise = np.random.default_rng(0).standard_normal((1, pipe.generator.z_dim), np.float32)
+    ours = next(pipe.draw(torch.from_numpy(noise), pipe.pool(pipe.encode(names["prompts"])))).numpy()
+    from PIL import Image
+
+    assert np.abs(np.asarray(Image.open("000.png")).astype(int) - ours[0]).max() <= 1
+    assert names["prompts"] == pipe.known_prompts[:1]
+
+
+def test_half_precision_safetensors_are_a_model_of_half_the_size(tiny_run, t2i, here):
+    sizes = json.loads(t2i("export", tiny_run, "--json"))
+    folder = here / "t2i-export" / "safetensors"
+    assert sizes["path"] == "t2i-export/safetensors"
+    whole = (tiny_run / "model" / "generator" / "model.safetensors").stat().st_size
+    assert 0.45 * whole < sizes["bytes"]["generator/model.safetensors"] < 0.55 * whole
+    half, full = (
+        TextToImagePipeline.from_pretrained(path, device="cpu")("a table", seeds=[0], output_type="np").images
+        for path in (folder, tiny_run)
+    )
+    assert np.abs(half.astype(int) - full).max() < 8
+    t2i("export", tiny_run)  # again: it is replaced
+
+
+# ---- what can go wrong -----------------------------------------------------------------------------------------
+
+
+def test_a_format_that_there_is_not(refused, tiny_run):
+    refused(2, "--format is safetensors or onnx, not 'gguf'", "export", tiny_run, "--format", "gguf")
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(refused, tiny_run, here):
+    (here / "README.md").write_text("mine")
+    for kind in ("safetensors", "onnx"):
+        refused(2, "not empty, and no earlier export", "export", tiny_run, "--format", kind, "-o", here)
+
+
+def test_so_is_the_model_of_another_tool(refused, tiny_run, here):
+    (here / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    refused(2, "not empty, and no earlier export", "export", tiny_run, "-o", here)
+
+
+def test_a_model_is_not_exported_onto_itself(refused, tiny_run):
+    refused(2, "is the model itself", "export", tiny_run, "-o", tiny_run / "model")
+
+
+def test_nor_is_the_newest_run_s_that_nobody_named(refused, tiny_run, here):
+    (here / "runs").symlink_to(tiny_run.parent)
+    refused(2, "is the model itself", "export", "-o", here / "runs" / tiny_run.name / "model")
+
+
+def test_without_the_packages_it_says_what_to_install(refused, tiny_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    refused(1, 'pip install "t2i[onnx]"', "export", tiny_run, "--format", "onnx")
+
+
+def test_a_model_that_onnx_has_no_words_for_is_one_line(encoder, tmp_path):
+    pipe = pipeline("dfgan", encoder)
+    pipe.generator.synthesis = lambda z, condition: z if z.sum() > 0 else condition
+    with pytest.raises(UserError, match="cannot be written as ONNX") as caught:
+        export_onnx(pipe, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_leaves_the_earlier_export(encoder, tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "model.onnx").write_bytes(b"earlier")
+    program = SimpleNamespace(model_proto=SimpleNamespace(SerializeToString=lambda: b"half"))
+    monkeypatch.setattr(module, "_translate", lambda *_: program)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="no space left"):
+        export_onnx(pipeline("dfgan", encoder), tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.onnx", b"earlier")]
+
+
+def test_the_built_in_model_is_there_by_its_name(here, t2i):
+    assert run(["export", "emoji", "-o", "half"]) == 0
+    assert TextToImagePipeline.from_pretrained(here / "half", device="cpu").resolution == 128
+
+
+def test_a_model_of_a_run_is_no_place_for_an_export(refused, tiny_run, here):
+    run = shutil.copytree(tiny_run, here / "run")
+    shutil.copytree(run / "model", run / "best")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    refused(2, "belongs to a run", "export", run, "-o", run / "best")
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_an_export_has_no_text_encoder_of_an_earlier_one(tiny_run, t2i, here):
+    t2i("export", tiny_run, "-o", "out")
+    (here / "out" / "text_encoder").mkdir()
+    (here / "out" / "text_encoder" / "model.safetensors").write_bytes(b"another model's")
+    t2i("export", tiny_run, "-o", "out")
+    assert (here / "out" / "text_encoder" / "model.safetensors").is_file()  # not ours to remove
+    (here / "out" / "text_encoder" / "config.json").write_text('{"kind": "transformer"}')
+    assert "text_encoder" not in t2i("export", tiny_run, "-o", "out")
+    assert not (here / "out" / "text_encoder").exists()
