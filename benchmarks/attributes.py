@@ -15,6 +15,8 @@ import json
 import re
 from collections.abc import Iterator
 
+from script import run_script
+
 from t2i import TextToImagePipeline
 from t2i.data.shapes import Scene, evaluation_scenes
 from t2i.data.shapes_captions import canonical_caption
@@ -91,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

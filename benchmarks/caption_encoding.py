@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from script import run_script
 from transformers import AutoModel, AutoTokenizer
 
 from t2i.data.captions import SLICE
@@ -79,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

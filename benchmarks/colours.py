@@ -19,6 +19,7 @@ from t2i import TextToImagePipeline
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from emoji_pictures import COLOURS, colour_name, in_colour
+from script import run_script
 
 ASKED = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black")
 THINGS = (
@@ -56,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

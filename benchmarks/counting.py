@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from script import run_script
 
 from t2i import TextToImagePipeline
 from t2i.data.picture_shards import PrepareOptions
@@ -157,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from script import run_script
 
 from t2i import TextToImagePipeline
 from t2i.data.prepared import PreparedDataset
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from script import run_script
+
 
 def seconds(command: list[str]) -> tuple[float, float]:
     """Wall and CPU (user and system) seconds of a process."""
@@ -50,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from script import run_script
 
 from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.evaluation.painter import CHUNK, Painter
@@ -51,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from script import run_script
 from variants import settings_of
 
 from t2i.data.prepared import PreparedDataset
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

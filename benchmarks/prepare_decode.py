@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from script import run_script
 from torchvision.datasets import CocoCaptions
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from script import run_script
 
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.shapes import ShapesSource
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

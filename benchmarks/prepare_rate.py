@@ -19,6 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 from prepare_memory import FreeEncoder
+from script import run_script
 
 from t2i.data.decoding import TASK
 from t2i.data.prepare import PrepareOptions, prepare
@@ -90,4 +91,4 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from script import run_script
 from torch import nn
 
 from t2i.data.shapes import COLOURS, Scene, scene_at
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

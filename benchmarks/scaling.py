@@ -20,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from script import run_script
+
 RESOLUTIONS = (32, 64, 128, 256)
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -116,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from script import run_script
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from variants import settings_of
@@ -282,4 +283,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

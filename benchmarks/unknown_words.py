@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from attributes import NEW_WORDS, unusual
 from rich.console import Console
 from rich.table import Table
+from script import run_script
 from torch import Tensor, nn
 
 from t2i.data import shapes_captions
@@ -97,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from script import run_script
 
 from t2i import TextToImagePipeline
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--turns", type=int, default=9)
     options = parser.parse_args()
-    pipe = TextToImagePipeline.from_pretrained(options.model)
+    pipe = TextToImagePipeline.from_pretrained(options.model, "cpu")
     prompts = [f"a {COLOURS[i % 8]} {THINGS[i // 8 % 8]}" for i in range(options.batch)]
     text = pipe.encode(prompts)
     z = torch.randn(options.batch, pipe.generator.z_dim)
@@ -66,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,7 +21,8 @@ from t2i import TextToImagePipeline
 from t2i.cli.console import read_prompts
 from t2i.grids import captioned_grid, save_png
 from t2i.models.folder import BUILT_IN
-from t2i.training.run import newest_resumable
+from t2i.training.checkpoint import list_checkpoints
+from t2i.training.run import find_runs, newest_resumable
 
 HERE = Path(__file__).parent
 PROMPTS = (
@@ -45,7 +46,7 @@ def train(options: argparse.Namespace) -> None:
             folder = options.work / split / "emoji"
             t2i("prepare", "--images", folder / "images", "--captions", folder / "captions", "--split", split,
                 "--resolution", options.resolution, "--out", out)  # fmt: skip
-    if runs.is_dir():
+    if any(list_checkpoints(run / "checkpoints") for run in find_runs(runs)):
         t2i("train", "--resume", newest_resumable(runs).folder, "--minutes", options.minutes)
     else:
         t2i("train", data / f"emoji-train-{options.resolution}", "--config", options.config,
