@@ -160,15 +160,16 @@ def train_fn(
     for number, (images, captions, text) in enumerate(loader):
         ids = np.unique(captions, return_inverse=True)[1]
         random = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
-        wrong = mismatch(ids, [[caption] for caption in ids], random.numpy("mismatch"))
+        same = ids[:, None] == ids
+        wrong = mismatch(same, random.numpy("mismatch"))
         text = text.to(device)
         wrong = torch.from_numpy(wrong)[:, None].to(device)
         if grows:
             growth = Growth(4 * 2**step, alpha if step else 1.0)
             gen.growth = critic.growth = growth
             images = real_at(images, growth)
-        ids = torch.from_numpy(ids).to(device)
-        batch = Batch(images.to(device), text, text, ids, wrong, np.zeros(len(ids)))
+        belongs = torch.from_numpy(same).to(device)
+        batch = Batch(images.to(device), text, text, belongs, wrong, np.zeros(len(ids)))
         for phase in phases:
             gen.requires_grad_(phase.name == "G")
             critic.requires_grad_(phase.name == "D")

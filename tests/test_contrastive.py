@@ -24,26 +24,29 @@ def test_hand_made_logits():
 
 def test_pieces_with_all_captions_are_the_whole():
     logits, ids = torch.randn(21, 21), torch.randint(0, 12, (21,))
-    for caption_ids in (None, ids):
-        whole = contrastive_loss(logits, caption_ids=caption_ids)
-        parts = [contrastive_loss(logits[own], own, caption_ids) for own in torch.arange(21).split(8)]
+    for belongs in (None, ids[:, None] == ids):
+        whole = contrastive_loss(logits, belongs=belongs)
+        parts = [
+            contrastive_loss(logits[own], own, None if belongs is None else belongs[own])
+            for own in torch.arange(21).split(8)
+        ]
         torch.testing.assert_close(whole, torch.cat(parts))
 
 
-def test_the_same_caption_is_no_wrong_one():
-    logits = torch.randn(4, 4)
-    losses = contrastive_loss(logits, caption_ids=torch.tensor([7, 3, 7, 4]))
+def test_what_belongs_to_a_picture_besides_is_no_wrong_caption():
+    logits, ids = torch.randn(4, 4), torch.tensor([7, 3, 7, 4])
+    losses = contrastive_loss(logits, belongs=ids[:, None] == ids)
     for row in (0, 2):
         kept = contrastive_loss(logits[row, [row, 1, 3]][None])
         torch.testing.assert_close(losses[row], kept[0])
-    alike = contrastive_loss(logits, caption_ids=torch.zeros(4, dtype=torch.long))
+    alike = contrastive_loss(logits, belongs=torch.ones(4, 4, dtype=torch.bool))
     torch.testing.assert_close(alike, nn.functional.softplus(-logits.diagonal()))
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_extreme_logits_have_finite_gradients(count):
     logits = (torch.eye(count) * -2 + 1).mul(1e4).requires_grad_(True)  # all of them wrong, and sure of it
-    loss = contrastive_loss(logits, caption_ids=torch.arange(count))
+    loss = contrastive_loss(logits, belongs=torch.eye(count, dtype=torch.bool))
     loss.mean().backward()
     assert torch.isfinite(loss).all() and torch.isfinite(logits.grad).all()
     torch.testing.assert_close(loss, torch.full((count,), 1e4 * count))

@@ -73,7 +73,10 @@ def assert_draws_the_same(pipe, folder, prompts):
     assert ours.std() > 1
 
 
-@pytest.mark.parametrize("arch", list_architectures())
+# dfgan and stylegan are in the quick suite by the two tests below.
+@pytest.mark.parametrize(
+    "arch", [pytest.param(n, marks=() if n == "stylegan2" else pytest.mark.slow) for n in list_architectures()]
+)
 def test_every_architecture_draws_the_same_pictures_as_onnx(arch, encoder, tmp_path):
     pipe = pipeline(arch, encoder)
     export_onnx(pipe, tmp_path)

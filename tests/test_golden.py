@@ -49,7 +49,7 @@ def losses(arch: str) -> list[dict[str, float]]:
         text = TextBatch(random.normal("text", 5, WIDTH), torch.ones(BATCH, 5, dtype=torch.bool))
         images = random.uniform("images", 3, 16, 16) * 2 - 1
         ids = torch.arange(BATCH)
-        batch = Batch(images, text, text, ids, ids.roll(1)[:, None], np.zeros(BATCH))
+        batch = Batch(images, text, text, torch.eye(BATCH, dtype=torch.bool), ids.roll(1)[:, None], np.zeros(BATCH))
         for phase in phases:
             generator.requires_grad_(phase.name == "G")
             discriminator.requires_grad_(phase.name == "D")

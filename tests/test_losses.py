@@ -9,7 +9,7 @@ from torch import nn
 
 from t2i.losses.adversarial import HINGE, LOGISTIC
 from t2i.losses.augment import NUMBERS, augment
-from t2i.losses.matching import mismatch
+from t2i.losses.matching import belonging, mismatch
 from t2i.losses.penalties import PENALTIES, matching_aware_penalty, r1_penalty
 from t2i.models import get_architecture
 from t2i.text.pooler import TextStatistics
@@ -135,7 +135,7 @@ def test_no_augmentation_leaves_pictures_alone():
 def test_mismatch_never_gives_a_picture_one_of_its_own_captions(captions, seed):
     ids = np.array(captions)
     own = [[c, (c + 1) % 13] for c in captions]  # a second caption of each picture, which others may have drawn
-    result = mismatch(ids, own, np.random.default_rng(seed))
+    result = mismatch(belonging(ids, own), np.random.default_rng(seed))
     for row, other in enumerate(result):
         if other < 0:
             assert all(c in own[row] for c in captions)
@@ -143,9 +143,16 @@ def test_mismatch_never_gives_a_picture_one_of_its_own_captions(captions, seed):
             assert ids[other] not in own[row]
 
 
+def test_what_belongs_to_a_picture_is_its_own_caption_another_of_it_and_an_equal_one():
+    ids = np.array([4, 5, 4, 9, 6])
+    own = [[4, 5], [4, 5], [4], [9, 2], [3, 6, 9]]
+    expected = [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    assert (belonging(ids, own) == np.array(expected, bool)).all()
+
+
 @given(st.integers(2, 40), st.integers(0, 2**32 - 1))
 @settings(max_examples=100)
 def test_mismatch_of_different_captions_is_a_derangement(size, seed):
-    result = mismatch(np.arange(size), [[i] for i in range(size)], np.random.default_rng(seed))
+    result = mismatch(np.eye(size, dtype=bool), np.random.default_rng(seed))
     assert sorted(result) == list(range(size))
     assert (result != np.arange(size)).all()

@@ -49,7 +49,7 @@ def make_batch(count, resolution=32):
     noise = torch.Generator().manual_seed(5)
     images = torch.rand(count, 3, resolution, resolution, generator=noise) * 2 - 1
     text, ids = captions(count), torch.arange(count)
-    return Batch(images, text, text, ids, ids.roll(1)[:, None], np.zeros(count))
+    return Batch(images, text, text, torch.eye(count, dtype=torch.bool), ids.roll(1)[:, None], np.zeros(count))
 
 
 def gradients(architecture, accumulate, phase_name, dtype=torch.float64, term=None):

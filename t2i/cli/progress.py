@@ -1,6 +1,7 @@
 """How a training run tells how it goes: a bar in a terminal, else a line each; and that nobody reads it any more."""
 
 import errno
+import math
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -75,10 +76,13 @@ def describe(status: "Status") -> str:
 def _losses(metrics: dict[str, float]) -> str:
     if "loss_d" not in metrics:
         return f"pretraining  unlike {metrics['unlike']:.3f}"
-    return (
-        f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits real {metrics['logits_real']:.2f} "
-        f"mismatch {metrics['logits_mismatch']:.2f} fake {metrics['logits_fake']:.2f}"
-    )
+    logits = " ".join(f"{name} {value:.2f}" for name, value in zip(("real", "mismatch", "fake"), _logits(metrics)))
+    return f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits {logits}"
+
+
+def _logits(metrics: dict[str, float]) -> list[float]:
+    """Of real pictures with their own and with wrong captions, and of generated ones; there may be no wrong caption."""
+    return [metrics.get(f"logits_{name}", math.nan) for name in ("real", "mismatch", "fake")]
 
 
 def _size(metrics: dict[str, float]) -> str:
@@ -95,5 +99,5 @@ def describe_briefly(status: "Status") -> str:
     )
     if "loss_d" not in metrics:
         return shown + f"unlike {metrics['unlike']:.3f}"
-    logits = "/".join(f"{metrics[name]:.1f}" for name in ("logits_real", "logits_mismatch", "logits_fake"))
+    logits = "/".join(f"{value:.1f}" for value in _logits(metrics))
     return shown + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"

@@ -103,18 +103,18 @@ def soft_maximum(alike: Tensor) -> Tensor:
     return (alike * SHARPNESS).logsumexp(1) / SHARPNESS
 
 
-def contrastive_loss(logits: Tensor, own: Tensor | None = None, caption_ids: Tensor | None = None) -> Tensor:
+def contrastive_loss(logits: Tensor, own: Tensor | None = None, belongs: Tensor | None = None) -> Tensor:
     """Cross entropy of telling for each caption whether it is the picture's, summed over the captions.
 
     logits: [B, N] of a ContrastiveHead. own: [B] int, which of the N captions belongs to each picture; None: the first
-    B in their order. caption_ids: [N] int; captions with the id of a picture's own are no wrong ones. None: all differ.
+    B in their order. belongs: [B, N] bool, captions that say what is in the picture; beside its own they are neither
+    right nor wrong. None: its own alone.
     Returns [B].
     """
     if own is None:
         own = torch.arange(len(logits), device=logits.device)
     right = own[:, None] == torch.arange(logits.shape[1], device=logits.device)  # [B, N]
     losses = F.softplus(torch.where(right, -logits, logits))
-    if caption_ids is not None:
-        same = caption_ids[own][:, None] == caption_ids
-        losses = losses * (right | ~same)
+    if belongs is not None:
+        losses = losses * (right | ~belongs)
     return losses.sum(1)

@@ -1,6 +1,6 @@
-"""Mismatched captions: a real picture with a caption that is not its own, from the same batch.
+"""Which captions of a batch belong to which pictures, and mismatches: real pictures with captions of others.
 
-Without them a discriminator never learns to read, and the generator follows no prompt (Reed et al. 2016).
+Without mismatches a discriminator never learns to read, and the generator follows no prompt (Reed et al. 2016).
 """
 
 from collections.abc import Sequence
@@ -8,26 +8,40 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def mismatch(caption_ids: np.ndarray, own_captions: Sequence[Sequence[int]], rng: np.random.Generator) -> np.ndarray:
+def belonging(caption_ids: np.ndarray, own_captions: Sequence[Sequence[int]]) -> np.ndarray:
+    """Which of a batch's captions say what is in which picture.
+
+    caption_ids: [N] int, the captions of the batch; equal ids mean equal text.
+    own_captions: for each of B pictures, the ids of all its captions.
+    Returns [B, N] bool: True for a picture's own caption, for another one of the same picture (drawn twice), and for
+    an equal one of another picture.
+    """
+    different, which = np.unique(caption_ids, return_inverse=True)
+    own = np.concatenate([np.asarray(captions, np.int64) for captions in own_captions])
+    rows = np.repeat(np.arange(len(own_captions)), [len(captions) for captions in own_captions])
+    places = np.searchsorted(different, own).clip(max=len(different) - 1)
+    there = different[places] == own
+    table = np.zeros((len(own_captions), len(different)), bool)
+    table[rows[there], places[there]] = True
+    return table[:, which]
+
+
+def mismatch(belongs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A wrong caption for each picture of a batch: row i gets the caption of row `result[i]`.
 
-    caption_ids: [B] int, the caption drawn for each row; equal ids mean equal text.
-    own_captions: for each row, all the captions of its picture. None of them is given to it, which also rules out
-        the picture itself drawn twice.
+    belongs: [B, B] bool, see `belonging`; no picture is given a caption that belongs to it.
     Returns [B] int64: a permutation wherever swaps find one (each caption is as often wrong as right), else some row's
     caption may serve twice; -1 where every caption of the batch belongs to the row's picture.
     """
-    size = len(caption_ids)
+    size = len(belongs)
     order = rng.permutation(size)
-    taken = [caption in own_captions[row] for row, caption in enumerate(caption_ids[order].tolist())]
-    for row in np.flatnonzero(taken):
+    for row in np.flatnonzero(belongs[np.arange(size), order]):
         # Swap with a row that can take what this one cannot keep, and has what this one can take.
         for other in rng.permutation(size):
-            mine, theirs = int(caption_ids[order[row]]), int(caption_ids[order[other]])
-            if theirs not in own_captions[row] and mine not in own_captions[other]:
+            if not belongs[row, order[other]] and not belongs[other, order[row]]:
                 order[row], order[other] = order[other], order[row]
                 break
         else:
-            free = [i for i, caption in enumerate(caption_ids) if int(caption) not in own_captions[row]]
-            order[row] = rng.choice(free) if free else -1
+            free = np.flatnonzero(~belongs[row])
+            order[row] = rng.choice(free) if len(free) else -1
     return order

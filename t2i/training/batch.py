@@ -13,8 +13,8 @@ class Batch:
     """Real pictures and their captions.
 
     images: [B, 3, R, R] in [-1, 1]. text: the caption of each.
-    captions: those of the whole batch of N pictures, of which these may be a few. caption_ids: [N], equal where they
-    are.
+    captions: those of the whole batch of N pictures, of which these may be a few. belongs: [B, N] bool, which of them
+    say what is in which picture.
     wrong: [B, K] int, K captions of other pictures for each, as rows of `captions`; -1 where there was none.
     mirror: [B]: the axis of [B, 3, R, R] along which a picture mirrored belies its caption, or 0.
     With a text encoder that is trained, the texts hold token ids.
@@ -23,7 +23,7 @@ class Batch:
     images: Tensor
     text: TextBatch
     captions: TextBatch
-    caption_ids: Tensor
+    belongs: Tensor
     wrong: Tensor
     mirror: np.ndarray
 
@@ -35,7 +35,7 @@ class Batch:
             self.images[rows],
             self.text[rows],
             self.captions,
-            self.caption_ids,
+            self.belongs[rows],
             self.wrong[rows],
             self.mirror[rows],
         )

@@ -1,5 +1,6 @@
 """Notices a collapse while training runs and says what it is and what to do."""
 
+import math
 from collections import deque
 
 PATIENCE = 3  # lines of metrics in a row
@@ -35,7 +36,7 @@ class CollapseWatch:
             ),
             "deaf": (
                 metrics["images_seen"] > 10 * MIN_IMAGES
-                and all(m.get("logits_real", 1) - m.get("logits_mismatch", 0) < 0.02 for m in self.recent),
+                and all(m.get("logits_real", 1) - m.get("logits_mismatch", -math.inf) < 0.02 for m in self.recent),
                 "the discriminator does not tell right captions from wrong ones (real minus mismatch logit near 0): "
                 "prompts will not be followed. Are the captions specific to their pictures?",
             ),

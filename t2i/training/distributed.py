@@ -73,13 +73,13 @@ class Ranks:
         for gradient, part in zip(gradients, parts):
             gradient.copy_(part.view(gradient.shape))
 
-    def any(self, flag: bool) -> bool:
-        """Does any rank say so? All ranks get the same answer."""
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, does any rank say so? All ranks get the same answers."""
         if self.size == 1:
-            return flag
-        votes = torch.tensor(int(flag))
+            return flags
+        votes = torch.tensor(flags, dtype=torch.int32)
         dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._control)
-        return bool(votes)
+        return tuple(map(bool, votes.tolist()))
 
     def share(self, value: Any) -> Any:
         """Rank 0's value (plain data), on every rank."""

@@ -20,12 +20,12 @@ class GradientCheck:
     """Looks at each phase's gradients before its optimiser steps, and logs their norm.
 
     late: the verdict stays on the device and tells the fused optimiser whether to step; the host reads it a step later,
-    when it is long there, so that neither waits for the other. Else it is read at once.
+    when it is long there, so that neither waits for the other, or when asked to `settle`. Else it is read at once.
     """
 
     def __init__(self, statistics: Statistics, late: bool):
         self.statistics, self.late = statistics, late
-        self._unread: dict[str, tuple[Tensor, torch.cuda.Event | None, int]] = {}
+        self._unread: dict[str, tuple[Tensor, torch.cuda.Event | None, int, bool]] = {}
 
     def look(self, phase: Phase, images_seen: int, scaler: torch.amp.GradScaler) -> None:
         """Raises NotFinite, naming the losses; the weights are then as they were before the step.
@@ -42,29 +42,37 @@ class GradientCheck:
         if scaled:  # that of a step that did not overflow says nothing
             verdict = scaler.scale(torch.ones_like(norm)).masked_fill(norm.isfinite(), math.inf)
         if not self.late:
-            self._judge(phase, float(verdict), images_seen, scaled)
+            self._judge(phase.name, float(verdict), images_seen, scaled)
             return
         if not scaled:  # where this is 1 the fused kernels leave weights and moments alone
             phase.optimizer.found_inf = broken
-        if before := self._unread.pop(phase.name, None):
-            value, arrived, when = before
+        self._read(phase.name)
+        self._unread[phase.name] = *send_home(verdict), images_seen, scaled
+
+    def settle(self) -> None:
+        """Read what is unread, before what the steps have made is kept. Raises NotFinite."""
+        for name in list(self._unread):
+            self._read(name)
+
+    def _read(self, name: str) -> None:
+        if before := self._unread.pop(name, None):
+            verdict, arrived, images_seen, scaled = before
             if arrived:
                 arrived.synchronize()
-            self._judge(phase, float(value.numpy()), when, scaled)
-        self._unread[phase.name] = *send_home(verdict), images_seen
+            self._judge(name, float(verdict.numpy()), images_seen, scaled)
 
     def forget(self) -> None:
         """What was not read yet: the networks have gone back to before it."""
         self._unread.clear()
 
-    def _judge(self, phase: Phase, verdict: float, images_seen: int, scaled: bool) -> None:
+    def _judge(self, phase: str, verdict: float, images_seen: int, scaled: bool) -> None:
         """verdict: the norm of the gradient, or, scaled, the scale of a loss whose gradient overflows."""
         if verdict >= LEAST_SCALE if scaled else math.isfinite(verdict):
             return
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.statistics.read().items())
         what = f"overflows in fp16 at a loss scale of {verdict:g}" if scaled else f"is {verdict}"
         raise NotFinite(
-            f"the gradient of phase {phase.name} {what} after {images_seen:,} images ({losses}); the last "
+            f"the gradient of phase {phase} {what} after {images_seen:,} images ({losses}); the last "
             "checkpoint is good: lower --lr-g and --lr-d, or train with --precision fp32"
         )
 

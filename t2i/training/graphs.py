@@ -135,7 +135,7 @@ class _Kind:
             images=torch.empty_like(batch.images),
             text=captions[rows],
             captions=captions,
-            caption_ids=torch.empty_like(batch.caption_ids),
+            belongs=torch.empty_like(batch.belongs),
             wrong=torch.empty_like(batch.wrong),
             mirror=batch.mirror,
         )
@@ -148,7 +148,7 @@ class _Kind:
         self.steps += 1
         put(torch.tensor(dials), self.dials)
         here = self.batch
-        pairs = [(here.images, batch.images), (here.caption_ids, batch.caption_ids), (here.wrong, batch.wrong)]
+        pairs = [(here.images, batch.images), (here.belongs, batch.belongs), (here.wrong, batch.wrong)]
         for place, value in [*pairs, *zip(here.captions, batch.captions)]:
             place.copy_(value)
         self.random.fill(random)
@@ -199,4 +199,4 @@ def padded(batch: Batch, rows: slice, longest: int | None = None) -> Batch:
     if not (more := min(length, longest or length) - tokens.shape[1]):
         return batch
     captions = TextBatch(F.pad(tokens, (0, 0) * (tokens.ndim - 2) + (0, more)), F.pad(mask, (0, more)))
-    return Batch(batch.images, captions[rows], captions, batch.caption_ids, batch.wrong, batch.mirror)
+    return Batch(batch.images, captions[rows], captions, batch.belongs, batch.wrong, batch.mirror)

@@ -12,7 +12,7 @@ from t2i.data.prepared import PreparedDataset
 from t2i.data.sampler import choice_at, run_of_pictures
 from t2i.data.sides import mirror_axis
 from t2i.device import send
-from t2i.losses.matching import mismatch
+from t2i.losses.matching import belonging, mismatch
 from t2i.text.pooler import TextBatch
 from t2i.training.batch import Batch
 from t2i.training.distributed import ALONE, Ranks
@@ -89,9 +89,10 @@ class BatchLoader:
         own = data.captions_of(pictures)
         choices = choice_at(positions, np.array([len(ids) for ids in own]), self._order_seed).tolist()
         captions = np.array([ids[choice] for ids, choice in zip(own, choices)])
+        belongs = belonging(captions, own)
         random = StepRandom(self.seed, images_seen, size)
         names = ["mismatch", *(f"mismatch {number}" for number in range(1, self.mismatches))]
-        wrong = np.stack([mismatch(captions, own, random.numpy(name)) for name in names], axis=1)  # [size, K]
+        wrong = np.stack([mismatch(belongs, random.numpy(name)) for name in names], axis=1)  # [size, K]
         rows = self.ranks.rows(size)
         numbers = pictures[rows]
         texts = TextBatch(*map(self._pin, self.text.batch(captions)))
@@ -99,7 +100,7 @@ class BatchLoader:
             images=self._pin(torch.from_numpy(data.images(numbers) if self.resident is None else numbers)),
             text=texts[rows],
             captions=texts,
-            caption_ids=self._pin(torch.from_numpy(captions)),
+            belongs=self._pin(torch.from_numpy(belongs[rows])),
             wrong=self._pin(torch.from_numpy(wrong[rows])),
             mirror=self._mirror_axes(captions[rows]),
         )
@@ -127,7 +128,7 @@ def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
         images,
         captions[rows],
         captions,
-        send(batch.caption_ids, device),
+        send(batch.belongs, device),
         send(batch.wrong, device),
         batch.mirror,
     )

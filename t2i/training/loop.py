@@ -48,6 +48,30 @@ COLUMNS = (
 ROLLBACKS = 3
 
 
+@dataclass
+class Course:
+    """How far a run has come since it began, went on or went back, and when it was last logged and saved.
+
+    seconds_before: that it had taken until then.
+    """
+
+    images_seen: int
+    seconds_before: float
+
+    def __post_init__(self) -> None:
+        self.started = self.logged_at = self.saved_at = time.monotonic()
+        self.logged_images = self.saved_images = self.images_seen
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def passed(self, every: float, last: int) -> bool:
+        """Has a multiple of `every` images gone by since `last`?"""
+        return self.images_seen // every > last // every
+
+
 @dataclass(frozen=True)
 class Status:
     """What the caller may show while training runs.
@@ -128,79 +152,100 @@ def train(
 
     def averaged() -> tuple[torch.nn.Module, ModelDescription]:
         """The model that draws, where the last step left it, and what there is to say of it."""
-        grown = schedule.latest(images_seen)
+        grown = schedule.latest(course.images_seen)
         set_growth(state.ema.model, grown)
-        about = describe_model(config, state.options, dataset, images_seen, preview.prompts, grown, text)
+        about = describe_model(config, state.options, dataset, course.images_seen, preview.prompts, grown, text)
         return state.ema.model, about
 
     def snapshot() -> None:
         if not ranks.first:
             return
         model, about = averaged()
-        preview.save(model, run.samples / f"{images_seen:09d}.png", f"{images_seen:,} images seen")
+        seen = course.images_seen
+        preview.save(model, run.samples / f"{seen:09d}.png", f"{seen:,} images seen")
         text.save(run.model)
         save_model(run.model, model, about)
         facts = {
-            "images_seen": images_seen,
+            "images_seen": seen,
             "images_before": state.images_before,
-            "seconds": seconds_before + time.monotonic() - started,
+            "seconds": course.seconds,
             "rollbacks": rollbacks,
             "settings": asdict(config),
             "scalers": {name: scaler.state_dict() for name, scaler in state.scalers.items()},
         }
-        save_checkpoint(run.checkpoints, facts, state.parts, before=saved_at)
+        save_checkpoint(run.checkpoints, facts, state.parts, before=course.saved_images)
         draw_losses(run.folder / "metrics.jsonl", run.folder / "losses.png")
 
-    def passed(every: float, last: int) -> bool:
-        """Has a multiple of `every` gone by since `last`?"""
-        return images_seen // every > last // every
+    def take_back(error: NotFinite) -> None:
+        """To the last checkpoint, and on from there with other random numbers. Raises the error where not wanted."""
+        nonlocal course, loader, rollbacks, seed
+        if config.on_nan != "rollback" or rollbacks == ROLLBACKS:
+            raise error
+        say(f"{error}; going back")
+        course = Course(*go_back(state, run, ranks, say)[:2])
+        rollbacks += 1  # of this process: the checkpoint may be older than the last rollback
+        seed = seed_after(config.seed, rollbacks)  # the same numbers would end in the same place
+        loader.close()
+        loader = open_loader(seed)
+        if ranks.first:
+            metrics_log.rewind(course.images_seen)
 
     goal = int(config.kimg * 1000)
     log_every, snapshot_every = config.log_kimg * 1000, config.snapshot_kimg * 1000
-    began = started = logged_at = time.monotonic()  # going back resets the last two, not what --minutes counts
-    logged_images = saved_at = images_seen
-    saved_when = started
+    course = Course(images_seen, seconds_before)
+    began = course.started  # what --minutes counts from, which going back does not reset
     if not resume:
         snapshot()  # a disk that cannot be written shows now, not in ten minutes
 
     while True:
-        # ---- Done? ----
-        reason = None
-        if images_seen >= goal:
-            reason = "done"
-        elif ranks.any(config.minutes is not None and time.monotonic() - began >= config.minutes * 60):
-            reason = "minutes"
-        elif ranks.any(stop()):
-            reason = "signal"
+        # ---- What is due? ----
+        now, minutes, saving = time.monotonic(), config.minutes, config.checkpoint_minutes
+        too_long = bool(minutes) and now - began >= minutes * 60
+        unsaved = bool(saving) and now - course.saved_at >= saving * 60
+        too_long, stopped, unsaved = ranks.any(too_long, stop(), unsaved)
+        reason = "done" if course.images_seen >= goal else "minutes" if too_long else "signal" if stopped else None
+        scores = config.eval_every and (
+            reason in ("done", "minutes") or course.passed(config.eval_every, course.logged_images)
+        )
+        logs = course.images_seen > course.logged_images and (
+            reason or scores or course.passed(log_every, course.logged_images)
+        )
+        saves = course.images_seen > course.saved_images and (
+            reason or unsaved or course.passed(snapshot_every, course.saved_images)
+        )
+        if logs or saves:
+            try:
+                state.check.settle()  # what NaN has touched is neither told nor kept
+            except NotFinite as error:
+                take_back(error)
+                continue
 
         # ---- Status: every log_kimg, with scores every eval_every, and at the end ----
-        score = config.eval_every and (passed(config.eval_every, logged_images) or reason in ("done", "minutes"))
-        if images_seen > logged_images and (reason or score or passed(log_every, logged_images)):
-            now = time.monotonic()
+        if logs:
             metrics = state.objective.statistics.read(ranks)
-            metrics["images_seen"] = images_seen
-            metrics["seconds"] = seconds_before + now - started
-            metrics["images_per_second"] = (images_seen - logged_images) / (now - logged_at)
+            metrics["images_seen"] = course.images_seen
+            metrics["seconds"] = course.seconds
+            metrics["images_per_second"] = (course.images_seen - course.logged_images) / (now - course.logged_at)
             metrics["memory_gib"] = memory_gib(device)
-            metrics["resolution"], metrics["alpha"] = schedule.latest(images_seen)
-            if scoring and score and metrics["resolution"] == dataset.resolution:
+            metrics["resolution"], metrics["alpha"] = schedule.latest(course.images_seen)
+            if scoring and scores and metrics["resolution"] == dataset.resolution:
                 metrics |= scoring.look_and_keep(*averaged())
             if ranks.first:
                 metrics_log.append(metrics)
-            on_status(Status(images_seen, goal, now - began, config.minutes, metrics))
+            on_status(Status(course.images_seen, goal, now - began, minutes, metrics))
             for warning in watch.look(metrics):
                 say(warning)
-            logged_images, logged_at = images_seen, time.monotonic()
+            course.logged_images, course.logged_at = course.images_seen, time.monotonic()
 
         # ---- Snapshot: checkpoint, model, sample grid; every snapshot_kimg or checkpoint_minutes, and at the end ----
-        late = config.checkpoint_minutes and time.monotonic() - saved_when >= config.checkpoint_minutes * 60
-        if images_seen > saved_at and (passed(snapshot_every, saved_at) or reason or late):
+        if saves:
             snapshot()
-            saved_at, saved_when = images_seen, time.monotonic()
+            course.saved_images, course.saved_at = course.images_seen, time.monotonic()
         if reason:
             break
 
         # ---- Grow: where the networks stand comes from the images seen alone ----
+        images_seen = course.images_seen
         span = schedule.at(images_seen)
         state.enter(span, images_seen)
 
@@ -216,18 +261,7 @@ def train(
                 state.accumulate(phase, batch, config.accumulate, step, random, ranks, span.batch)
                 state.update(phase, images_seen)
         except NotFinite as error:
-            if config.on_nan != "rollback" or rollbacks == ROLLBACKS:
-                raise
-            say(f"{error}; going back")
-            images_seen, seconds_before, _ = go_back(state, run, ranks, say)
-            rollbacks += 1  # of this process: the checkpoint may be older than the last rollback
-            seed = seed_after(config.seed, rollbacks)  # the same numbers would end in the same place
-            loader.close()
-            loader = open_loader(seed)
-            if ranks.first:
-                metrics_log.rewind(images_seen)
-            started = logged_at = saved_when = time.monotonic()
-            logged_images = saved_at = images_seen
+            take_back(error)
             continue
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -242,8 +276,8 @@ def train(
             state.graphs = None
 
         # ---- Average ----
-        images_seen += span.batch
-        state.average(images_seen, span.batch)
+        course.images_seen += span.batch
+        state.average(course.images_seen, span.batch)
         if threads:
             threads.tick()
 
@@ -253,7 +287,7 @@ def train(
     if ranks.first:
         metrics_log.close()
     ranks.wait()
-    return Outcome(reason, images_seen, time.monotonic() - began, began_at)
+    return Outcome(reason, course.images_seen, time.monotonic() - began, began_at)
 
 
 def go_back(state: TrainingState, run: Run, ranks: Ranks, say: Callable[[str], None]) -> tuple[int, float, int]:

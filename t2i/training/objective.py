@@ -186,20 +186,17 @@ class GANObjective:
             fake = self.discriminator.logits(features_of_fakes, self.discriminator.pool(text))
 
         self._kept_reals = [part.detach() for part in seen_reals] if self.perceptual_weight and keep else None
-        mismatch = ((batch.wrong >= 0) * heads(self.loss.fake(wrong), 2)).mean(1)
+        lacking = batch.wrong < 0  # every caption of the batch belongs to the picture
+        mismatch = (~lacking * heads(self.loss.fake(wrong), 2)).mean(1)
         losses = heads(self.loss.real(real)) + 0.5 * (heads(self.loss.fake(fake)) + mismatch)
         self.statistics.add("loss_d", losses)
         self.statistics.add("logits_real", real)
-        self.statistics.add("logits_mismatch", wrong)
+        by_caption = wrong if wrong.ndim == 2 else wrong.mean(2)  # of several heads
+        self.statistics.add("logits_mismatch", by_caption.masked_fill(lacking, 0), left_out=lacking.sum())
         self.statistics.add("logits_fake", fake)
         if penalise:
-            if self.penalty.between:
-                share = random.uniform("D between", 1, 1, 1).to(images.dtype)
-                images = torch.lerp(images, shown, share).requires_grad_(True)
-                with differentiated_twice():
-                    condition = self.discriminator.pool(text)
-                    real = self.discriminator.logits(self.discriminator.features(images), condition)
-            penalty = self.penalty_weight * self.penalty(real, images, condition)
+            judged = (real, images, condition) if on_reals else self._judge_between(images, shown, text, random)
+            penalty = self.penalty_weight * self.penalty(*judged)
             self.statistics.add("penalty", penalty)
             losses = losses + self.penalty_every * penalty
         if self.contrast is not None:
@@ -207,6 +204,19 @@ class GANObjective:
         if self.places is not None:
             losses = losses + self._mirrored(images, read[random.rows], batch.mirror)
         return losses.mean()
+
+    def _judge_between(
+        self, images: Tensor, fakes: Tensor, text: TextBatch, random: StepRandom
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, pictures and conditions that a penalty somewhere between real and generated pictures is taken from.
+
+        Gulrajani et al. 2017, algorithm 1, lines 4 to 6.
+        """
+        share = random.uniform("D between", 1, 1, 1).to(images.dtype)
+        between = torch.lerp(images, fakes, share).requires_grad_(True)
+        with differentiated_twice():
+            condition = self.discriminator.pool(text)
+            return self.discriminator.logits(self.discriminator.features(between), condition), between, condition
 
     def _features_of_both(self, first: Any, second: Any) -> tuple[Features, Features]:
         """What the discriminator makes of two batches that it has looked at, [B, ...] each."""
@@ -331,10 +341,10 @@ class GANObjective:
     ) -> Tensor:
         """The weighted contrastive term, [B]: do these pictures know their captions? phase: "" or "_g", in the logs."""
         own = torch.arange(random.batch, device=conditions.device)[random.rows]
-        losses = contrastive_loss(self.contrast(features.summary, conditions), own, batch.caption_ids)
+        losses = contrastive_loss(self.contrast(features.summary, conditions), own, batch.belongs)
         self.statistics.add(f"contrast{phase}", losses)
         if self.places is not None:
-            places = contrastive_loss(self.places(features.regions, read), own, batch.caption_ids)
+            places = contrastive_loss(self.places(features.regions, read), own, batch.belongs)
             self.statistics.add(f"places{phase}", places)
             losses = losses + places
         return self.contrast_weight * losses

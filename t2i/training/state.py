@@ -178,7 +178,8 @@ class TrainingState:
             self.objective.accumulate_gradients(phase, piece, share, step, numbers, scale, alone)
 
     def update(self, phase: Phase, images_seen: int) -> None:
-        """The optimiser's step. Raises NotFinite in place of one that would write NaN (on CUDA a step later)."""
+        """The optimiser's step. Raises NotFinite in place of one that would write NaN: on CUDA a step later, or when
+        the check is asked to settle."""
         scaler = self.scalers[phase.name]
         scaler.unscale_(phase.optimizer)
         self.check.look(phase, images_seen, scaler)

@@ -16,7 +16,7 @@ class Statistics:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
-        self.left_out: dict[str, Tensor] = {}  # of the weights, known on the device alone
+        self.device_weights: dict[str, Tensor] = {}  # the part of the weights that the device alone knows
 
     def add(self, name: str, values: Tensor, left_out: Tensor | None = None) -> None:
         """Add a batch of values [B] (or one number a batch, []) to the running mean of `name`.
@@ -24,18 +24,25 @@ class Statistics:
         left_out: [], how many of them, zeros, are none.
         """
         values = values.detach().float()
+        self._add(name, values.sum(), values.numel(), None if left_out is None else -left_out)
+
+    def add_ratio(self, name: str, part: Tensor, whole: Tensor) -> None:
+        """Add to two sums, [] each, whose ratio is logged: that of several batches is not the mean of their ratios."""
+        self._add(name, part.detach().float(), 0, whole.detach().float())
+
+    def _add(self, name: str, total: Tensor, weight: float, device_weight: Tensor | None) -> None:
         if name not in self.sums:
-            self.sums[name], self.weights[name] = values.new_zeros(()), 0
-        self.sums[name] += values.sum()
-        self.weights[name] += values.numel()
-        if left_out is not None:
-            self.left_out.setdefault(name, torch.zeros_like(left_out)).add_(left_out)
+            self.sums[name], self.weights[name] = torch.zeros_like(total), 0
+        self.sums[name] += total
+        self.weights[name] += weight
+        if device_weight is not None:
+            self.device_weights.setdefault(name, torch.zeros_like(device_weight)).add_(device_weight)
 
     def read(self, ranks: Ranks = ALONE) -> dict[str, float]:
-        """The means since the last read, over all ranks; all of them leave the same out."""
-        weights = {name: weight - float(self.left_out.get(name, 0)) for name, weight in self.weights.items()}
+        """The means since the last read, over all ranks; what has no weight has none."""
+        weights = {name: weight + float(self.device_weights.get(name, 0)) for name, weight in self.weights.items()}
         means = ranks.add_up({name: total for name, total in self.sums.items() if weights[name]}, weights)
-        for total in (*self.sums.values(), *self.left_out.values()):
+        for total in (*self.sums.values(), *self.device_weights.values()):
             total.zero_()
         self.weights = dict.fromkeys(self.weights, 0)
         return means
@@ -54,4 +61,4 @@ def watch_collapse(statistics: Statistics, reals: Tensor, fakes: Tensor) -> None
     statistics.add("saturated", saturated)
     if len(reals) > 1:
         spread = [F.adaptive_avg_pool2d(x.float().clamp(-1, 1), 8).var(0).sum() for x in (fakes, reals)]
-        statistics.add("diversity", spread[0] / spread[1].clamp_min(1e-8))
+        statistics.add_ratio("diversity", *spread)
