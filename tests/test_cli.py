@@ -17,10 +17,11 @@ import pytest
 import typer
 from PIL import Image
 
-from t2i.cli import app, run
+from t2i.cli import app, launch, run
 from t2i.config import FIELDS, option
 from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.signals import stop_signals
+from t2i.training import loop
 from t2i.version import __version__
 
 PYTHON = [sys.executable, "-m", "t2i"]
@@ -237,6 +238,7 @@ def test_settings_of_training_that_make_no_sense_together_are_one_line(here, min
     (["--loss", "wgan-gp"], ["penalty wgan-gp", "penalty_every 1", "penalty_weight -"]),
     (["--penalty", "ma-gp"], ["penalty_every 1"]),
     (["--text-encoder", "transformer"], ["width 128, layers 2"]),
+    (["--arch", "dfgan"], ["preset small [its settings for 32 px]"]),
 ])  # fmt: skip
 def test_dry_run_shows_what_a_choice_brings_with_it(here, t2i, minilm_data, flags, expected):
     said = t2i("train", minilm_data, *flags, "--dry-run")
@@ -251,6 +253,36 @@ def test_resume_alone_goes_on_with_the_newest_run(here, t2i, minilm_data):
         t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")
     said = t2i("train", "--resume", "--kimg", "0.016")
     assert "resumed at 8 images from runs/00001-" in said and "16 images seen" in said
+
+
+def test_a_run_of_another_version_is_not_resumed_without_a_setting_that_it_had(here, t2i, minilm_data, capfd):
+    (here / "tiny.toml").write_text(TINY)
+    t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")
+    (path,) = (here / "runs").glob("*/config.json")
+    facts = json.loads(path.read_text())
+    facts["settings"]["warmth"] = 5
+    path.write_text(json.dumps(facts))
+    assert run(["train", "--resume", "--kimg", "0.016"]) == 1
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "was begun with warmth, which this t2i does not know" in err
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_job_that_starts_again_has_the_rest_of_its_minutes(here, t2i, minilm_data, monkeypatch, resumed):
+    (here / "tiny.toml").write_text(f"minutes = 60\n{TINY}")
+    t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")
+    (folder,) = (here / "runs").iterdir()
+    given, train = [], loop.train
+    monkeypatch.setattr(loop, "train", lambda config, *rest, **how: given.append(config) or train(config, *rest, **how))
+    command = ["train", "--resume", "--minutes", "60"] if resumed else ["train", minilm_data, "--config", "tiny.toml"]
+    # As a process of `train --gpus` that has died after 40 minutes.
+    for name, value in (("PIPE", "-"), ("BEGUN", str(folder)), ("SINCE", str(time.time() - 2400))):
+        monkeypatch.setenv(getattr(launch, name), value)
+    t2i(*command)
+    monkeypatch.setenv(launch.SINCE, str(time.time() - 4000))
+    t2i(*command)
+    assert 10 < given[0].minutes <= 20 and 0 < given[1].minutes < 1e-6
+    assert {config.kimg for config in given} == {0.008}
 
 
 def test_what_a_resumed_run_was_given_holds_for_the_next_resume_too(here, t2i, minilm_data, monkeypatch):

@@ -104,3 +104,13 @@ def test_the_scale_is_learned_and_bounded():
         head.log_scale.data.fill_(1.0)
         contrastive_loss(head(torch.randn(3, 6, 4, 4), text)).mean().backward()
         assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())
+
+
+def test_a_scale_at_its_limit_comes_down_again():
+    head = ContrastiveHead(4, 4)
+    torch.nn.init.constant_(head.log_scale, math.log(MAX_SCALE) + 1)
+    assert head.scale.item() == pytest.approx(MAX_SCALE)
+    optimizer = torch.optim.SGD([head.log_scale], 0.1)
+    head.scale.backward()
+    optimizer.step()
+    assert head.scale.item() < MAX_SCALE / 2

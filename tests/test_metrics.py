@@ -159,21 +159,21 @@ def test_a_folder_that_cannot_be_used_is_one_line(tmp_path):
     (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)
     for folder in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / "run"):
         with pytest.raises(UserError) as caught:
-            MetricsLog(folder)
+            MetricsLog(folder, COLUMNS)
         assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_read_only_folder_is_one_line(read_only_folder):
     for folder in (read_only_folder, read_only_folder / "run"):
         with pytest.raises(UserError, match="Permission denied") as caught:
-            MetricsLog(folder)
+            MetricsLog(folder, COLUMNS)
         assert "\n" not in str(caught.value)
 
 
 def test_the_log_and_the_plot_import_no_torch(tmp_path):
     code = (
         "import sys; from t2i.training.metrics import MetricsLog; import t2i.training.plots; "
-        "MetricsLog(sys.argv[1]).append({'images_seen': 1}); "
+        "MetricsLog(sys.argv[1], ['images_seen']).append({'images_seen': 1}); "
         "sys.exit(', '.join({'torch', 'matplotlib'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
@@ -196,7 +196,7 @@ def test_tensorboard_shows_the_numbers_and_hides_the_rewound_ones(tmp_path):
 def test_tensorboard_that_is_not_installed_is_one_line_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # its import now fails
     with pytest.raises(UserError, match=r'pip install "t2i\[tensorboard\]"') as caught:
-        MetricsLog(tmp_path, tensorboard=True)
+        MetricsLog(tmp_path, COLUMNS, tensorboard=True)
     assert "\n" not in str(caught.value)
 
 

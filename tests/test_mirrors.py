@@ -1,5 +1,7 @@
 """Captions that speak of sides, and the pictures that belie them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,11 @@ import torch.nn.functional as F
 from test_models import build, make_batch, make_objective
 
 from t2i.data.sides import mirror_axis
-from t2i.losses.contrastive import PlacesHead
+from t2i.losses.contrastive import ContrastiveHead, PlacesHead
+from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture
 from t2i.training.loading import BatchLoader
+from t2i.training.randomness import StepRandom
 from t2i.training.text import PreparedText
 
 
@@ -45,6 +49,20 @@ def test_mirrored_pictures_are_judged_with_their_own_captions():
         expected = 2.0 * F.softplus(objective.places(regions, read)[0, row])
         torch.testing.assert_close(found[row], expected)
     assert (objective._mirrored(batch.images, read, np.zeros(4)) == 0).all()
+
+
+@pytest.mark.parametrize("penalty", ["r1", "wgan-gp"])
+def test_pictures_that_are_mirrored_are_the_real_ones(penalty, monkeypatch):
+    architecture = get_architecture("dfgan")
+    generator, discriminator = build(architecture)
+    objective = make_objective(architecture, generator, discriminator)
+    objective.penalty, objective.drawer.augments = PENALTIES[penalty], ()
+    objective.contrast = ContrastiveHead(32, discriminator.pooler.out_width)
+    objective.places = PlacesHead(32, discriminator.pooler.read_width)
+    batch, given = dataclasses.replace(make_batch(4), mirror=np.array([0, 3, 2, 3])), []
+    monkeypatch.setattr(objective, "_mirrored", lambda images, *_: given.append(images) or torch.zeros(4))
+    objective._discriminator_loss(batch, 0, StepRandom(0, 0, 4))
+    torch.testing.assert_close(given[0], batch.images)
 
 
 def test_batches_say_which_pictures_only_where_asked(shapes_data):

@@ -16,7 +16,7 @@ import pytest
 
 from t2i.data import shapes, shapes_captions
 from t2i.data.shapes import Scene, ShapesPicture, ShapesSource, draw, evaluation_scenes, scene_at
-from t2i.data.shapes_captions import canonical_caption, captions
+from t2i.data.shapes_captions import OPPOSITE, canonical_caption, captions
 from t2i.errors import UsageError
 
 # --- captions, read back ------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def read_caption(caption: str) -> dict:
             assert kind not in current, f"{kind} said twice of one object: {caption}"
             current[kind] = name
         elif kind == "side" and said["relation"]:
-            assert name == shapes.INVERSE[said["relation"]], caption
+            assert name == OPPOSITE[said["relation"]], caption
         else:
             kind = "relation" if kind == "side" else kind
             assert said[kind] is None, f"{kind} said twice: {caption}"
@@ -67,8 +67,8 @@ def assert_true_of(caption: str, scene: Scene) -> None:
     relation = scene.relation
     if len(true) == 2:
         if told[0]["colour"] != true[0].colour:  # told from the other object
-            true, relation = true[::-1], shapes.INVERSE[relation]
-        assert said["relation"] == (shapes.INVERSE[relation] if said["relation_first"] else relation), caption
+            true, relation = true[::-1], OPPOSITE[relation]
+        assert said["relation"] == (OPPOSITE[relation] if said["relation_first"] else relation), caption
     for one, item in zip(told, true):
         assert (one["colour"], one["shape"]) == item.pair, caption
         assert one.get("size", item.size) == item.size, caption

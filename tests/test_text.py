@@ -118,6 +118,23 @@ def test_any_hugging_face_folder_is_an_encoder(tiny_bert):
     assert load_encoder(str(tiny_bert)).sha256 == encoder.sha256
 
 
+def test_a_caption_without_a_token_has_one(tiny_bert):
+    encoder = load_encoder(str(tiny_bert))
+
+    class WithoutSpecialTokens:
+        unk_token_id, eos_token_id = None, 1
+
+        def __call__(self, texts, **_):
+            return {"input_ids": [[] if text == "\u200b" else [5] for text in texts]}
+
+    encoder.tokenizer = WithoutSpecialTokens()
+    assert encoder.token_ids(["red", "\u200b"]) == [[5], [1]]
+    assert torch.isfinite(encoder.encode_batch(["\u200b"]).tokens).all()
+    encoder.tokenizer.eos_token_id = None
+    with pytest.raises(UserError, match="finds no token"):
+        encoder.token_ids(["\u200b"])
+
+
 def test_clip_and_t5_use_their_text_half(tmp_path, tiny_bert):
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 

@@ -16,7 +16,7 @@ from t2i.training import loop
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
 from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
-from t2i.training.finite import NotFinite
+from t2i.training.finite import GradientCheck, NotFinite
 from t2i.training.loading import BatchLoader, to_device
 from t2i.training.loop import train
 from t2i.training.randomness import StepRandom
@@ -134,6 +134,33 @@ def test_after_nan_a_run_goes_back_draws_other_numbers_and_ends(shapes_data, tmp
                            final_tensors(whole)["generator.safetensors"]["to_rgb.weight"])  # fmt: skip
 
 
+@pytest.mark.parametrize("on_nan", ["stop", "rollback"])
+def test_a_late_verdict_is_heard_before_what_the_step_made_is_kept(on_nan, shapes_data, tmp_path, monkeypatch):
+    """On a GPU it would be read a step later: here the last step of all, and of an interval, is broken."""
+    init, gradients, broken = GradientCheck.__init__, TrainingState._gradients, []
+
+    def break_once(state, phase, batch, pieces, step, random, rows, total):
+        gradients(state, phase, batch, pieces, step, random, rows, total)
+        if phase.name == "D" and random.images_seen == 40 and not broken:
+            broken.append(random.images_seen)
+            next(phase.module.parameters()).grad.fill_(float("nan"))
+
+    monkeypatch.setattr(GradientCheck, "__init__", lambda check, statistics, late: init(check, statistics, late=True))
+    monkeypatch.setattr(TrainingState, "_gradients", break_once)
+    said = []
+    if on_nan == "rollback":
+        run, outcome = start(config(on_nan=on_nan), shapes_data, tmp_path, say=said.append)
+        assert outcome.reason == "done"
+        assert [line.split(" images")[0] for line in said][1:] == ["resumed at 32"]
+    else:
+        with pytest.raises(NotFinite, match="gradient of phase D is nan after 40 images"):
+            start(config(), shapes_data, tmp_path)
+        (folder,) = find_runs(tmp_path)
+        run = Run(folder)
+        assert [int(path.name) for path in list_checkpoints(run.checkpoints)] == [16, 32]
+    assert broken
+
+
 def test_minutes_go_on_over_a_rollback(shapes_data, tmp_path, monkeypatch):
     update, ticks, failed = TrainingState.update, itertools.count(), []
 
@@ -184,6 +211,18 @@ def test_batches_are_a_function_of_images_seen(shapes_data):
     assert sorted(a.wrong.flatten().tolist()) == list(range(8))
     for loader in (first, second):
         loader.close()
+
+
+def test_another_caption_of_a_picture_that_is_drawn_twice_is_no_wrong_one(shapes_data):
+    count = len(shapes_data)
+    loader = BatchLoader(shapes_data, PreparedText(shapes_data), 0, "cpu")
+    batch = loader.load(0, 2 * count)
+    loader.close()
+    alike = (batch.images[:, None] == batch.images).flatten(2).all(2)
+    assert (alike.sum(1) >= 2).all()
+    assert batch.belongs[alike].all() and not batch.belongs.all()
+    for row, wrong in enumerate(batch.wrong[:, 0].tolist()):
+        assert not batch.belongs[row, wrong]
 
 
 def test_several_wrong_captions_are_different_ones(shapes_data):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from typer import Argument, Exit, Option
 
 from t2i.cli import console
-from t2i.cli.launch import begun_before, end_with_launcher, launch, tell
+from t2i.cli.launch import begun_before, end_with_launcher, launch, seconds_gone, tell
 from t2i.cli.progress import heard, progress
 from t2i.config import FIELDS, TrainConfig, help_of
 from t2i.errors import UsageError, UserError
@@ -119,6 +119,8 @@ def train(
             if out != RUNS:
                 raise UsageError("--out is for a new run; --resume goes on in the run's own folder")
             run = newest_resumable(RUNS) if str(resume) == console.NEWEST else Run(resume)
+            if minutes is not None:
+                flags["minutes"] = _rest_of(minutes, seconds_gone())
             _go_on(run, request, where, ranks)
     except RuntimeError as error:
         if ranks.size == 1 or not (line := lost_contact(error)):
@@ -134,6 +136,11 @@ class _Request(NamedTuple):
     config: Path | None
     dry_run: bool
     processes: int  # that the run has, or would have where this is a dry run
+
+
+def _rest_of(minutes: float, seconds_gone: float) -> float:
+    """What is left of --minutes, those of a job however often it is started; a moment, where they are over."""
+    return max(minutes - seconds_gone / 60, 1e-9)
 
 
 def _check_gpus(gpus: int, device: str) -> None:
@@ -154,7 +161,8 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
 
     note = RestartNote(out, console.arguments())
     if (begun := ranks.share(begun_before() or note.begun())) and list_checkpoints(begun / "checkpoints"):
-        limits = {name: request.flags[name] for name in ("kimg", "minutes") if name in request.flags}
+        minutes = Run(begun).read_config()[0].minutes
+        limits = {} if minutes is None else {"minutes": _rest_of(minutes, seconds_gone() or note.seconds_gone())}
         _go_on(Run(begun), _Request(None, limits, None, False, ranks.size), device, ranks)
         if ranks.first:
             note.remove()

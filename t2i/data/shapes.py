@@ -41,9 +41,6 @@ BACKGROUNDS: dict[str, RGB] = {
 # The share of the page that an object covers: the same for every shape, so size can be read without shape.
 SIZES: dict[str, float] = {"small": 0.048, "medium": 0.100, "large": 0.215}
 RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below")  # of the first object to the second
-INVERSE: dict[str, str] = {
-    "left of": "right of", "right of": "left of", "above": "below", "below": "above",
-}  # fmt: skip
 
 # Each colour and each shape once: all of them train in seven pairs, so none is rarer and gives its pair away.
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset({

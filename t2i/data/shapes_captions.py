@@ -97,7 +97,7 @@ _SIDES = {  # the first object's place, then the second's
     "above": ("at the top", "at the bottom"),
     "below": ("at the bottom", "at the top"),
 }
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 def _pick(uniform: Callable[[], float], options: Sequence[T]) -> T:
@@ -132,7 +132,7 @@ def _two(scene: "Scene", uniform: Callable[[], float]) -> str:
     (first, second), relation = scene.items, scene.relation
     assert relation is not None
     if uniform() < 0.5:
-        first, second, relation = second, first, _OPPOSITE[relation]
+        first, second, relation = second, first, OPPOSITE[relation]
     one, other = _name(first, uniform), _name(second, uniform)
     form = uniform()
     if form < 0.25:

@@ -16,7 +16,7 @@ from t2i.evaluation.features import FeatureNetwork
 from t2i.files import sha256
 from t2i.models.features import read_weights
 
-RESOLUTION, WIDTH, CLASSES = 299, 2048, 1008
+RESOLUTION, WIDTH = 299, 2048
 KNOWN = "6726825d"  # the first digits of the published file's SHA-256, which its name repeats
 
 

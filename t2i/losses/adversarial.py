@@ -36,3 +36,8 @@ WASSERSTEIN = AdversarialLoss(
 )
 
 LOSSES = {loss.name: loss for loss in (HINGE, LOGISTIC, WASSERSTEIN)}
+
+
+def heads(losses: Tensor, dimensions: int = 1) -> Tensor:
+    """[B], or [B, heads] of a discriminator with several, summed over them -> [B]; with two dimensions, [B, K]."""
+    return losses if losses.ndim == dimensions else losses.sum(-1)

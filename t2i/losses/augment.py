@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AUGMENTS = ("translation", "cutout")
 NUMBERS = 4  # uniform numbers per picture: translation x and y, cutout x and y
 
 

@@ -34,7 +34,9 @@ class Similarity(nn.Module):
     @property
     def scale(self) -> Tensor:
         """What the similarity is multiplied with, at most MAX_SCALE."""
-        return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
+        with torch.no_grad():  # the parameter itself, as CLIP does: one that is cut on its way never comes back
+            self.log_scale.clamp_(max=math.log(MAX_SCALE))
+        return self.log_scale.exp()
 
     def verdict(self, similarity: Tensor) -> Tensor:
         return similarity * self.scale + self.bias

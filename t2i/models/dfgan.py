@@ -48,7 +48,7 @@ class Affine(nn.Module):
 
 
 class Fuse(nn.Module):
-    """The deep fusion block (DFBlock, fig. 4): affine and ReLU, twice."""
+    """The deep fusion block (DFBlock, fig. 4): affine and leaky ReLU, twice."""
 
     def __init__(self, width: int, condition: int):
         super().__init__()

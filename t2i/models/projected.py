@@ -127,7 +127,7 @@ class _Head(nn.Module):
 
 
 class SpectralConv2d(nn.Module):
-    """A convolution whose weight, as a matrix, has spectral norm 1 (Miyato et al. 2018).
+    """A convolution whose weight, as a matrix, has a spectral norm of about 1 (Miyato et al. 2018).
 
     The norm is estimated anew each time by power iterations from a fixed start: with torch's running estimate, which
     every pass moves, a batch in pieces would have other gradients than the whole. Weights begin with variance 1:

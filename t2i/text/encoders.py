@@ -7,7 +7,6 @@ and hash and refuses another one.
 """
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from t2i.errors import UserError
 from t2i.files import first_line
+from t2i.tensors import hash_tensors
 from t2i.text.frozen import MAX_TOKENS, FrozenEncoder
 from t2i.text.minilm import MINILM, MiniLM, bundled_minilm
 
@@ -41,7 +41,7 @@ class HubEncoder(FrozenEncoder):
         self.width = int(model.config.hidden_size)
         limit = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
         self.max_tokens = min(MAX_TOKENS, int(limit), int(tokenizer.model_max_length))
-        self.sha256 = _weights_hash(model)
+        self.sha256 = hash_tensors(model.state_dict())
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         ids = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
@@ -51,7 +51,17 @@ class HubEncoder(FrozenEncoder):
             short = self.tokenizer([texts[i] for i in cut], truncation=True, max_length=self.max_tokens)
             for i, row in zip(cut, short["input_ids"]):
                 ids[i] = row
+        if not all(ids):  # a caption of characters that the tokenizer leaves out, without special tokens
+            nothing = self._token_of_nothing()
+            ids = [row or [nothing] for row in ids]
         return ids
+
+    def _token_of_nothing(self) -> int:
+        named = (getattr(self.tokenizer, f"{name}_token_id", None) for name in ("unk", "eos", "pad"))
+        found = next((number for number in named if number is not None), None)
+        if found is None:
+            raise UserError(f"the text encoder {self.name!r} finds no token in a caption, and has none for that")
+        return found
 
     def hidden(self, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         mask = torch.ones_like(input_ids) if mask is None else mask
@@ -118,12 +128,3 @@ def _encoder_class(config: Any, auto_model: Any) -> Any:
 
         return AutoModelForTextEncoding
     return auto_model
-
-
-def _weights_hash(model: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and values: the same for a hub name and its local copy, however it was sharded."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -31,7 +31,7 @@ CONDITIONINGS = ("attention", "sentence")
 class TextBatch(NamedTuple):
     """A batch of captions as a text encoder gives them.
 
-    tokens: [B, L, T] float, any value at padding.
+    tokens: [B, L, T] float, any finite value at padding.
     mask: [B, L] bool, True at tokens, False at padding; at least one True a row.
     """
 

@@ -3,7 +3,7 @@
     checkpoints/000040960/          images seen, in the name
         generator.safetensors  discriminator.safetensors  ema.safetensors
         optimizer_g.safetensors  optimizer_d.safetensors
-        state.json                  images seen, step, config, sha256 of every file and of itself
+        state.json                  images seen, seconds, settings, sha256 of every file and of itself
 
 A checkpoint is written to a temporary folder, synced, and renamed; only then is an old one removed, or a
 damaged one, which the run went back from.

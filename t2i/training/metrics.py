@@ -15,22 +15,6 @@ from typing import IO, Any
 from t2i.errors import UserError
 from t2i.files import atomic_write, describe_os_error, first_line, make_folder
 
-COLUMNS = (
-    "images_seen",
-    "seconds",
-    "loss_g",
-    "loss_d",
-    "penalty",
-    "logits_real",
-    "logits_mismatch",
-    "logits_fake",
-    "diversity",
-    "saturated",
-    "resolution",
-    "alpha",
-    "images_per_second",
-)
-
 
 class MetricsLog:
     """Appends lines to metrics.jsonl and metrics.csv in a run's folder.
@@ -41,7 +25,7 @@ class MetricsLog:
     one line, where a file cannot be written or tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path | str, columns: Sequence[str] = COLUMNS, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path | str, columns: Sequence[str], tensorboard: bool = False) -> None:
         self.folder = make_folder(folder)
         self.columns = tuple(columns)
         self.jsonl = self.folder / "metrics.jsonl"

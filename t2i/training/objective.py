@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from t2i.convolution import differentiated_twice
 from t2i.data.sides import MIRRORS
 from t2i.device import send
-from t2i.losses.adversarial import AdversarialLoss
+from t2i.losses.adversarial import AdversarialLoss, heads
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead, contrastive_loss
 from t2i.losses.diversity import diversity
 from t2i.losses.likeness import FINER_SIDES, coarse_difference
@@ -186,13 +186,13 @@ class GANObjective:
             fake = self.discriminator.logits(features_of_fakes, self.discriminator.pool(text))
 
         self._kept_reals = [part.detach() for part in seen_reals] if self.perceptual_weight and keep else None
-        lacking = batch.wrong < 0  # every caption of the batch belongs to the picture
+        lacking = batch.wrong < 0  # where all captions belong to the picture
         mismatch = (~lacking * heads(self.loss.fake(wrong), 2)).mean(1)
         losses = heads(self.loss.real(real)) + 0.5 * (heads(self.loss.fake(fake)) + mismatch)
         self.statistics.add("loss_d", losses)
         self.statistics.add("logits_real", real)
-        by_caption = wrong if wrong.ndim == 2 else wrong.mean(2)  # of several heads
-        self.statistics.add("logits_mismatch", by_caption.masked_fill(lacking, 0), left_out=lacking.sum())
+        wrong = wrong.reshape(*lacking.shape, -1).mean(2)  # of one head or several
+        self.statistics.add("logits_mismatch", wrong.masked_fill(lacking, 0), left_out=lacking.sum())
         self.statistics.add("logits_fake", fake)
         if penalise:
             judged = (real, images, condition) if on_reals else self._judge_between(images, shown, text, random)
@@ -208,10 +208,7 @@ class GANObjective:
     def _judge_between(
         self, images: Tensor, fakes: Tensor, text: TextBatch, random: StepRandom
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, pictures and conditions that a penalty somewhere between real and generated pictures is taken from.
-
-        Gulrajani et al. 2017, algorithm 1, lines 4 to 6.
-        """
+        """For a penalty between real and generated pictures (Gulrajani et al. 2017, alg. 1): what it is taken from."""
         share = random.uniform("D between", 1, 1, 1).to(images.dtype)
         between = torch.lerp(images, fakes, share).requires_grad_(True)
         with differentiated_twice():
@@ -402,8 +399,3 @@ class GANObjective:
         if self.autocast_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(images.device.type, self.autocast_dtype)
-
-
-def heads(losses: Tensor, dimensions: int = 1) -> Tensor:
-    """[B], or [B, heads] of a discriminator with several, summed over them -> [B]; with two dimensions, [B, K]."""
-    return losses if losses.ndim == dimensions else losses.sum(-1)

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from t2i.config import TrainConfig, validate
+from t2i.config import FIELDS, TrainConfig, validate
 from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset, find_datasets
 from t2i.errors import UsageError, UserError
@@ -88,6 +88,11 @@ class Run:
             return validate(facts["settings"]), facts["data"]
         except UsageError as error:
             raise UserError(f"{self.folder}/config.json is damaged: {error}") from error
+
+    def unknown_settings(self) -> list[str]:
+        """Settings that it was begun with, by another version, and that this one does not have."""
+        settings = read_json(self.folder / "config.json", "run configuration").get("settings", {})
+        return [name for name in settings if name not in FIELDS]
 
     def keep_config(self, config: TrainConfig, data_path: Path | str) -> None:
         """Remember what a run goes on with, so that the next --resume does too; --minutes is of one sitting alone."""

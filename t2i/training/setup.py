@@ -59,7 +59,8 @@ def new_settings(
         place = _named_in("preset", flags, config)
         raise UsageError(f"{place} {preset}: {architecture.name} has {', '.join(architecture.presets)}")
     rows = architecture.presets[preset]
-    row = dict(rows[min(rows, key=lambda resolution: abs(resolution - dataset.resolution))])
+    nearest = min(rows, key=lambda resolution: abs(resolution - dataset.resolution))
+    row = dict(rows[nearest])
     model = {name: row.pop(name) for name in list(row) if name in architecture.model_options} | begun.pop("model", {})
     _check_table("model", file.get("model", {}), architecture.model_options, architecture.name, config)
     _check_table("encoder", file.get("encoder", {}), SETTINGS, "the transformer text encoder", config)
@@ -89,6 +90,8 @@ def new_settings(
         (str(config), {name: value for name, value in file.items() if name != "preset"}),
         (COMMAND_LINE, {name: value for name, value in flags.items() if name != "preset"}),
     )
+    if nearest != dataset.resolution:
+        origin["preset"] = f"its settings for {nearest} px"
     if "best_by" in named and resolved.eval_every is None:
         raise UsageError("--best-by needs --eval-every: only a run that is scored has a best model")
     check_together(resolved)
@@ -235,6 +238,11 @@ def resumed_settings(
     Raises UsageError or UserError, one line that names the difference.
     """
     settings, facts = run.read_config()
+    if unknown := run.unknown_settings():
+        raise UserError(
+            f"{run.folder} was begun with {', '.join(unknown)}, which this t2i does not know; "
+            "go on with the version in its config.json"
+        )
     if config is not None:
         raise UsageError("--config cannot change a run that is resumed; its settings are in its config.json")
     may_change = (
