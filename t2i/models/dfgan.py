@@ -204,9 +204,7 @@ _TABLE = (
 _COLUMNS = (
     "nf", "gamma", "batch", "lr_g", "lr_d", "beta2", "loss", "penalty", "penalty_weight", "penalty_every", "kimg",
 )  # fmt: skip
-_PRESETS = preset_rows(_COLUMNS, _TABLE)
-for _row in _PRESETS["small"].values():
-    _row.update(beta1=0.5, contrastive=1.0)
+_PRESETS = preset_rows(_COLUMNS, _TABLE, common={"small": {"beta1": 0.5, "contrastive": 1.0}})
 
 
 DFGAN = register(

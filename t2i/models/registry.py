@@ -1,6 +1,6 @@
 """The architectures t2i can train. A registered name is the value of `--arch` and the id of the tests."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,11 +45,17 @@ class Architecture:
         return generator, discriminator
 
 
-def preset_rows(names: tuple[str, ...], table: Iterable[tuple]) -> dict[str, dict[int, dict[str, Any]]]:
-    """A literal table, a row (preset, resolution, values of `names` ...) each, as Architecture.presets."""
+def preset_rows(
+    names: tuple[str, ...], table: Iterable[tuple], common: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """A literal table, a row (preset, resolution, values of `names` ...) each, as Architecture.presets.
+
+    A value of None leaves the setting at its default. common: of a preset, at every resolution.
+    """
     presets: dict[str, dict[int, dict[str, Any]]] = {}
     for preset, resolution, *values in table:
-        presets.setdefault(preset, {})[resolution] = dict(zip(names, values, strict=True))
+        own = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        presets.setdefault(preset, {})[resolution] = {**common.get(preset, {}), **own}
     return presets
 
 

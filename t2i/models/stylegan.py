@@ -286,28 +286,31 @@ def _stages(resolution: int, published: bool) -> list[dict]:
 
 # `paper`: Karras et al. `original`: the student project that t2i re-does. `small`: what a CPU can train in an hour
 # (docs/recipes.md has what its settings were chosen by).
-#    preset      px   z_dim w_dim mapping_layers fmap_base fmap_max batch lr_g  lr_d  kimg    stages
+#    preset      px   z_dim w_dim mapping  fmap_base fmap_max batch lr_g  lr_d  R1    kimg    stages
 _TABLE = (
-    ("paper",    32,  512,  512,  8,             8192,     512,     64,   1e-3, 1e-3, 4_000,  _stages(32, True)),
-    ("paper",    64,  512,  512,  8,             8192,     512,     32,   1e-3, 1e-3, 8_000,  _stages(64, True)),
-    ("paper",    128, 512,  512,  8,             8192,     512,     16,   1e-3, 1e-3, 12_000, _stages(128, True)),
-    ("paper",    256, 512,  512,  8,             8192,     512,     8,    1e-3, 1e-3, 16_000, _stages(256, True)),
-    ("original", 32,  256,  256,  8,             4096,     256,     64,   1e-3, 1e-3, 1_000,  _stages(32, True)),
-    ("original", 64,  256,  256,  8,             4096,     256,     32,   1e-3, 1e-3, 2_000,  _stages(64, True)),
-    ("original", 128, 256,  256,  8,             4096,     256,     16,   1e-3, 1e-3, 4_000,  _stages(128, True)),
-    ("original", 256, 256,  256,  8,             4096,     256,     8,    1e-3, 1e-3, 8_000,  _stages(256, True)),
-    ("small",    32,  128,  256,  2,             512,      96,      32,   4e-3, 2e-3, 200,    _stages(32, False)),
-    ("small",    64,  128,  256,  2,             512,      96,      32,   4e-3, 2e-3, 300,    _stages(64, False)),
-    ("small",    128, 128,  256,  2,             512,      96,      32,   4e-3, 2e-3, 400,    _stages(128, False)),
-    ("small",    256, 128,  256,  2,             512,      96,      16,   4e-3, 2e-3, 600,    _stages(256, False)),
+    ("paper",    32,  512,  512,  8,       8192,     512,     64,   1e-3, 1e-3, None, 4_000,  _stages(32, True)),
+    ("paper",    64,  512,  512,  8,       8192,     512,     32,   1e-3, 1e-3, None, 8_000,  _stages(64, True)),
+    ("paper",    128, 512,  512,  8,       8192,     512,     16,   1e-3, 1e-3, None, 12_000, _stages(128, True)),
+    ("paper",    256, 512,  512,  8,       8192,     512,     8,    1e-3, 1e-3, None, 16_000, _stages(256, True)),
+    ("original", 32,  256,  256,  8,       4096,     256,     64,   1e-3, 1e-3, None, 1_000,  _stages(32, True)),
+    ("original", 64,  256,  256,  8,       4096,     256,     32,   1e-3, 1e-3, None, 2_000,  _stages(64, True)),
+    ("original", 128, 256,  256,  8,       4096,     256,     16,   1e-3, 1e-3, None, 4_000,  _stages(128, True)),
+    ("original", 256, 256,  256,  8,       4096,     256,     8,    1e-3, 1e-3, None, 8_000,  _stages(256, True)),
+    ("small",    32,  128,  256,  2,       512,      96,      32,   4e-3, 2e-3, 0.5,  200,    _stages(32, False)),
+    ("small",    64,  128,  256,  2,       512,      96,      32,   4e-3, 2e-3, 2.0,  300,    _stages(64, False)),
+    ("small",    128, 128,  256,  2,       512,      96,      32,   4e-3, 2e-3, 8.0,  400,    _stages(128, False)),
+    ("small",    256, 128,  256,  2,       512,      96,      16,   4e-3, 2e-3, 32.0, 600,    _stages(256, False)),
 )  # fmt: skip
-_COLUMNS = ("z_dim", "w_dim", "mapping_layers", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "kimg", "stages")
-_PRESETS = preset_rows(_COLUMNS, _TABLE)
-for _row in _PRESETS["original"].values():
-    _row.update(loss="wgan-gp", penalty="wgan-gp", penalty_every=1)
-for _resolution, _row in _PRESETS["small"].items():
+_COLUMNS = (
+    "z_dim", "w_dim", "mapping_layers", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "penalty_weight", "kimg",
+    "stages",
+)  # fmt: skip
+_COMMON = {
+    "original": {"loss": "wgan-gp", "penalty": "wgan-gp", "penalty_every": 1},
     # Grown up after 24,000 pictures at 64 px, which is minutes: a model that draws 16 px disappoints.
-    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, penalty_every=8, grow_kimg=60.0, text_lr=0.1)
+    "small": {"penalty_every": 8, "grow_kimg": 60.0, "text_lr": 0.1},
+}
+_PRESETS = preset_rows(_COLUMNS, _TABLE, _COMMON)
 
 
 STYLEGAN = register(

@@ -309,52 +309,51 @@ def _wide_stages(resolution: int) -> list[dict]:
 # `wide`, the default on a GPU: the same, with channels and batches that a GPU has the time for. `small`: the widths of
 # `fast`, all of it from scratch, which composes drawn scenes better. `paper`: SG2's widths (its configuration F).
 # `projected`: heads over a frozen network and the generator of `paper`.
-#    preset   px   z_dim w_dim fmap_base fmap_max batch  lr_g  lr_d  penalty_every  kimg
+# R1: the weight; input: what the frozen network sees pictures at; grow: kimg after which a run of any length has grown.
+#    preset       px   z_dim w_dim fmap_base max  batch lr_g  lr_d  R1    kimg    blur   input growing grow    fade
 _TABLE = (
-    ("paper", 32,  512,  512,  16384,    512,     64,    2e-3, 2e-3, 16,            4_000),
-    ("paper", 64,  512,  512,  16384,    512,     64,    2e-3, 2e-3, 16,            8_000),
-    ("paper", 128, 512,  512,  16384,    512,     32,    2e-3, 2e-3, 16,            12_000),
-    ("paper", 256, 512,  512,  16384,    512,     32,    2e-3, 2e-3, 16,            16_000),
-    ("small", 32,  64,   128,  256,      96,      32,    4e-3, 1e-2, 8,             400),
-    ("small", 64,  64,   128,  512,      96,      32,    4e-3, 1e-2, 8,             600),
-    ("small", 128, 64,   128,  1024,     96,      32,    4e-3, 1e-2, 8,             800),
-    ("small", 256, 64,   128,  2048,     96,      16,    4e-3, 1e-2, 8,             1_200),
-    ("fast", 32,  64,   128,  256,      96,      32,    4e-3, 1e-2, 1,             600),
-    ("fast", 64,  64,   128,  512,      96,      32,    4e-3, 1e-2, 1,             800),
-    ("fast", 128, 64,   128,  1024,     96,      32,    4e-3, 1e-2, 1,             1_000),
-    ("fast", 256, 64,   128,  2048,     96,      16,    4e-3, 1e-2, 1,             1_400),
-    ("wide", 32,  64,  256,  512,    192,     64,    4e-3, 1e-2, 1,             1_600),
-    ("wide", 64,  64,  256,  1024,   192,     64,    4e-3, 1e-2, 1,             2_400),
-    ("wide", 128, 64,  256,  2048,   192,     64,    4e-3, 1e-2, 1,             4_000),
-    ("wide", 256, 64,  256,  4096,   192,     32,    4e-3, 1e-2, 1,             6_000),
-    ("projected", 32,  64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             1_000),
-    ("projected", 64,  64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             2_000),
-    ("projected", 128, 64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             4_000),
-    ("projected", 256, 64, 512, 16384,   512,     64,    2e-3, 1e-2, 1,             8_000),
+    ("paper",     32,  512,  512,  16384,    512, 64,   2e-3, 2e-3, None, 4_000,  None,  None, None,   None,   None),
+    ("paper",     64,  512,  512,  16384,    512, 64,   2e-3, 2e-3, None, 8_000,  None,  None, None,   None,   None),
+    ("paper",     128, 512,  512,  16384,    512, 32,   2e-3, 2e-3, None, 12_000, None,  None, None,   None,   None),
+    ("paper",     256, 512,  512,  16384,    512, 32,   2e-3, 2e-3, None, 16_000, None,  None, None,   None,   None),
+    ("small",     32,  64,   128,  256,      96,  32,   4e-3, 1e-2, 0.5,  400,    None,  None, None,   None,   None),
+    ("small",     64,  64,   128,  512,      96,  32,   4e-3, 1e-2, 2.0,  600,    None,  None, None,   None,   None),
+    ("small",     128, 64,   128,  1024,     96,  32,   4e-3, 1e-2, 8.0,  800,    None,  None, None,   None,   None),
+    ("small",     256, 64,   128,  2048,     96,  16,   4e-3, 1e-2, 32.0, 1_200,  None,  None, None,   None,   None),
+    ("fast",      32,  64,   128,  256,      96,  32,   4e-3, 1e-2, None, 600,    None,  64,   None,   None,   None),
+    ("fast",      64,  64,   128,  512,      96,  32,   4e-3, 1e-2, None, 800,    None,  64,   True,   80.0,   0.2),
+    ("fast",      128, 64,   128,  1024,     96,  32,   4e-3, 1e-2, None, 1_000,  None,  128,  True,   80.0,   0.2),
+    ("fast",      256, 64,   128,  2048,     96,  16,   4e-3, 1e-2, None, 1_400,  None,  256,  True,   80.0,   0.2),
+    ("wide",      32,  64,   256,  512,      192, 64,   4e-3, 1e-2, None, 1_600,  None,  64,   None,   None,   None),
+    ("wide",      64,  64,   256,  1024,     192, 64,   4e-3, 1e-2, None, 2_400,  None,  64,   True,   1600.0, 0.1),
+    ("wide",      128, 64,   256,  2048,     192, 64,   4e-3, 1e-2, None, 4_000,  None,  128,  True,   1600.0, 0.1),
+    ("wide",      256, 64,   256,  4096,     192, 32,   4e-3, 1e-2, None, 6_000,  None,  256,  True,   1600.0, 0.1),
+    ("projected", 32,  64,   512,  16384,    512, 64,   2e-3, 1e-2, None, 1_000,  100.0, None, None,   None,   None),
+    ("projected", 64,  64,   512,  16384,    512, 64,   2e-3, 1e-2, None, 2_000,  200.0, None, None,   None,   None),
+    ("projected", 128, 64,   512,  16384,    512, 64,   2e-3, 1e-2, None, 4_000,  400.0, None, None,   None,   None),
+    ("projected", 256, 64,   512,  16384,    512, 64,   2e-3, 1e-2, None, 8_000,  800.0, None, None,   None,   None),
 )  # fmt: skip
-_COLUMNS = ("z_dim", "w_dim", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "penalty_every", "kimg")
-_PRESETS = preset_rows(_COLUMNS, _TABLE)
-for _rows in _PRESETS.values():
+_COLUMNS = (
+    "z_dim", "w_dim", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "penalty_weight", "kimg", "blur_kimg",
+    "input_resolution", "growing", "grow_kimg", "fade",
+)  # fmt: skip
+_BY_HEADS = {
+    "discriminator": "projected", "loss": "hinge", "penalty": "none", "penalty_every": 1, "contrastive": 4.0,
+    "text_lr": 0.1,
+}  # fmt: skip
+_BY_LIKENESS = {
+    "sketch": 8, "pretrain_lr": 1e-2, "likeness": 100.0, "perceptual": 50.0, "noise_kl": 0.003, "shared_fakes": True,
+}  # fmt: skip
+_COMMON = {
+    "small": {"penalty_every": 8, "contrastive": 1.0, "match_width": 256, "text_lr": 0.1},
+    "fast": {**_BY_HEADS, **_BY_LIKENESS, "pretrain_kimg": 40.0},
+    "wide": {**_BY_HEADS, **_BY_LIKENESS, "pretrain_kimg": 256.0, "ema_kimg": 40.0},
+    "projected": _BY_HEADS,
+}
+_PRESETS = preset_rows(_COLUMNS, _TABLE, _COMMON)
+for _preset, _rows in _PRESETS.items():
     for _resolution, _row in _rows.items():
-        _row.update(stages=_stages(_resolution))
-for _resolution, _row in _PRESETS["small"].items():
-    _row.update(penalty_weight=0.5 * (_resolution / 32) ** 2, contrastive=1.0, match_width=256, text_lr=0.1)
-for _preset in ("fast", "wide"):
-    for _resolution, _row in _PRESETS[_preset].items():
-        _row.update(sketch=8, pretrain_kimg=40.0, pretrain_lr=1e-2, likeness=100.0, perceptual=50.0, noise_kl=0.003)
-        _row.update(shared_fakes=True, input_resolution=max(64, _resolution))
-for _resolution, _row in _PRESETS["fast"].items():
-    if _resolution > 32:  # what is learned by likeness alone is learned at smaller sizes
-        _row.update(growing=True, grow_kimg=2 * _row["pretrain_kimg"], fade=0.2)
-for _resolution, _row in _PRESETS["wide"].items():
-    _row.update(pretrain_kimg=256.0, ema_kimg=40.0)
-    if _resolution > 32:
-        _row.update(growing=True, grow_kimg=1600.0, fade=0.1, stages=_wide_stages(_resolution))
-for _row in _PRESETS["projected"].values():
-    _row.update(blur_kimg=_row["kimg"] / 10)
-for _preset in ("fast", "wide", "projected"):
-    for _row in _PRESETS[_preset].values():
-        _row.update(discriminator="projected", loss="hinge", penalty="none", contrastive=4.0, text_lr=0.1)
+        _row["stages"] = (_wide_stages if _preset == "wide" and _resolution > 32 else _stages)(_resolution)
 
 
 STYLEGAN2 = register(
