@@ -55,9 +55,9 @@ def test_pretraining_leaves_the_discriminator_alone_and_brings_the_generator_nea
     assert all(torch.equal(value, pretrained[name]) for name, value in fresh.items())
     assert not all(torch.equal(value, trained[name]) for name, value in fresh.items())
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert [("unlike" in line, "loss_d" in line) for line in lines] == [(True, False)] * 2 + [(False, True)] * 2
-    assert lines[1]["unlike"] < 0.9 * lines[0]["unlike"]
-    assert "pretraining  unlike " in said[0]
+    assert [("loss_likeness" in line, "loss_d" in line) for line in lines] == [(True, False)] * 2 + [(False, True)] * 2
+    assert lines[1]["loss_likeness"] < 0.9 * lines[0]["loss_likeness"]
+    assert "pretraining  likeness loss " in said[0]
     assert "logits real" in said[-1]
 
 

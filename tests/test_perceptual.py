@@ -112,7 +112,7 @@ def test_the_generator_draws_what_the_network_sees(shapes_data):
         optimizer.zero_grad()
         objective.accumulate_gradients(SimpleNamespace(name="G"), batch, 1.0, step, StepRandom(0, step, 2))
         optimizer.step()
-        found.append(objective.statistics.read()["unlike_seen"])
+        found.append(objective.statistics.read()["loss_perceptual"])
     assert found[-1] < 0.8 * found[0], found
 
 

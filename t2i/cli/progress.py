@@ -75,7 +75,7 @@ def describe(status: "Status") -> str:
 
 def _losses(metrics: dict[str, float]) -> str:
     if "loss_d" not in metrics:
-        return f"pretraining  unlike {metrics['unlike']:.3f}"
+        return f"pretraining  likeness loss {metrics['loss_likeness']:.3f}"
     logits = " ".join(f"{name} {value:.2f}" for name, value in zip(("real", "mismatch", "fake"), _logits(metrics)))
     return f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits {logits}"
 
@@ -98,6 +98,6 @@ def describe_briefly(status: "Status") -> str:
         f"{metrics['memory_gib']:.1f} GiB "
     )
     if "loss_d" not in metrics:
-        return shown + f"unlike {metrics['unlike']:.3f}"
+        return shown + f"likeness loss {metrics['loss_likeness']:.3f}"
     logits = "/".join(f"{value:.1f}" for value in _logits(metrics))
     return shown + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"

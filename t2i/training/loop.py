@@ -42,8 +42,8 @@ COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib",
     "loss_g", "loss_d", "penalty", "contrast", "contrast_g",
     "places", "places_g", "mirrored", "logits_real", "logits_mismatch", "logits_fake",
-    "saturated", "diversity", "difference", "unlike", "unlike_seen", "told", "gradient_g", "gradient_d", "resolution",
-    "alpha", *SCORES,
+    "loss_likeness", "loss_perceptual", "noise_nats", "diversity_within", "saturated", "diversity",
+    "gradient_g", "gradient_d", "resolution", "alpha", *SCORES,
 )  # fmt: skip
 ROLLBACKS = 3
 

@@ -244,11 +244,11 @@ class GANObjective:
         self.statistics.add("loss_g", losses)
         if self.likeness_weight:
             likeness = coarse_difference(fakes, batch.images)
-            self.statistics.add("unlike", likeness)
-            losses = losses + self.likeness_weight * self._unlike(likeness, noise)
+            self.statistics.add("loss_likeness", likeness)
+            losses = losses + self.likeness_weight * self._likeness_loss(likeness, noise)
         if self.perceptual_weight:
             difference = perceptual_difference(seen, self._seen_reals(batch, random))
-            self.statistics.add("unlike_seen", difference)
+            self.statistics.add("loss_perceptual", difference)
             losses = losses + self.perceptual_weight * difference
         if self.diversity_weight:
             losses = losses - self._diversity(fakes, text, random)
@@ -263,14 +263,14 @@ class GANObjective:
             fakes = self.drawer.draw(noise.z, text, random, "G")
         watch_collapse(self.statistics, batch.images, fakes.detach())
         losses = coarse_difference(fakes, batch.images, FINER_SIDES)
-        self.statistics.add("unlike", losses)
-        return self._unlike(losses, noise).mean()
+        self.statistics.add("loss_likeness", losses)
+        return self._likeness_loss(losses, noise).mean()
 
-    def _unlike(self, difference: Tensor, noise: Noise) -> Tensor:
+    def _likeness_loss(self, difference: Tensor, noise: Noise) -> Tensor:
         """Differences to captions' own pictures, [B], and what is paid for being told."""
         if noise.nats is None:
             return difference
-        self.statistics.add("told", noise.nats)
+        self.statistics.add("noise_nats", noise.nats)
         return difference + self.noise_kl * noise.nats
 
     @property
@@ -369,7 +369,7 @@ class GANObjective:
                 z = self.drawer.noise(random, "G other", rows)
                 others = self.drawer.draw(z, text[rows], random, "G other", rows)
             difference = diversity(fakes[rows], others)
-            self.statistics.add("difference", difference)
+            self.statistics.add("diversity_within", difference)
             stands_for = random.batch / math.ceil(random.batch / REDRAWN)
             found[rows] = stands_for * self.diversity_weight * difference
         return found
