@@ -1,5 +1,7 @@
 """From a prompt to a picture: load a trained model, call it, save it."""
 
+import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +136,12 @@ class TextToImagePipeline:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if output_type not in ("pil", "np", "pt"):
             raise UsageError(f"output_type is pil, np or pt, not {output_type!r}")
-        count = num_images_per_prompt if seeds is None else len(seeds)
+        truncation_psi = _number(truncation_psi, "truncation_psi")
+        try:
+            seeds = None if seeds is None else [operator.index(seed) for seed in seeds]
+            count = operator.index(num_images_per_prompt) if seeds is None else len(seeds)
+        except TypeError as error:
+            raise UsageError(f"seeds are whole numbers, and so is num_images_per_prompt ({error})") from error
         if count < 1:
             raise UsageError("ask for at least one picture a prompt")
         if seeds is not None:
@@ -150,7 +157,7 @@ class TextToImagePipeline:
         return PipelineOutput(arrays if output_type == "np" else [PIL.Image.fromarray(image) for image in arrays])
 
     def noise(self, seed: int) -> Tensor:
-        """The noise of a seed, [Z]: up to 2^32, that of torch.Generator().manual_seed(seed)."""
+        """The noise of a seed, [Z]: up to 2^32, that of torch.Generator().manual_seed(seed). Raises UsageError."""
         if not 0 <= seed < 2**63:
             raise UsageError(f"a seed lies between 0 and 2^63 - 1; {seed} does not")
         return noise_of_seed(seed, self.generator.z_dim)
@@ -225,6 +232,15 @@ class TextToImagePipeline:
             "model": f"{self.description.architecture} sha256:{self.weights_sha256}",
             "software": f"t2i {__version__}",
         }
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        if math.isfinite(value):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UsageError(f"{name} is a number, not {value!r:.40}")
 
 
 def _load(path: Path) -> tuple[nn.Module, ModelDescription, str, TrainedEncoder | None]:

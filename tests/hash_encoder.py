@@ -14,7 +14,7 @@ class HashEncoder:
     sha256 = "0" * 64
 
     def __init__(self) -> None:
-        self.truncated = 0
+        self.truncated = self.unknown = 0
 
     def encode(self, texts):
         self.truncated += sum(len(text.split()) > self.max_tokens for text in texts)

@@ -61,6 +61,9 @@ def test_a_run_begins_with_networks_that_fit_only(shapes_data, tmp_path):
         check_source(wider, shapes_data)
     with pytest.raises(UserError, match="does not fit: convs"):
         start(wider, shapes_data, tmp_path)
+    smaller = SimpleNamespace(path="smaller", resolution=8, text=shapes_data.text)
+    with pytest.raises(UserError, match="its resolution is 16, here it is 8"):
+        check_source(config("dfgan", **begin), smaller)
     shapes_data.text["sha256"], there = "f" * 64, shapes_data.text["sha256"]
     try:
         with pytest.raises(UserError, match="another text encoder"):

@@ -32,7 +32,7 @@ def test_without_a_run_generate_draws_with_it_and_says_so(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert run(["generate", "a red apple", "-o", "out.png"]) == 0
     said = capfd.readouterr()
-    assert "model: emoji (built in; there is no run here; choose another with --model)" in said.out
+    assert "model: emoji (built in; no run here has a model; choose another with --model)" in said.out
     assert said.err == ""
     drawn = np.asarray(Image.open("out.png"))
     assert drawn.shape == (pipe.resolution, pipe.resolution, 3)

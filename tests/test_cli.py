@@ -1,5 +1,6 @@
 """The command line as a user meets it: three lines in an empty folder, files, signals, help."""
 
+import errno
 import json
 import os
 import pty
@@ -17,7 +18,7 @@ import pytest
 import typer
 from PIL import Image
 
-from t2i.cli import app, launch, run
+from t2i.cli import app, console, launch, run
 from t2i.config import FIELDS, option
 from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.signals import stop_signals
@@ -253,6 +254,61 @@ def test_resume_alone_goes_on_with_the_newest_run(here, t2i, minilm_data):
         t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")
     said = t2i("train", "--resume", "--kimg", "0.016")
     assert "resumed at 8 images from runs/00001-" in said and "16 images seen" in said
+
+
+def test_signs_that_the_text_encoder_does_not_know_are_said(here, t2i, tiny_run, capfd):
+    for folder in ("images", "captions"):
+        (here / folder).mkdir()
+    for name, caption in (("a", "a red dog"), ("b", "\U0001f34e"), ("c", "\U0001f697 on a table")):
+        Image.new("RGB", (16, 16), "red").save(here / "images" / f"{name}.png")
+        (here / "captions" / f"{name}.txt").write_text(caption)
+    source = ("prepare", "--images", "images", "--captions", "captions", "--resolution", "16")
+    said = t2i(*source, "--split", "val")
+    assert "captions half read" in said and "2 have words or signs" in said
+    assert "score a model on it: t2i evaluate MODEL t2i-data/" in said
+    assert json.loads(t2i(*source, "--out", "other", "--json"))["unknown"] == 2
+    assert run(["generate", "\U0001f34e", "--model", str(tiny_run), "-o", "a.png"]) == 0
+    what = "the prompt has words or signs that the text encoder does not know: they all read the same to it"
+    assert capfd.readouterr().err == f"t2i: warning: {what}\n"
+
+
+def test_one_caption_for_all_is_said(here, minilm_data, t2i, capfd):
+    (here / "images").mkdir()
+    for name in "abcdefgh":
+        Image.new("RGB", (16, 16), "red").save(here / "images" / f"{name}.png")
+        (here / "images" / f"{name}.txt").write_text("a cat")
+    t2i("prepare", "--images", "images", "--captions", "images", "--resolution", "16")
+    (here / "tiny.toml").write_text(TINY)
+    assert run(["train", "--config", "tiny.toml", "--kimg", "0.008"]) == 0
+    out, err = capfd.readouterr()
+    assert "all captions are the same" in err and err.count("\n") == 1 and "mismatch - fake" in out
+
+
+def test_a_reader_that_leaves_before_the_first_step_leaves_a_run_to_go_on_with(here, t2i, minilm_data, monkeypatch):
+    (here / "tiny.toml").write_text(TINY)
+    say = console.say
+
+    def leave(line, *rest, **how):
+        if line.startswith("run: "):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        say(line, *rest, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "say", leave)
+        command = ["train", str(minilm_data), "--config", "tiny.toml", "--kimg", "0.016"]
+        assert run(command) == 128 + signal.SIGPIPE
+    assert "16 images seen" in t2i("train", "--resume")
+
+
+def test_a_data_set_that_is_not_finished_is_said_to_be(refused, here, minilm_data):
+    shutil.copytree(minilm_data, here / "data.partial")
+    (here / "data.partial" / "dataset.json").unlink()
+    (here / "data.partial" / "plan.json").write_text("{}")
+    refused(1, "data.partial: not finished yet; the same t2i prepare goes on with it", "train", "data.partial")
+
+
+def test_a_picture_is_not_written_to_a_folder_called_minus(refused, tiny_run):
+    refused(2, "pictures are written to files", "generate", "a table", "--model", tiny_run, "-o", "-")
 
 
 def test_a_run_of_another_version_is_not_resumed_without_a_setting_that_it_had(here, t2i, minilm_data, capfd):

@@ -151,6 +151,11 @@ def test_a_folder_with_other_things_in_it_is_left_alone(refused, tiny_run, here)
         refused(2, "not empty, and no earlier export", "export", tiny_run, "--format", kind, "-o", here)
 
 
+def test_what_a_failed_export_left_does_not_stop_the_next_one(tiny_run, t2i, here):
+    (here / "out" / "generator").mkdir(parents=True)
+    assert "wrote out: " in t2i("export", tiny_run, "--format", "safetensors", "-o", "out")
+
+
 def test_so_is_the_model_of_another_tool(refused, tiny_run, here):
     (here / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     refused(2, "not empty, and no earlier export", "export", tiny_run, "-o", here)

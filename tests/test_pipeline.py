@@ -104,9 +104,18 @@ def test_arguments_that_make_no_sense(pipe):
     for prompt in ("", " \n", [], ["a table", ""]):
         with pytest.raises(UsageError, match=r"empty|no prompt"):
             pipe(prompt)
-    for options in ({"seeds": []}, {"seeds": [-1]}, {"num_images_per_prompt": 0}):
+    for options in (
+        {"seeds": []}, {"seeds": [-1]}, {"seeds": 3}, {"seeds": [1.5]}, {"seeds": ["x"]},
+        {"num_images_per_prompt": 0}, {"num_images_per_prompt": 1.5},
+        {"truncation_psi": "x"}, {"truncation_psi": float("nan")}, {"truncation_psi": None},
+    ):  # fmt: skip
         with pytest.raises(UsageError):
             pipe("a table", **options)
+
+
+def test_seeds_may_be_numpys(pipe):
+    drawn = [pipe("a table", seeds=seeds, output_type="np").images for seeds in ([2, 3], np.arange(2, 4))]
+    assert np.array_equal(*drawn)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------

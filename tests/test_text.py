@@ -101,6 +101,14 @@ def test_a_prompt_encodes_to_the_same_bits_in_any_batch(minilm):
         assert batch.mask[row].sum() == length
 
 
+def test_captions_with_words_that_an_encoder_does_not_know_are_counted(minilm, tiny_bert):
+    for encoder, known in ((minilm, "a crimson puppy"), (load_encoder(str(tiny_bert)), "a red circle")):
+        before = encoder.unknown
+        one, other, _ = encoder.encode(["\U0001f34e", "\U0001f697", known])
+        assert np.array_equal(one, other)
+        assert encoder.unknown == before + 2
+
+
 def test_long_captions_are_cut_the_same_way_and_counted(minilm):
     before = minilm.truncated
     long = "a very long caption " * 300

@@ -192,7 +192,8 @@ def load_pipeline(
 
     if model is None:
         model = default_model()
-        which = f"{BUILT_IN.name} (built in; there is no run here" if model == BUILT_IN else f"{model} (the newest run"
+        built_in = f"{BUILT_IN.name} (built in; no run here has a model"
+        which = built_in if model == BUILT_IN else f"{model} (the newest run"
         if not quiet:
             say(f"model: {which}; {choose})")
     pipe = TextToImagePipeline.from_pretrained(model, device)
@@ -208,9 +209,12 @@ def still_growing(pipe: "TextToImagePipeline") -> str:
 
 
 def encode(pipe: "TextToImagePipeline", prompts: list[str]) -> "TextBatch":
-    """Prompts as token embeddings; warns of those that were cut."""
-    before = pipe.text_encoder.truncated
+    """Prompts as token embeddings; warns of those that were cut, and of words that the encoder does not know."""
+    before, known_before = pipe.text_encoder.truncated, pipe.text_encoder.unknown
     text = pipe.encode(prompts)
+    if unread := pipe.text_encoder.unknown - known_before:
+        what = "the prompt has" if len(prompts) == 1 else f"{unread} of {len(prompts)} prompts have"
+        warn(f"{what} words or signs that the text encoder does not know: they all read the same to it")
     if cut := pipe.text_encoder.truncated - before:
         what = "the prompt was" if len(prompts) == 1 else f"{cut} of {len(prompts)} prompts were"
         warn(f"{what} cut to {pipe.text_encoder.max_tokens} tokens, all that the text encoder reads")

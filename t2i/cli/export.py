@@ -34,7 +34,7 @@ def export(
     from t2i.training.run import default_model
 
     earlier = (folder / "model.onnx").is_file() if format == "onnx" else holds_model(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not earlier:
+    if any(path.is_file() for path in folder.rglob("*")) and not earlier:
         raise UsageError(f"{folder}: not empty, and no earlier export of that format; choose another --out")
     if folder.resolve() == find_model(model or default_model()).resolve():
         raise UsageError(f"{folder} is the model itself; choose another --out")

@@ -31,7 +31,7 @@ def generate(
     batch: Annotated[
         int | None,
         Option(
-            help="Pictures computed at once (4; 16 on a GPU). Pixels are the same for the same value.",
+            help="Pictures computed at once, however few you ask for (4; 16 on a GPU); it decides rounding.",
             show_default=False,
         ),
     ] = None,
@@ -48,8 +48,8 @@ def generate(
         raise UsageError("the prompt is empty: say what to draw")
     if seeds is not None and (seed is not None or num != 1):
         raise UsageError("--seeds excludes --seed and --num")
-    if not 1 <= num <= 100_000 or not 0 <= (seed or 0) < 10**18 or (batch is not None and batch < 1):
-        raise UsageError("--num lies between 1 and 100,000, --seed between 0 and 10^18, --batch is at least 1")
+    if not 1 <= num <= 100_000 or not 0 <= (seed or 0) < 10**18 or not 1 <= (1 if batch is None else batch) <= 1024:
+        raise UsageError("--num lies between 1 and 100,000, --seed between 0 and 10^18, --batch between 1 and 1,024")
     console.check_truncation(truncation)
     numbers = list(range(seed or 0, (seed or 0) + num)) if seeds is None else console.parse_seeds(seeds)
 
@@ -84,6 +84,8 @@ def generate(
 
 def _folder(out: str) -> Path | None:
     """The folder that --out names: one that is there, or a name without a suffix or with a slash at its end."""
+    if out == "-":
+        raise UsageError("-o - : pictures are written to files; name one, or a folder")
     path = Path(out)
     return path if path.is_dir() or path.suffix == "" or out.endswith(("/", os.sep)) else None
 

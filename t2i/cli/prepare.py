@@ -76,6 +76,7 @@ def prepare(
     machines share the work with --shard 1/4, --shard 2/4, ... and the same --out.
     """
     from t2i.data.prepare import PrepareOptions
+    from t2i.data.prepared import PreparedDataset
 
     _check(resolution, fraction, limit, val_fraction, workers, max_skipped)
     part_of = _parse_shard(shard)
@@ -101,7 +102,8 @@ def prepare(
     if json:
         console.print_json(reports if len(reports) > 1 else reports[0])
     elif part_of is None:
-        console.say(f"train on it: t2i train {shell_word(str(reports[0]['path']))}")
+        path, held_out = shell_word(str(reports[0]["path"])), PreparedDataset(str(reports[0]["path"])).held_out
+        console.say(f"score a model on it: t2i evaluate MODEL {path}" if held_out else f"train on it: t2i train {path}")
 
 
 def _prepare_one(
@@ -125,6 +127,7 @@ def _prepare_one(
     if options.shard is None:
         report |= {
             "captions": summary.captions, "caption_uses": summary.caption_uses, "truncated": summary.truncated,
+            "unknown": summary.unknown,
         }  # fmt: skip
     else:
         report |= {"shard": _shown(options.shard), "missing": _missing(summary, options.shard)}
@@ -172,6 +175,11 @@ def _report(summary: "Summary", options: "PrepareOptions") -> None:
         rows["captions"] = f"{summary.caption_uses:,}, {summary.captions:,} different"
     if summary.truncated:
         rows["captions cut"] = f"{summary.truncated:,}, longer than the text encoder reads"
+    if summary.unknown:
+        rows["captions half read"] = (
+            f"{summary.unknown:,} have words or signs that the text encoder does not know, which all read the same to "
+            "it; give another --text-encoder, or train with --text-encoder transformer"
+        )
     for reason, count in summary.skipped.most_common():
         rows[f"skipped: {reason}"] = f"{count:,}, {brief(summary.first_skipped[reason])} for one"
     if summary.notes:

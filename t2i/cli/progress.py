@@ -1,7 +1,6 @@
 """How a training run tells how it goes: a bar in a terminal, else a line each; and that nobody reads it any more."""
 
 import errno
-import math
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -76,13 +75,14 @@ def describe(status: "Status") -> str:
 def _losses(metrics: dict[str, float]) -> str:
     if "loss_d" not in metrics:
         return f"pretraining  likeness loss {metrics['loss_likeness']:.3f}"
-    logits = " ".join(f"{name} {value:.2f}" for name, value in zip(("real", "mismatch", "fake"), _logits(metrics)))
+    logits = " ".join(f"{name} {value}" for name, value in zip(("real", "mismatch", "fake"), _logits(metrics, 2)))
     return f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits {logits}"
 
 
-def _logits(metrics: dict[str, float]) -> list[float]:
+def _logits(metrics: dict[str, float], digits: int) -> list[str]:
     """Of real pictures with their own and with wrong captions, and of generated ones; there may be no wrong caption."""
-    return [metrics.get(f"logits_{name}", math.nan) for name in ("real", "mismatch", "fake")]
+    found = (metrics.get(f"logits_{name}") for name in ("real", "mismatch", "fake"))
+    return ["-" if value is None else f"{value:.{digits}f}" for value in found]
 
 
 def _size(metrics: dict[str, float]) -> str:
@@ -99,5 +99,5 @@ def describe_briefly(status: "Status") -> str:
     )
     if "loss_d" not in metrics:
         return shown + f"likeness loss {metrics['loss_likeness']:.3f}"
-    logits = "/".join(f"{value:.1f}" for value in _logits(metrics))
+    logits = "/".join(_logits(metrics, 1))
     return shown + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"

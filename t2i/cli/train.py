@@ -173,6 +173,8 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     check_together(settings, request.processes)
     check_source(settings, dataset)
     _show(settings, origin, dataset, device, request.processes)
+    if ranks.first and dataset.caption_count < 2:
+        console.warn("all captions are the same: there is no wrong one to learn from, so prompts will not be followed")
     if ranks.first and settings.pretrain_kimg >= settings.kimg:
         whole = f"pretrain_kimg {settings.pretrain_kimg:g} is all of a run of {settings.kimg:g} kimg"
         console.warn(f"{whole}: no discriminator will be trained")
@@ -298,7 +300,8 @@ def _train(
                 run.keep_config(settings, dataset.path)
             run.log(" ".join(["t2i", *console.arguments()]))
             tell({"run": str(run.folder)})
-            console.say(f"run: {run.folder}")
+            with heard(caught):
+                console.say(f"run: {run.folder}")
         shown = progress(run, caught) if ranks.first else nullcontext(lambda status: None)
         with _signals(caught, ranks), shown as show:
             outcome = run_training(

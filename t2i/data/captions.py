@@ -22,6 +22,7 @@ class Encoder(Protocol):
 
     width: int
     truncated: int
+    unknown: int
 
     def encode(self, texts: list[str]) -> list[np.ndarray]: ...
 
@@ -66,7 +67,7 @@ def encode_captions(partial: Path, encoder: Encoder, count: int, progress: Calla
             old.unlink()
         write_json(marker, described)
     lengths: list[np.ndarray] = []
-    truncated = 0
+    truncated = unknown = 0
     for chunk, texts in enumerate(_chunks(partial / "captions.jsonl")):
         before_chunk = chunk * prepared.CAPTIONS_PER_CHUNK
         progress(before_chunk)
@@ -74,22 +75,23 @@ def encode_captions(partial: Path, encoder: Encoder, count: int, progress: Calla
         digest = hashlib.sha256(b"".join(map(json_line, texts))).hexdigest()
         tokens = partial / f"tokens-{chunk:05d}.npy"
         if not (done.is_file() and tokens.is_file() and read_json(done).get("texts_sha256") == digest):
-            before = encoder.truncated
+            before = encoder.truncated, encoder.unknown
             rows: list[int] = []
             parts = _encoded(encoder, texts, rows, lambda done, before=before_chunk: progress(before + done))
             done.unlink(missing_ok=True)  # it speaks of other tokens, should this be killed after the next line
             save_parts(tokens, parts)
-            write_json(done, {"texts_sha256": digest, "lengths": rows, "truncated": encoder.truncated - before})
+            counts = {"truncated": encoder.truncated - before[0], "unknown": encoder.unknown - before[1]}
+            write_json(done, {"texts_sha256": digest, "lengths": rows, **counts})
         facts = read_json(done)
         lengths.append(np.array(facts["lengths"], np.int64))
-        truncated += facts["truncated"]
+        truncated, unknown = truncated + facts["truncated"], unknown + facts.get("unknown", 0)
     for old in partial.glob("tokens-*.npy"):
         if int(old.stem.removeprefix("tokens-")) >= len(lengths):  # the source has fewer captions now
             old.unlink()
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     save_array(partial / "token-offsets.npy", offsets.astype(np.int64))
     save_array(partial / "text-statistics.npy", _text_statistics(partial, lengths, encoder.width))
-    return {**described, "tokens": int(offsets[-1]), "truncated": truncated}
+    return {**described, "tokens": int(offsets[-1]), "truncated": truncated, "unknown": unknown}
 
 
 def _encoded(

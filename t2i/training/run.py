@@ -152,7 +152,7 @@ def newest_model(root: Path | str = "runs") -> Path:
     """The model folder of the newest run below `root`. Raises UserError, one line, where there is none."""
     if runs := find_runs(root):
         return runs[-1] / "model"
-    raise UserError(f"no model here: there is no run in {root}/; train one with t2i train, or name a model folder")
+    raise UserError(f"no model here: no run in {root}/ has one; train one with t2i train, or name a model folder")
 
 
 def default_model(root: Path | str = "runs") -> Path:

@@ -202,7 +202,7 @@ def check_source(settings: TrainConfig, dataset: PreparedDataset) -> None:
         )
     options = get_architecture(settings.arch).model_options
     here, there = (
-        {"arch": s.arch, "conditioning": s.conditioning, "resolution": resolution, **options, **s.model}
+        {"resolution": resolution, "arch": s.arch, "conditioning": s.conditioning, **options, **s.model}
         for s, resolution in ((settings, dataset.resolution), (theirs, facts.get("resolution")))
     )
     for name, value in here.items():

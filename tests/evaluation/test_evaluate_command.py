@@ -110,7 +110,7 @@ def test_what_a_user_gets_wrong_is_one_line(here, capfd, arguments, code, says):
 def test_nothing_to_pick_says_what_to_do(tmp_path, house, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert run(["evaluate"]) == 1
-    assert "there is no run in runs/; train one with t2i train" in capfd.readouterr().err
+    assert "no run in runs/ has one; train one with t2i train" in capfd.readouterr().err
     shutil.copytree(house / "runs", "runs")
     assert run(["evaluate"]) == 1
     assert "the training data of runs/00000-dfgan-shapes-train-32 was not found" in capfd.readouterr().err
