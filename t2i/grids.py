@@ -4,8 +4,6 @@
 against seeds (columns). Only Pillow and numpy: the command line can draw a sheet without loading torch.
 """
 
-import functools
-import importlib.util
 import io
 import json
 import unicodedata
@@ -17,12 +15,10 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from t2i.errors import UsageError, UserError
 from t2i.files import atomic_write, describe_os_error, first_line, make_folder
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from t2i.fonts import MAX_LABEL, Font, label_fonts
 
 GROUND, INK, SOFT_INK, RULE = (255, 255, 255), (34, 34, 34), (96, 96, 96), (214, 214, 214)
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; viewers and encoders choke soon after
-MAX_LABEL = 400  # characters of a label that are looked at; more never fits into a few lines
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag that holds the text of a JPEG or WebP
 _MAX_EXIF = 60_000  # bytes; a JPEG segment ends at 65,533
@@ -52,7 +48,7 @@ def captioned_grid(
         raise UsageError(f"a grid needs at least one column, not {columns}")
     height, width, factor = _tile_size(pictures)
     columns = min(columns, len(pictures))
-    font, title_font = _fonts([*captions, title or ""], width)
+    font, title_font = label_fonts([*captions, title or ""], width)
     margin, gap, pad = _spacing(width)
 
     wrapped = [_wrap(caption, font, width, caption_lines) for caption in captions]
@@ -96,7 +92,7 @@ def table_grid(
     columns = max(len(row) for row in rows)
     if column_labels is not None and len(column_labels) != columns:
         raise ValueError(f"{columns} columns but {len(column_labels)} column labels")
-    font, title_font = _fonts([*row_labels, *(column_labels or ()), title or ""], width)
+    font, title_font = label_fonts([*row_labels, *(column_labels or ()), title or ""], width)
     margin, _, pad = _spacing(width)
     gap = _table_gap(width)
     line = _line_height(font)
@@ -264,37 +260,6 @@ def _place(
 
 
 # -------------------------------------------------------------------------------------------------- text
-
-
-def _fonts(texts: Sequence[str], tile: int) -> tuple[Font, Font]:
-    """The fonts of labels and of the title for pictures of `tile` pixels: one family for the whole sheet.
-
-    Pillow's own font has ASCII and little more, not even an "é". Where any text needs more, DejaVu Sans is
-    taken from matplotlib's files; what even that lacks (Chinese, emoji) shows as boxes.
-    """
-    size = min(22, max(13, tile // 10))
-    wide = any(not text[:MAX_LABEL].isascii() for text in texts)
-    return _font(size, wide), _font(size + 3, wide)
-
-
-@functools.lru_cache(maxsize=16)
-def _font(size: int, wide: bool) -> Font:
-    try:
-        file = _dejavu() if wide else None
-        if file is not None:
-            return ImageFont.truetype(file, size)
-        return ImageFont.load_default(size)
-    except (ImportError, OSError):  # a Pillow built without FreeType: one bitmap font, one size
-        return ImageFont.load_default()
-
-
-def _dejavu() -> Path | None:
-    spec = importlib.util.find_spec("matplotlib")  # finds the folder and imports nothing
-    for folder in (spec and spec.submodule_search_locations) or ():
-        file = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
-        if file.is_file():
-            return file
-    return None
 
 
 def _text_width(text: str, font: Font) -> int:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from t2i import grids
+from t2i import fonts, grids
 from t2i.errors import UsageError, UserError
 from t2i.grids import captioned_grid, check_picture_name, read_png_text, save_png, table_grid
 
@@ -60,14 +60,14 @@ def test_every_picture_stands_in_its_place_with_its_caption_beneath_it():
 
 
 def test_a_long_caption_ends_in_an_ellipsis_and_stays_within_its_column():
-    font = grids._font(13, wide=False)
+    font = fonts.font(13, wide=False)
     lines = grids._wrap("a very long caption " * 30, font, 128, 3)
     assert len(lines) == 3 and lines[-1].endswith("…")
     assert all(font.getlength(line) <= 128 for line in lines)
 
 
 def test_a_caption_that_just_fits_keeps_every_word():
-    font = grids._font(13, wide=False)
+    font = fonts.font(13, wide=False)
     text = "a man riding a wave on a board"
     lines = grids._wrap(text, font, 128, 3)
     assert " ".join(lines) == text
@@ -76,7 +76,7 @@ def test_a_caption_that_just_fits_keeps_every_word():
 @settings(max_examples=60)
 @given(st.text(max_size=120), st.integers(20, 300), st.integers(1, 4))
 def test_any_text_wraps_into_the_width_and_the_number_of_lines(text, width, lines):
-    font = grids._font(13, wide=True)
+    font = fonts.font(13, wide=True)
     wrapped = grids._wrap(text, font, width, lines)
     assert len(wrapped) <= lines
     assert all(font.getlength(line) <= width or len(line) <= 2 for line in wrapped)
@@ -90,16 +90,30 @@ def test_unusual_characters_in_labels_do_not_crash():
 
 def test_unusual_characters_do_not_crash_the_bitmap_font_of_a_pillow_without_freetype(monkeypatch):
     bitmap = ImageFont.load_default_imagefont()
-    monkeypatch.setattr(grids, "_font", lambda size, wide: bitmap)
+    monkeypatch.setattr(fonts, "font", lambda size, wide, east: bitmap)
     pictures = [picture() for _ in UNUSUAL]
     captioned_grid(pictures, UNUSUAL, 4, title="a title")
     table_grid([[p] for p in pictures], UNUSUAL, ["a column"])
 
 
 def test_letters_with_accents_are_drawn_and_not_boxes():
-    font = grids._font(20, wide=True)
+    font = fonts.font(20, wide=True)
     glyphs = {bytes(font.getmask(letter)) for letter in "éüñçжλ"}
     assert len(glyphs) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere fonts lie in places that no variable names")
+def test_a_font_of_the_system_writes_chinese_japanese_and_korean(monkeypatch, tmp_path):
+    """Whichever is found first; here DejaVu under the name of one of them."""
+    (tmp_path / "fonts").mkdir()
+    (tmp_path / "fonts" / "wqy-zenhei.ttc").symlink_to(fonts._dejavu())
+    monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    fonts.font.cache_clear()
+    for text, name in (("a “red” café", "DejaVuSans.ttf"), ("红苹果", "wqy-zenhei.ttc"), ("りん", "wqy-zenhei.ttc")):
+        found, title = fonts.label_fonts(["a table", text], 128)
+        assert Path(str(found.path)).name == Path(str(title.path)).name == name
+    fonts.font.cache_clear()
 
 
 def test_a_table_has_a_row_a_prompt_and_a_column_a_seed():
