@@ -1,15 +1,18 @@
 """Runs of a few steps, and what they leave behind."""
 
+import pytest
 import torch
 
 from t2i.config import validate
-from t2i.models import get_architecture
+from t2i.models import get_architecture, list_architectures
 from t2i.tensors import load_tensors
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.loop import train
 from t2i.training.run import Run
 
 CPU = torch.device("cpu")
+# For what differs little from one to the next: one architecture in the quick suite, all of them in the slow one.
+ONE_QUICKLY = [pytest.param(n, marks=() if n == "stylegan2" else pytest.mark.slow) for n in list_architectures()]
 SMALL_ENCODER = {"vocabulary": 300, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
 
 

@@ -332,10 +332,10 @@ def test_a_job_that_starts_again_has_the_rest_of_its_minutes(here, t2i, minilm_d
     monkeypatch.setattr(loop, "train", lambda config, *rest, **how: given.append(config) or train(config, *rest, **how))
     command = ["train", "--resume", "--minutes", "60"] if resumed else ["train", minilm_data, "--config", "tiny.toml"]
     # As a process of `train --gpus` that has died after 40 minutes.
-    for name, value in (("PIPE", "-"), ("BEGUN", str(folder)), ("SINCE", str(time.time() - 2400))):
+    for name, value in (("PIPE", "-"), ("BEGUN", str(folder)), ("SINCE", str(time.monotonic() - 2400))):
         monkeypatch.setenv(getattr(launch, name), value)
     t2i(*command)
-    monkeypatch.setenv(launch.SINCE, str(time.time() - 4000))
+    monkeypatch.setenv(launch.SINCE, str(time.monotonic() - 4000))
     t2i(*command)
     assert 10 < given[0].minutes <= 20 and 0 < given[1].minutes < 1e-6
     assert {config.kimg for config in given} == {0.008}

@@ -11,13 +11,14 @@ import pytest
 import torch
 from drawn_captions import CAPTIONS, PROMPTS
 from onnxruntime import InferenceSession
+from short_runs import ONE_QUICKLY
 from tokenizers import Tokenizer
 
 from t2i import export as module
 from t2i.cli import run
 from t2i.errors import UserError
 from t2i.export import export_onnx
-from t2i.models import get_architecture, list_architectures
+from t2i.models import get_architecture
 from t2i.models.folder import ModelDescription
 from t2i.models.growing import Growth
 from t2i.pipeline import TextToImagePipeline
@@ -74,9 +75,7 @@ def assert_draws_the_same(pipe, folder, prompts):
 
 
 # dfgan and stylegan are in the quick suite by the two tests below.
-@pytest.mark.parametrize(
-    "arch", [pytest.param(n, marks=() if n == "stylegan2" else pytest.mark.slow) for n in list_architectures()]
-)
+@pytest.mark.parametrize("arch", ONE_QUICKLY)
 def test_every_architecture_draws_the_same_pictures_as_onnx(arch, encoder, tmp_path):
     pipe = pipeline(arch, encoder)
     export_onnx(pipe, tmp_path)

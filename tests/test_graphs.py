@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
+from short_runs import CPU, ONE_QUICKLY, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
 
 from t2i.models import get_architecture, list_architectures
 from t2i.text.pooler import TextBatch
@@ -102,7 +102,7 @@ def losses(lines):
 
 
 def test_where_a_step_cannot_be_recorded_training_says_so_and_goes_on(shapes_data, tmp_path, monkeypatch):
-    settings = config(kimg=0.2, shared_fakes=True)
+    settings = config(kimg=0.08, shared_fakes=True)
     plain, _ = start(settings, shapes_data, tmp_path / "plain")
 
     def refuse(work, pool):
@@ -129,7 +129,7 @@ def test_steps_in_pieces_are_not_recorded(shapes_data, tmp_path, recorders):
     assert recorders[0].recorded == 0
 
 
-@pytest.mark.parametrize("arch", [name for name in list_architectures() if get_architecture(name).grows])
+@pytest.mark.parametrize("arch", [p for p in ONE_QUICKLY if get_architecture(*p.values).grows])
 def test_a_resolution_that_fades_in_does_so_in_recorded_steps_too(arch, shapes_data, tmp_path, request):
     stages = [{"resolution": 8, "share": 0.04}, {"resolution": 16, "share": 0.96}]
     settings = config(arch, kimg=0.2, fade=1.0, stages=stages, blur_kimg=0.1)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
+from short_runs import CPU, ONE_QUICKLY, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
 
 from t2i import TextToImagePipeline
 from t2i.data.prepare import PrepareOptions, prepare
@@ -14,7 +14,6 @@ from t2i.data.shapes import ShapesSource
 from t2i.errors import UserError
 from t2i.evaluation import protocol
 from t2i.evaluation.painter import Painter
-from t2i.models import list_architectures
 from t2i.models.folder import load_model
 from t2i.training import scoring
 from t2i.training.loop import train
@@ -47,7 +46,7 @@ def lines(run):
     return [json.loads(line) for line in open(run.folder / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("arch", list_architectures())
+@pytest.mark.parametrize("arch", ONE_QUICKLY)
 @pytest.mark.parametrize(
     "text",
     [{}, pytest.param({"text_encoder": "transformer", "encoder": SMALL_ENCODER}, marks=pytest.mark.slow)],

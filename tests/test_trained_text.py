@@ -6,12 +6,12 @@ import sys
 
 import pytest
 import torch
-from short_runs import CPU, SMALL_ENCODER, config, start
+from short_runs import CPU, ONE_QUICKLY, SMALL_ENCODER, config, start
 
 from t2i import TextToImagePipeline
 from t2i.config import validate
 from t2i.errors import UserError
-from t2i.models import get_architecture, list_architectures
+from t2i.models import get_architecture
 from t2i.tensors import load_tensors
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.loop import train
@@ -20,7 +20,7 @@ from t2i.training.run import Run
 ENCODER = {"vocabulary": 300, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
 
 
-@pytest.fixture(scope="module", params=list_architectures())
+@pytest.fixture(scope="module", params=ONE_QUICKLY)
 def run(request, shapes_data, tmp_path_factory):
     architecture = get_architecture(request.param)
     settings = validate(

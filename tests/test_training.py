@@ -350,6 +350,7 @@ def test_a_page_of_a_generator_without_tanh_is_not_blamed_on_one():
     assert "hardly differ" in said and "tanh" not in said
 
 
+@pytest.mark.slow
 def test_published_settings_on_white_pages_are_noticed(tmp_path, hash_encoder):
     """The trap itself, small: tanh, white pages. The generator saturates and the watch says so."""
     from PIL import Image

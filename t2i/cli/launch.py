@@ -26,7 +26,8 @@ from t2i.signals import comes_twice, stop_signals
 
 RESTARTS = 3
 PATIENCE = 30.0  # seconds for the others to end where one is dead
-# In the environment: where a process tells, the run that an earlier start began, and when (time.time()) the first was.
+# In the environment: where a process tells, the run that an earlier start began, and when the first was
+# (time.monotonic(), which a machine's processes share).
 PIPE, BEGUN, SINCE = "T2I_LAUNCHER_PIPE", "T2I_BEGUN", "T2I_SINCE"
 
 
@@ -44,7 +45,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     share = str(max(1, (os.cpu_count() or 1) // processes))
     environment = {"OMP_NUM_THREADS": share, **os.environ, **place, "WORLD_SIZE": str(processes)}
-    environment[SINCE] = str(time.time())
+    environment[SINCE] = str(time.monotonic())
     sys.stdout.flush()
     for start in range(1 + RESTARTS):
         group = _Group(processes, arguments, {**environment, "TORCHELASTIC_RESTART_COUNT": str(start)})
@@ -174,7 +175,7 @@ def begun_before() -> Path | None:
 
 def seconds_gone() -> float:
     """Since the launcher's first start, where it began a run; 0 at that start, and without a launcher."""
-    return max(0.0, time.time() - float(os.environ[SINCE])) if begun_before() and SINCE in os.environ else 0.0
+    return max(0.0, time.monotonic() - float(os.environ[SINCE])) if begun_before() and SINCE in os.environ else 0.0
 
 
 def end_with_launcher() -> None:

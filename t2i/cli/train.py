@@ -162,7 +162,7 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     note = RestartNote(out, console.arguments())
     if (begun := ranks.share(begun_before() or note.begun())) and list_checkpoints(begun / "checkpoints"):
         minutes = Run(begun).read_config()[0].minutes
-        limits = {} if minutes is None else {"minutes": _rest_of(minutes, seconds_gone() or note.seconds_gone())}
+        limits = {} if minutes is None else {"minutes": _rest_of(minutes, seconds_gone())}
         _go_on(Run(begun), _Request(None, limits, None, False, ranks.size), device, ranks)
         if ranks.first:
             note.remove()

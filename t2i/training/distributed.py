@@ -9,7 +9,6 @@ micro-batch is all the traffic there has to be.
 import contextlib
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -185,16 +184,9 @@ class RestartNote:
             return Path(note["run"]) if note["arguments"] == self.arguments else None
         return None
 
-    def seconds_gone(self) -> float:
-        """Since the run was begun, where it is torchrun that starts the job again; 0 at any other start."""
-        if self.path is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                return max(0.0, time.time() - json.loads(self.path.read_bytes())["time"])
-        return 0.0
-
     def write(self, run: Path) -> None:
         if self.path is not None:
-            write_json(self.path, {"run": str(run), "arguments": self.arguments, "time": time.time()})
+            write_json(self.path, {"run": str(run), "arguments": self.arguments})
 
     def remove(self) -> None:
         if self.path is not None:
