@@ -83,7 +83,10 @@ def generate(
 
 
 def _folder(out: str) -> Path | None:
-    """The folder that --out names: one that is there, or a name without a suffix or with a slash at its end."""
+    """The folder that --out names: one that is there, or a name without a suffix or with a slash at its end.
+
+    Raises UsageError for "-".
+    """
     if out == "-":
         raise UsageError("-o - : pictures are written to files; name one, or a folder")
     path = Path(out)

@@ -40,9 +40,9 @@ class PreparedDataset:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        if (self.path / "plan.json").is_file() and not (self.path / "dataset.json").is_file():
-            raise UserError(f"{self.path}: not finished yet; the same t2i prepare goes on with it")
         if not (self.path / "dataset.json").is_file():
+            if (self.path / "plan.json").is_file():
+                raise UserError(f"{self.path}: not finished yet; the same t2i prepare goes on with it")
             raise UserError(
                 f"{self.path}: no prepared data set here (there is no dataset.json); make one with t2i prepare"
             )

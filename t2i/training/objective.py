@@ -102,8 +102,7 @@ class GANObjective:
         self.contrast, self.places = contrast, places
         self.generator, self.discriminator = generator, discriminator
         self.drawer = Drawer(generator, augments=augments, nearest_of=nearest_of, noise_encoder=noise_encoder)
-        self.noise_kl = noise_kl
-        self.diversity_weight = diversity_weight
+        self.noise_kl, self.diversity_weight = noise_kl, diversity_weight
         self.likeness_weight, self.perceptual_weight = likeness_weight, perceptual_weight
         self.loss, self.penalty = loss, penalty
         self.penalty_weight, self.penalty_every = penalty_weight, penalty_every
