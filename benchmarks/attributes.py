@@ -21,7 +21,7 @@ from t2i import TextToImagePipeline
 from t2i.data.shapes import Scene, evaluation_scenes
 from t2i.data.shapes_captions import canonical_caption
 from t2i.evaluation.attributes import accuracy, score
-from t2i.evaluation.painter import Painter
+from t2i.evaluation.sampler import CaptionSampler
 
 # fmt: off
 NEW_WORDS = {
@@ -73,7 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for path in arguments.models:
         pipe = TextToImagePipeline.from_pretrained(path)
-        draw = Painter.of_pipeline(pipe).prompts
+        draw = CaptionSampler.of_pipeline(pipe).prompts
         found = accuracy(draw, pipe.resolution, arguments.scenes)
         results = {
             f"{group} {pairs} {ruler}": row for (group, pairs), rows in found.items() for ruler, row in rows.items()

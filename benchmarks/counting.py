@@ -26,7 +26,7 @@ from t2i.data.records import Record
 from t2i.data.shapes import BACKGROUNDS, COLOURS, GAP, MARGIN, SHAPES, Item, Scene, ShapesPicture, draw, extent
 from t2i.data.shapes_captions import BACKGROUND_WORDS, COLOUR_WORDS, SHAPE_WORDS
 from t2i.evaluation.attributes import read_picture
-from t2i.evaluation.painter import Painter
+from t2i.evaluation.sampler import CaptionSampler
 from t2i.text.encoders import load_encoder
 
 NUMBERS = {1: ("one", "1", "a single"), 2: ("two", "2", "a pair of"), 3: ("three", "3"), 4: ("four", "4")}
@@ -122,7 +122,7 @@ def score(options: argparse.Namespace) -> None:
         )
         for seen in (True, False):
             asked = scenes(options.scenes, seen, "evaluation")
-            drawn = Painter.of_pipeline(pipe).prompts([prompt_of(scene) for scene in asked], range(len(asked)))
+            drawn = CaptionSampler.of_pipeline(pipe).prompts([prompt_of(scene) for scene in asked], range(len(asked)))
             away = np.random.default_rng(0).permutation(len(asked))
             rulers = {
                 "model": shares(drawn, asked),

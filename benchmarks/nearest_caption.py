@@ -15,13 +15,13 @@ import torch
 from script import run_script
 
 from t2i.data.prepared import PreparedDataset, find_validation
-from t2i.evaluation.painter import CHUNK, Painter
+from t2i.evaluation.sampler import CHUNK, CaptionSampler
 from t2i.evaluation.protocol import Evaluator, Options
 from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch, sentence_vector
 
 
-def copier(data: PreparedDataset) -> Painter:
+def copier(data: PreparedDataset) -> CaptionSampler:
     owners = np.repeat(np.arange(len(data)), data.caption_counts(np.arange(len(data))))
     captions = np.concatenate([data.caption_ids(picture) for picture in range(len(data))])
     chunks = np.array_split(captions, -(-len(captions) // CHUNK))
@@ -33,7 +33,7 @@ def copier(data: PreparedDataset) -> Painter:
     def encode(prompts: Sequence[str]) -> TextBatch:
         raise SystemExit("the validation split must have been prepared with the encoder of DATA")
 
-    return Painter(data.resolution, draw, encode, str(data.text["sha256"]))
+    return CaptionSampler(data.resolution, draw, encode, str(data.text["sha256"]))
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from variants import settings_of
 from t2i import TextToImagePipeline
 from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.device import pick_device
-from t2i.evaluation.painter import Painter
+from t2i.evaluation.sampler import CaptionSampler
 from t2i.evaluation.protocol import Evaluator, Options
 from t2i.training.loop import train
 from t2i.training.run import Run
@@ -60,7 +60,7 @@ def compete(
         run = Run.create(options.runs, settings, facts, str(device))
     for look in range(len(done), options.looks):
         outcome = train(settings, data, run, device, resume=look > 0)
-        report = evaluator.score(Painter.of_pipeline(TextToImagePipeline.from_pretrained(run.model, device)))
+        report = evaluator.score(CaptionSampler.of_pipeline(TextToImagePipeline.from_pretrained(run.model, device)))
         line = {
             **key, "run": str(run.folder), "minutes": part * (look + 1),
             "images_seen": outcome.images_seen, "threads": torch.get_num_threads(),

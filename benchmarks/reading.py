@@ -20,7 +20,7 @@ from torch import nn
 
 from t2i.data.shapes import COLOURS, Scene, scene_at
 from t2i.data.shapes_captions import caption
-from t2i.models.layers import TextLayer
+from t2i.layers import TextLayer
 from t2i.text.encoders import load_encoder
 from t2i.text.pooler import AttentionPooler, TextBatch, TextStatistics
 

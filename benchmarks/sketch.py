@@ -19,7 +19,7 @@ from script import run_script
 from torch import Tensor, nn
 
 from t2i.data.prepared import PreparedDataset
-from t2i.models.layers import EqualLinear, leaky_relu
+from t2i.layers import EqualLinear, leaky_relu
 from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
 from t2i.training.loading import BatchLoader
 from t2i.training.text import PreparedText

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 from t2i.version import __version__
 
 if TYPE_CHECKING:
+    from t2i.compat import COCODataset as COCODataset
+    from t2i.compat import ImageLabelDataset as ImageLabelDataset
+    from t2i.compat import generate_image_from_text as generate_image_from_text
+    from t2i.compat import get_loader as get_loader
+    from t2i.compat import get_networks as get_networks
+    from t2i.compat import train_fn as train_fn
     from t2i.data.prepared import PreparedDataset as PreparedDataset
-    from t2i.originals import COCODataset as COCODataset
-    from t2i.originals import ImageLabelDataset as ImageLabelDataset
-    from t2i.originals import generate_image_from_text as generate_image_from_text
-    from t2i.originals import get_loader as get_loader
-    from t2i.originals import get_networks as get_networks
-    from t2i.originals import train_fn as train_fn
     from t2i.pipeline import TextToImagePipeline as TextToImagePipeline
 
 _LAZY = {
-    "COCODataset": "t2i.originals",
-    "ImageLabelDataset": "t2i.originals",
+    "COCODataset": "t2i.compat",
+    "ImageLabelDataset": "t2i.compat",
     "PreparedDataset": "t2i.data.prepared",
     "TextToImagePipeline": "t2i.pipeline",
-    "generate_image_from_text": "t2i.originals",
-    "get_loader": "t2i.originals",
-    "get_networks": "t2i.originals",
-    "train_fn": "t2i.originals",
+    "generate_image_from_text": "t2i.compat",
+    "get_loader": "t2i.compat",
+    "get_networks": "t2i.compat",
+    "train_fn": "t2i.compat",
 }
 
 __all__ = [*_LAZY, "__version__"]

@@ -1,7 +1,7 @@
-"""Settings of a training run: what there is, where a value comes from, and which values make no sense together.
+"""Settings of a training run: their groups, their checks, and the order in which sources win.
 
-A value comes from, the first that has one: the command line, the config file (`--config run.toml`), the preset, the
-default below. The resolved settings are printed and saved with the run.
+A setting has a dotted name, "optim.lr_g", which in a TOML file is the key `lr_g` of the table [optim]. A value comes
+from the first of these that has one: the command line, the config file (`--config run.toml`), the preset, the default.
 """
 
 import dataclasses
@@ -9,41 +9,97 @@ import itertools
 import math
 import tomllib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from t2i.aliases import rename_settings
 from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, first_line
 
-# ruff: noqa: RUF009  (_setting and _option are dataclasses.field with a help text)
-
-COMMAND_LINE = "command line"  # as the source of a setting
-TABLES = ("model", "encoder")
+COMMAND_LINE, DEFAULT = "command line", "default"  # sources of a value
 
 
-def _setting(default: Any, help: str, on_command_line: bool = False) -> Any:
-    metadata = {"help": help, "on_command_line": on_command_line}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
+def setting(
+    default: Any,
+    help: str,
+    *,
+    option: str | None = None,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    needs: str | None = None,
+) -> Any:
+    """A field of a group of settings.
+
+    help: one line that ends in a full stop. option: its option of `t2i train`. above, least, below, most: its range.
+    needs: the dotted name of the setting without which it has no effect, or "name=value".
+    """
+    metadata = {"help": help, "option": option, "needs": needs,
+                "above": above, "least": least, "below": below, "most": most}  # fmt: skip
     return field(default=default, metadata=metadata)
 
 
-_option = partial(_setting, on_command_line=True)  # a setting that `t2i train` has an option for
+@dataclass(frozen=True)
+class Text:
+    """[text]: how captions enter both networks."""
+
+    conditioning: Literal["attention", "sentence"] = setting(
+        "attention", "Attention pooling over the tokens, or one sentence vector.", option="--conditioning"
+    )
+    encoder: Literal["prepared", "transformer"] = setting(
+        "prepared",
+        "prepared: the frozen encoder that prepare ran; transformer: one trained with the GAN.",
+        option="--text-encoder",
+    )
+    layers: int = setting(
+        0, "Self-attention layers over the tokens before they are pooled.", least=0, needs="text.conditioning=attention"
+    )
+    lr_multiplier: float = setting(1.0, "Learning-rate multiplier of the layers that read text.", above=0)
 
 
-def option(name: str) -> str:
-    """How a user calls a setting: as its option, or by its name in a run.toml where it has none."""
-    return "--" + name.replace("_", "-") if FIELDS[name].metadata["on_command_line"] else name
+@dataclass(frozen=True)
+class Transformer:
+    """[text.transformer]: the text encoder that is trained with the GAN."""
+
+    vocabulary: int = setting(4096, "Subwords in the vocabulary.", least=1, needs="text.encoder=transformer")
+    width: int = setting(256, "Width of a token embedding.", least=1, needs="text.encoder=transformer")
+    layers: int = setting(6, "Layers.", least=1, needs="text.encoder=transformer")
+    heads: int = setting(8, "Attention heads a layer.", least=1, needs="text.encoder=transformer")
+    feed_forward: int = setting(2048, "Width of the feed-forward layers.", least=1, needs="text.encoder=transformer")
+    max_tokens: int = setting(100, "Longest caption, in tokens.", least=1, needs="text.encoder=transformer")
+    dropout: float = setting(0.1, "Dropout.", least=0, below=1, needs="text.encoder=transformer")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """[optim]: optimisers, batches, precision."""
+
+    batch: int = setting(32, "Images per step, over all micro-batches and processes.", option="--batch", least=2)
+    accumulate: int = setting(
+        1, "Split a batch into this many micro-batches, to save memory.", option="--accumulate", least=1
+    )
+    lr_g: float = setting(1e-4, "Adam's learning rate of the generator.", option="--lr-g", above=0)
+    lr_d: float = setting(4e-4, "Adam's learning rate of the discriminator.", option="--lr-d", above=0)
+    beta1: float = setting(0.0, "Adam's beta 1.", least=0, below=1)
+    beta2: float = setting(0.9, "Adam's beta 2.", least=0, below=1)
+    ema_kimg: float = setting(10.0, "Half-life of the generator's moving average, in thousand images.", above=0)
+    freeze_d: int = setting(
+        0, "Freeze this many blocks of the discriminator, from the image on (FreezeD, Mo et al. 2020).", least=0
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = setting(
+        "fp32", "Number format of the networks; --amp means bf16.", option="--precision"
+    )
+    cuda_graphs: bool = setting(True, "On CUDA, capture each kind of step as a CUDA graph.")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of progressive growing, in a run.toml a [[stages]] table.
+    """A resolution of progressive growing: a [[schedule.stages]] table.
 
-    share: of the run's pictures. batch, lr: left out, the run's own --batch, --lr-g and --lr-d.
+    share: its part of the run. batch, lr: left out, those of [optim].
     """
 
     resolution: int
@@ -53,154 +109,319 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a run. The help texts are those of the command line. Counts are in pictures, not steps."""
+class Timetable:
+    """[schedule]: how long, and through which phases. Time is counted in images."""
 
-    arch: str = _option("stylegan2", "Architecture.")
-    preset: str = _option(
-        "auto",
-        "Row of the architecture's preset table; auto: fast where there is one, else small, on a GPU wide, else paper; "
-        "the first where there is none of these.",
+    kimg: float = setting(1000.0, "Train until this many thousand images were seen.", option="--kimg", above=0)
+    minutes: float | None = setting(
+        None, "Stop after this many minutes, if that comes first.", option="--minutes", above=0
     )
-    conditioning: Literal["attention", "sentence"] = _option(
-        "attention", "How text enters: attention pooling over the tokens, or one sentence vector."
+    warm_up_kimg: float = setting(
+        0.0, "Train the generator alone by reconstruction for the first thousand images.", least=0
     )
-    text_encoder: Literal["prepared", "transformer"] = _option(
-        "prepared", "prepared: the frozen one that prepare ran; transformer: one that is trained with the GAN."
-    )
-    contrastive: float | None = _setting(
-        None, "Weight of the image-text contrastive term; left out, the preset's, or 1 with a trained text encoder."
-    )
-    places: bool = _setting(
-        False,
-        "The contrastive term also word by word, each at its best place; mirrored, a picture belies left and right.",
-    )
-    diversity: float = _setting(0.0, "Weight of the diversity term: two noises of one caption, two pictures.")
-    likeness: float = _setting(
-        0.0, "Weight of the likeness term: a drawing's coarse colours are those of its caption's own picture."
-    )
-    perceptual: float = _setting(
-        0.0,
-        "Weight of the perceptual term: to a projected discriminator's frozen network a drawing looks as its caption's "
-        "own picture does.",
-    )
-    nearest_of: int = _setting(
-        1,
-        "Draw a caption with so many noises; the drawing nearest to its own picture is learned from. From 2 on, seeds "
-        "share out what pictures of one caption differ in.",
-    )
-    noise_kl: float = _setting(
-        0.0,
-        "Beside likeness: a caption's own picture tells the noise that it is drawn with, and each nat of that costs so "
-        "much. Seeds then differ as pictures of one caption do.",
-    )
-    pretrain_kimg: float = _setting(
-        0.0, "For so many thousand pictures the generator learns by likeness alone, without a discriminator: fast."
-    )
-    pretrain_lr: float | None = _setting(
+    warm_up_lr: float | None = setting(
         None,
-        "Adam's learning rate meanwhile, at first; it falls to --lr-g, which it is where left out.",
+        "The generator's learning rate when the warm-up begins; it falls to lr_g by a cosine.",
+        above=0,
+        needs="schedule.warm_up_kimg",
     )
-    loss: Literal["hinge", "logistic", "wgan-gp"] = _option("hinge", "Adversarial loss.")
-    penalty: Literal["ma-gp", "r1", "wgan-gp", "none"] = _option("ma-gp", "Gradient penalty.")
-    penalty_weight: float | None = _setting(None, "Its weight; left out, the published one.")
-    penalty_every: int = _option(1, "Take it every k-th step, k times as heavy.")
-    shared_fakes: bool = _setting(
-        False,
-        "The generator learns from the pictures that the discriminator has just seen: one drawing a step.",
+    blur_kimg: float = setting(
+        0.0, "Blur the discriminator's images, from sigma R/32 px down to 0 after this many thousand images.", least=0
     )
-    augment: tuple[Literal["translation", "cutout"], ...] = _setting(("translation",), "DiffAugment's parts.")
-    mismatches: int = _setting(1, "Wrong captions that the discriminator sees with each real picture.")
-    blur_kimg: float = _setting(0.0, "Blur what the discriminator sees, sigma from R/32 px to 0 in so many thousand.")
-    growing: bool = _option(False, "Grow progressively, from the first of the stages to full size.")
-    stages: tuple[Stage, ...] = _setting((), "Resolutions that growing goes through, a [[stages]] table each.")
-    grow_kimg: float | None = _setting(None, "Run length that the stages are shares of; left out, --kimg.")
-    fade: float = _setting(0.5, "Share of a stage in which its new resolution fades in.")
-    begin_with: str | None = _option(
-        None, "Begin with the networks of this run, as its last checkpoint has them, not with random ones."
+    growing: bool = setting(False, "Grow progressively through the stages.", option="--growing/--no-growing")
+    stages: tuple[Stage, ...] = setting((), "Resolutions to grow through, a table each.", needs="schedule.growing")
+    grow_kimg: float | None = setting(
+        None,
+        "Thousand images that the stages are shares of; left out, kimg.",
+        above=0,
+        needs="schedule.growing",
     )
-    batch: int = _option(32, "Pictures per step, over all accumulation steps.")
-    accumulate: int = _option(1, "Split a batch into this many pieces, one after the other, to save memory.")
-    kimg: float = _option(1000.0, "Train until this many thousand pictures were seen.")
-    minutes: float | None = _option(None, "Stop after this many minutes, if that comes first.")
-    lr_g: float = _option(1e-4, "Adam's learning rate, generator.")
-    lr_d: float = _option(4e-4, "Adam's learning rate, discriminator.")
-    beta1: float = _setting(0.0, "Adam's beta 1.")
-    beta2: float = _setting(0.9, "Adam's beta 2.")
-    ema_kimg: float = _setting(10.0, "Half-life of the averaged generator, in thousand pictures.")
-    precision: Literal["fp32", "bf16", "fp16"] = _option("fp32", "Number format of the networks; --amp means bf16.")
-    cuda_graphs: bool = _setting(True, "On CUDA record a step's gradients once and play them again, which is faster.")
-    seed: int = _option(0, "Seed of the weights, the noise and the order of the data.")
-    log_kimg: float = _setting(1.0, "Write a line of metrics every so many thousand pictures.")
-    snapshot_kimg: float = _setting(10.0, "Write a checkpoint, a model and a sample grid every so many thousand.")
-    checkpoint_minutes: float | None = _option(None, "Also write a checkpoint every so many minutes.")
-    eval_every: int | None = _option(
-        None, "Score the averaged model on held-out pictures every so many pictures; keep the best in best/."
+    fade: float = setting(
+        0.5, "Share of a stage in which its resolution fades in.", least=0, most=1, needs="schedule.growing"
     )
-    eval_samples: int = _setting(2000, "Pictures drawn for such a score.")
-    eval_data: str | None = _setting(None, "Held-out data; left out, the validation split beside the training data.")
-    best_by: Literal["kd", "fd", "r-precision"] = _option("kd", "The score that chooses the best model.")
-    on_nan: Literal["stop", "rollback"] = _option(
-        "stop", "Where a gradient is NaN: stop, or go back to the last checkpoint, three times at the most."
-    )
-    tensorboard: bool = _setting(False, "Also write the metrics as TensorBoard events.")
-    model: dict[str, Any] = _setting({}, "The architecture's own settings (widths, depths).")
-    encoder: dict[str, Any] = _setting({}, "Settings of the transformer text encoder (width, layers, vocabulary).")
 
-    def check(self, called: Callable[[str], str] = option) -> "TrainConfig":
-        """Raises UsageError where values make no sense. called: setting -> its name in the message."""
-        for name in FIELDS:
-            if isinstance(value := getattr(self, name), float) and not math.isfinite(value):
-                raise UsageError(f"{called(name)} must be a number, not {value}")
-        positive = ("penalty_every", "accumulate", "kimg", "lr_g", "lr_d", "ema_kimg", "log_kimg", "snapshot_kimg")
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{called(name)} must be above 0, not {getattr(self, name)}")
-        for name in ("minutes", "grow_kimg", "checkpoint_minutes", "eval_every", "pretrain_lr"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise UsageError(f"{called(name)} must be above 0, not {value}")
-        if not 2 <= self.eval_samples <= 1_000_000:
-            raise UsageError(f"{called('eval_samples')} lies between 2 and 1,000,000, not at {self.eval_samples}")
-        if self.batch < 2:
-            why = "a wrong caption comes from another picture"
-            raise UsageError(f"{called('batch')} must be at least 2, not {self.batch}: {why}")
-        if not 1 <= self.mismatches < self.batch:
-            raise UsageError(f"{called('mismatches')} lies between 1 and the batch less one, not at {self.mismatches}")
-        if self.batch % self.accumulate:
-            multiple = f"is not a multiple of {called('accumulate')} {self.accumulate}"
-            raise UsageError(f"{called('batch')} {self.batch} {multiple}")
-        if not 1 <= self.nearest_of <= 100:
-            raise UsageError(f"{called('nearest_of')} lies between 1 and 100, not at {self.nearest_of}")
-        if self.noise_kl and self.nearest_of > 1:
-            why = "one is told by the picture, the other chosen by it"
-            raise UsageError(f"{called('noise_kl')} and {called('nearest_of')} do not go together: {why}")
-        if self.noise_kl and not self.likeness:
-            why = "it is by likeness that noise learns to mean something"
-            raise UsageError(f"{called('noise_kl')} needs {called('likeness')}: {why}")
-        if self.shared_fakes and self.text_encoder != "prepared":
-            why = "an encoder that is trained has changed by the generator's turn"
-            raise UsageError(f"{called('shared_fakes')} needs {called('text_encoder')} prepared: {why}")
-        if self.loss == "wgan-gp" and self.penalty == "none":
-            why = "nothing bounds a Wasserstein critic without one"
-            raise UsageError(f"{called('loss')} wgan-gp needs a penalty, not {called('penalty')} none: {why}")
-        if not 0 <= self.fade <= 1:
-            raise UsageError(f"{called('fade')} must lie in [0, 1], not {self.fade}")
-        for stage in self.stages:
-            _check_stage(stage, called("stages"), self.accumulate)
-        sides = [stage.resolution for stage in self.stages]
-        if any(b != 2 * a for a, b in itertools.pairwise(sides)):
-            listed = ", ".join(map(str, sides))
-            raise UsageError(f"{called('stages')}: each resolution must be twice the one before, not {listed}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{called(name)} must lie in [0, 1), not {getattr(self, name)}")
-        weights = ("penalty_weight", "contrastive", "diversity", "likeness", "perceptual", "noise_kl")
-        for name in (*weights, "pretrain_kimg", "blur_kimg"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise UsageError(f"{called(name)} must not be negative, as {value} is")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"{called('seed')} must lie between 0 and 2^63 - 1, not {self.seed}")
-        return self
+
+@dataclass(frozen=True)
+class Adversarial:
+    """[loss.adversarial]: the GAN loss and what the discriminator sees."""
+
+    kind: Literal["hinge", "logistic", "wgan-gp"] = setting("hinge", "Adversarial loss.", option="--loss")
+    mismatches: int = setting(1, "Wrong captions that the discriminator sees with each real image.", least=1)
+    shared_fakes: bool = setting(
+        False, "The generator learns from the images that the discriminator has just seen: one drawing a step."
+    )
+    augment: tuple[Literal["translation", "cutout"], ...] = setting(
+        ("translation",), "DiffAugment of real and generated images (Zhao et al. 2020)."
+    )
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """[loss.penalty]: the gradient penalty on the discriminator."""
+
+    kind: Literal["ma-gp", "r1", "wgan-gp", "none"] = setting("ma-gp", "Gradient penalty.", option="--penalty")
+    weight: float | None = setting(None, "Weight; left out, the published one.", least=0, needs="loss.penalty.kind")
+    every: int = setting(
+        1, "Take it every k-th step, k times as heavy.", option="--penalty-every", least=1, needs="loss.penalty.kind"
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """[eval]: scores while a run trains."""
+
+    every: int | None = setting(
+        None,
+        "Score the model on held-out images every so many images; RUN@best is the best one.",
+        option="--eval-every",
+        above=0,
+    )
+    samples: int = setting(2000, "Images drawn for a score.", least=2, most=1_000_000, needs="eval.every")
+    data: str | None = setting(
+        None, "Held-out data; left out, the validation split beside the training data.", needs="eval.every"
+    )
+    best_by: Literal["kd", "fd", "r-precision"] = setting(
+        "kd", "The score that chooses the best model.", option="--best-by", needs="eval.every"
+    )
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """[run]: seed, files, limits of one process."""
+
+    seed: int = setting(
+        0, "Seed of the weights, the noise and the order of the data.", option="--seed", least=0, below=2**63
+    )
+    threads: int | None = setting(
+        None, "CPU threads; kept in the run, since rounding depends on it.", option="--threads", least=1, most=1024
+    )
+    log_kimg: float = setting(1.0, "Write a line of metrics every so many thousand images.", above=0)
+    snapshot_kimg: float = setting(10.0, "Write a snapshot and a sample grid every so many thousand images.", above=0)
+    keep_snapshots: int = setting(
+        10, "Snapshots to keep: the last two whole, of older ones the model alone, spread over the run.", least=2
+    )
+    checkpoint_minutes: float | None = setting(
+        None, "Also write a snapshot every so many minutes.", option="--checkpoint-minutes", above=0
+    )
+    on_nan: Literal["stop", "rollback"] = setting(
+        "stop",
+        "Where a gradient is NaN: stop, or go back to the last snapshot, at most three times.",
+        option="--on-nan",
+    )
+    tensorboard: bool = setting(False, "Also write the metrics as TensorBoard events.")
+
+
+GROUPS: dict[str, type] = {
+    "text": Text, "text.transformer": Transformer, "optim": Optim, "schedule": Timetable,
+    "loss.adversarial": Adversarial, "loss.penalty": Penalty, "eval": Evaluation, "run": RunSettings,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All settings of a run.
+
+    terms: of each further loss that is in use, its table [loss.NAME]. generator, discriminator: [model.generator] and
+    [model.discriminator], without `kind`, which is discriminator_kind.
+    """
+
+    arch: str = "stylegan2"
+    preset: str = "auto"
+    begin_with: str | None = None
+    text: Text = Text()
+    transformer: Transformer = Transformer()
+    optim: Optim = Optim()
+    schedule: Timetable = Timetable()
+    adversarial: Adversarial = Adversarial()
+    penalty: Penalty = Penalty()
+    terms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    generator: dict[str, Any] = field(default_factory=dict)
+    discriminator: dict[str, Any] = field(default_factory=dict)
+    discriminator_kind: str | None = None
+    eval: Evaluation = Evaluation()
+    run: RunSettings = RunSettings()
+
+    def __post_init__(self) -> None:
+        if self.discriminator_kind is None:
+            object.__setattr__(self, "discriminator_kind", self.arch)
+
+    def changed(self, **values: Any) -> "TrainConfig":
+        """The same with other values; names are dotted, with "__" for the dot. Raises UsageError, one line."""
+        return build({**flatten(self.tables()), **{name.replace("__", "."): value for name, value in values.items()}})
+
+    def tables(self) -> dict[str, Any]:
+        """As the tables of a TOML file, plain values; `build(flatten(...))` gives the config back."""
+        found: dict[str, Any] = {"arch": self.arch, "preset": self.preset, "begin_with": self.begin_with}
+        for name in GROUPS:
+            _set(found, name, dataclasses.asdict(getattr(self, _ATTRIBUTES[name])))
+        found["schedule"]["stages"] = [dataclasses.asdict(stage) for stage in self.schedule.stages]
+        found["loss"].update({name: dict(table) for name, table in self.terms.items()})
+        kind = {"kind": self.discriminator_kind}
+        found["model"] = {"generator": dict(self.generator), "discriminator": {**kind, **self.discriminator}}
+        return found
+
+
+# Group -> field of TrainConfig.
+_ATTRIBUTES = {"text.transformer": "transformer", "loss.adversarial": "adversarial", "loss.penalty": "penalty"}
+_ATTRIBUTES = {name: _ATTRIBUTES.get(name, name) for name in GROUPS}
+_TOP = {
+    "arch": field(default="stylegan2", metadata={"help": "Architecture of the generator.", "option": "--arch"}),
+    "preset": field(
+        default="auto",
+        metadata={
+            "help": "A preset of the architecture or a TOML file; auto: fast on a CPU, wide on a GPU.",
+            "option": "--preset",
+        },
+    ),
+    "begin_with": field(
+        default=None,
+        metadata={"help": "Begin with the networks of a run, a snapshot or a model.", "option": "--begin-with"},
+    ),
+}
+_TOP_TYPES: dict[str, Any] = {"arch": str, "preset": str, "begin_with": str | None}
+
+# Every setting that any run has, by its dotted name; those of losses and networks come with these.
+FIELDS: dict[str, dataclasses.Field] = {
+    **_TOP, **{f"{name}.{f.name}": f for name, group in GROUPS.items() for f in dataclasses.fields(group)}
+}  # fmt: skip
+OPTIONS = {f.metadata["option"]: name for name, f in FIELDS.items() if f.metadata.get("option")}
+
+
+def option(name: str) -> str:
+    """How a user calls a setting: as its option, or by its dotted name where it has none."""
+    given = FIELDS[name].metadata.get("option") if name in FIELDS else None
+    return given.split("/")[0] if given else name
+
+
+def help_of(name: str) -> str:
+    """The help text of a setting."""
+    return FIELDS[name].metadata["help"]
+
+
+def type_of(name: str) -> Any:
+    """The type of a setting's value."""
+    return (
+        _TOP_TYPES[name] if name in _TOP else typing.get_type_hints(GROUPS[name.rpartition(".")[0]])[FIELDS[name].name]
+    )
+
+
+def flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables -> {dotted name: value}; a table without keys is left out."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{dotted name: value} -> tables."""
+    found: dict[str, Any] = {}
+    for name, value in flat.items():
+        _set(found, name, value)
+    return found
+
+
+def _set(tables: dict[str, Any], name: str, value: Any) -> None:
+    *groups, last = name.split(".")
+    for group in groups:
+        tables = tables.setdefault(group, {})
+    tables[last] = value
+
+
+def build(flat: Mapping[str, Any], called: Callable[[str], str] = option) -> TrainConfig:
+    """A config from {dotted name: value}, each value checked against its type and its range.
+
+    Names under loss. and model. that are not in FIELDS go to `terms`, `generator` and `discriminator` as they are.
+    called: dotted name -> how a message calls it. Raises UsageError, one line.
+    """
+    groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
+    top: dict[str, Any] = {}
+    terms: dict[str, dict[str, Any]] = {}
+    networks: dict[str, dict[str, Any]] = {"generator": {}, "discriminator": {}}
+    for name, value in flat.items():
+        parent, _, key = name.rpartition(".")
+        match name.split("."):
+            case _ if name in _TOP:
+                top[name] = check_value(called(name), type_of(name), value)
+            case _ if name in FIELDS:
+                groups[parent][key] = check_value(called(name), type_of(name), value, FIELDS[name].metadata)
+            case ["loss", term, _]:
+                terms.setdefault(term, {})[key] = value
+            case ["model", ("generator" | "discriminator") as network, _]:
+                networks[network][key] = value
+            case _:
+                raise UsageError(f"{called(name)}: there is no such setting; t2i train --dry-run prints all")
+    kind = networks["discriminator"].pop("kind", None)
+    if kind is not None and not isinstance(kind, str):
+        raise UsageError(f"{called('model.discriminator.kind')}: input should be a text, not {kind!r:.80}")
+    parts = {_ATTRIBUTES[name]: group(**groups[name]) for name, group in GROUPS.items()}
+    config = TrainConfig(**top, **parts, terms=terms, **networks, discriminator_kind=kind)
+    _check_together(config, called)
+    return config
+
+
+def check_value(name: str, kind: Any, value: Any, metadata: Mapping[str, Any] = {}) -> Any:
+    """A plain value (JSON, TOML) as its type. Raises UsageError, one line, where it is of another type, or out of its
+    range. name: how the message calls it."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if isinstance(value, bool) and kind is not bool:
+        raise UsageError(f"{name}: input should not be true or false, as {value} is")
+    if isinstance(value, str) and {int, float, bool} & {kind, *typing.get_args(kind)}:
+        expected = "true or false" if kind is bool else "a number"
+        raise UsageError(f"{name}: input should be {expected}, not {value!r:.80}")
+    if isinstance(value, list | tuple):
+        for stage in value:
+            if isinstance(stage, Mapping):
+                hints = typing.get_type_hints(Stage)
+                for part in stage:
+                    check_value(name, hints.get(part, Any), stage[part]) if part in hints else None
+    try:
+        value = TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{name}: {first['msg'].lower()}, not {first.get('input')!r:.80}") from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name} must be a number, not {value}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        bounds = {
+            "above": ("above", lambda bound: value > bound), "least": ("at least", lambda bound: value >= bound),
+            "below": ("below", lambda bound: value < bound), "most": ("at most", lambda bound: value <= bound),
+        }  # fmt: skip
+        for bound, (words, holds) in bounds.items():
+            if (limit := metadata.get(bound)) is not None and not holds(limit):
+                raise UsageError(f"{name} must be {words} {limit:,}, not {value}")
+    return value
+
+
+def _check_together(config: TrainConfig, called: Callable[[str], str]) -> None:
+    """Raises UsageError where values make no sense together."""
+    optim, schedule, adversarial = config.optim, config.schedule, config.adversarial
+    if adversarial.mismatches >= optim.batch:
+        raise UsageError(
+            f"{called('loss.adversarial.mismatches')} must be below the batch, {optim.batch}, not "
+            f"{adversarial.mismatches}"
+        )
+    if optim.batch % optim.accumulate:
+        multiple = f"is not a multiple of {called('optim.accumulate')} {optim.accumulate}"
+        raise UsageError(f"{called('optim.batch')} {optim.batch} {multiple}")
+    if adversarial.shared_fakes and config.text.encoder != "prepared":
+        why = "an encoder that is trained has changed by the generator's phase"
+        raise UsageError(f"{called('loss.adversarial.shared_fakes')} needs {called('text.encoder')} prepared: {why}")
+    if adversarial.kind == "wgan-gp" and config.penalty.kind == "none":
+        why = "nothing bounds a Wasserstein critic without one"
+        raise UsageError(
+            f"{called('loss.adversarial.kind')} wgan-gp needs a penalty, not {called('loss.penalty.kind')} none: {why}"
+        )
+    for stage in schedule.stages:
+        _check_stage(stage, called("schedule.stages"), optim.accumulate)
+    sides = [stage.resolution for stage in schedule.stages]
+    if any(b != 2 * a for a, b in itertools.pairwise(sides)):
+        listed = ", ".join(map(str, sides))
+        raise UsageError(f"{called('schedule.stages')}: each resolution must be twice the one before, not {listed}")
 
 
 def _check_stage(stage: Stage, name: str, accumulate: int) -> None:
@@ -216,74 +437,57 @@ def _check_stage(stage: Stage, name: str, accumulate: int) -> None:
         raise UsageError(f"{where}: lr must be above 0, not {stage.lr}")
 
 
-FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
+class Layers:
+    """Settings laid over each other, later ones winning, and where each value came from."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origin: dict[str, str] = {}
+
+    def add(self, source: str, values: Mapping[str, Any]) -> None:
+        """values: {dotted name: value}."""
+        self.values |= values
+        self.origin |= dict.fromkeys(values, source)
+
+    def called(self, name: str) -> str:
+        """How a message calls a setting: as the user wrote it."""
+        source = self.origin.get(name, DEFAULT)
+        return option(name) if source in (DEFAULT, COMMAND_LINE) else f"{source}: {name}"
+
+    def build(self) -> TrainConfig:
+        """Raises UsageError, one line."""
+        return build(self.values, self.called)
 
 
-def help_of(name: str) -> str:
-    """The help text of a setting."""
-    return FIELDS[name].metadata["help"]
+def is_on(value: Any) -> bool:
+    """Does a setting that others need have an effect itself?"""
+    return value not in (None, False, 0, "none", ())
 
 
-def resolve(
-    *layers: tuple[str, dict[str, Any]],
-) -> tuple[TrainConfig, dict[str, str]]:
-    """Lay settings over the defaults, in the order given, later ones winning.
-
-    layers: (where from, {name: value}); a value that is a table is merged key by key. Returns the checked config and,
-    for each setting, where its value came from. Raises UsageError or UserError, one line.
-    """
-    values: dict[str, Any] = {}
-    origin = dict.fromkeys(FIELDS, "default")
-    for source, layer in layers:
-        for name, value in layer.items():
-            if name not in FIELDS:
-                raise UsageError(f"{source}: no setting is called {name!r}; there is {', '.join(FIELDS)}")
-            if name in TABLES:
-                if not isinstance(value, dict):
-                    raise UsageError(f"{source}: [{name}] must be a table")
-                value = {**values.get(name, {}), **value}
-            values[name] = value
-            origin[name] = source
-
-    def called(name: str) -> str:
-        return option(name) if origin.get(name) in (None, "default", COMMAND_LINE) else f"{origin[name]}: {name}"
-
-    return validate(values, called).check(called), origin
-
-
-def validate(values: dict[str, Any], called: Callable[[str], str] = option) -> TrainConfig:
-    """A config from plain values (JSON, TOML), each checked against its type. Raises UsageError, one line.
-
-    called: setting -> its name in the message.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    given = [(name, FIELDS[name].type, value) for name, value in values.items() if name in FIELDS]
-    stages = values.get("stages")
-    for stage in stages if isinstance(stages, list | tuple) else ():
-        if isinstance(stage, dict):
-            given += [("stages", part.type, stage.get(part.name)) for part in dataclasses.fields(Stage)]
-    for name, kind, value in given:
-        _check_kind(called(name), kind, value)
-    try:
-        return TypeAdapter(TrainConfig).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
-        raise UsageError(f"{called(name)}: {first['msg'].lower()}, not {first.get('input')!r:.80}") from error
-
-
-def _check_kind(name: str, kind: Any, value: Any) -> None:
-    """What pydantic takes for something else, true for 1 and "5" for 5, is refused: other code sees it first."""
-    if isinstance(value, bool) and kind is not bool:
-        raise UsageError(f"{name}: input should not be true or false, as {value} is")
-    if isinstance(value, str) and {int, float, bool} & {kind, *typing.get_args(kind)}:
-        expected = "true or false" if kind is bool else "a number"
-        raise UsageError(f"{name}: input should be {expected}, not {value!r:.80}")
+def check_needs(layers: Layers, config: TrainConfig, named: Iterator[str] | Sequence[str]) -> None:
+    """Raises UsageError where one of these settings has no effect, since another one that it needs is off."""
+    values = flatten(config.tables())
+    for name in named:
+        needs = FIELDS[name].metadata.get("needs") if name in FIELDS else None
+        if needs is None:
+            continue
+        other, _, wanted = needs.partition("=")
+        found = values.get(other)
+        if (found == wanted) if wanted else is_on(found):
+            continue
+        source = layers.origin.get(other, DEFAULT)
+        whose = "" if source in (DEFAULT, COMMAND_LINE) else f" ({source})"
+        said = f"{option(other)} is {found}" if found not in (None, False, 0, ()) else f"it needs {option(other)}"
+        raise UsageError(f"{layers.called(name)} has no effect: {said}{whose}")
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:
-    """A run.toml: settings at the top level, the architecture's own in [model]. Raises UserError, one line."""
+    """A config file as {dotted name: value}, names of older versions renamed. Raises UserError, one line."""
+    return rename_settings(flatten(read_tables(path)))
+
+
+def read_tables(path: Path | str) -> dict[str, Any]:
+    """A TOML file. Raises UserError, one line."""
     try:
         with open(path, "rb") as stream:
             return tomllib.load(stream)
@@ -291,3 +495,34 @@ def read_toml(path: Path | str) -> dict[str, Any]:
         raise describe_os_error(error, path) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid TOML ({first_line(error)})") from error
+
+
+def to_toml(tables: Mapping[str, Any], prefix: str = "") -> str:
+    """Tables as TOML. A value of None, which TOML has not, is left out."""
+    lines, below = [], []
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            if text := to_toml(value, f"{prefix}{key}."):
+                below.append(text)
+        elif value is not None:
+            lines.append(f"{key} = {_toml(value)}\n")
+    head = f"[{prefix[:-1]}]\n" if prefix and lines else ""
+    return "\n".join(part for part in [head + "".join(lines), *below] if part)
+
+
+def _toml(value: Any) -> str:
+    """A plain value as TOML."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+        case list() | tuple():
+            return f"[{', '.join(_toml(item) for item in value)}]"
+        case Mapping():
+            items = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items() if item is not None)
+            return f"{{ {items} }}"
+    raise TypeError(f"TOML has no {type(value).__name__}")

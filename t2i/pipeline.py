@@ -1,30 +1,28 @@
-"""From a prompt to a picture: load a trained model, call it, save it."""
+"""From a prompt to a image: load a trained model, call it, save it."""
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
-from torch import Tensor, nn
 
 from t2i.device import pick_device
 from t2i.errors import UsageError, UserError
-from t2i.models.folder import BUILT_IN, ModelDescription, encoder_in_use, find_model, load_model, save_model
-from t2i.models.growing import Growth, enlarge
-from t2i.precision import to_pixels
-from t2i.tensors import noise_of_seed
+from t2i.models.base import Generator
+from t2i.models.find import BUILT_IN, find_model
+from t2i.models.folder import ModelDescription, load_model, save_model
+from t2i.models.growing import Growth
+from t2i.sampling import Sampler
 from t2i.text.encoders import load_encoder
 from t2i.text.frozen import FrozenEncoder
 from t2i.text.pooler import TextBatch
 from t2i.text.transformer import NAME as TRAINED
 from t2i.text.transformer import TrainedEncoder, drop_text_encoder, load_text_encoder, save_text_encoder
 from t2i.version import __version__
-
-COARSE_LAYERS = 4  # of style mixing: two a resolution, at 4 and 8 px
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,12 @@ class TextToImagePipeline:
     >>> pipe = TextToImagePipeline.from_pretrained()  # the built-in model; or "runs/00003-..."
     >>> pipe("a red apple", generator=torch.Generator().manual_seed(0)).images[0].save("out.png")
 
-    The same prompt and seed give the same pixels alone, in a batch and across runs on one machine: pictures are
-    computed in groups of one fixed size (`group`), because the rounding of a matrix product depends on its shape.
+    The same prompt and seed give the same pixels alone, in a batch and across runs on one machine (t2i/sampling.py).
     """
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: Generator,
         description: ModelDescription,
         *,
         text_encoder: FrozenEncoder | TrainedEncoder | None = None,
@@ -57,12 +54,12 @@ class TextToImagePipeline:
         self.generator = generator.eval().to(self.device, memory_format=torch.channels_last)
         self.description = description
         self.weights_sha256 = weights_sha256
-        self.group = 16 if self.device.type == "cuda" else 4
+        self.sampler = Sampler(self.generator, self.device)
         self._text_encoder = text_encoder
 
     @classmethod
     def from_pretrained(cls, path: Path | str = BUILT_IN, device: torch.device | str = "auto") -> "TextToImagePipeline":
-        """Load a model folder, the model of a run folder, or the one built in, "emoji".
+        """Load a model folder, a run's newest snapshot, "RUN@120000", "RUN@best", or the built-in one, "emoji".
 
         Strict; safetensors only. Raises UserError, one line.
         """
@@ -80,7 +77,7 @@ class TextToImagePipeline:
         """
         if isinstance(self._text_encoder, TrainedEncoder):
             trained = self._text_encoder
-            save_text_encoder(folder, trained.encoder, trained.tokenizer, encoder_in_use(folder))
+            save_text_encoder(folder, trained.encoder, trained.tokenizer)
         save_model(folder, self.generator, self.description, dtype)
         if not isinstance(self._text_encoder, TrainedEncoder):
             drop_text_encoder(folder)
@@ -91,8 +88,8 @@ class TextToImagePipeline:
 
     @property
     def grown(self) -> Growth:
-        """Where its generator stood in growing when it was saved; below `resolution` its pictures are enlarged."""
-        return getattr(self.generator, "growth", Growth(self.resolution))
+        """Where its generator stood in growing when it was saved; below `resolution` its images are enlarged."""
+        return self.generator.growth
 
     @property
     def known_prompts(self) -> list[str]:
@@ -125,11 +122,11 @@ class TextToImagePipeline:
         truncation_psi: float = 1.0,
         output_type: str = "pil",
     ) -> PipelineOutput:
-        """Draw each prompt `num_images_per_prompt` times; pictures of one prompt lie together.
+        """Draw each prompt `num_images_per_prompt` times; images of one prompt lie together.
 
-        seeds: one for each picture of a prompt, the same for every prompt (overrides num_images_per_prompt). Else
+        seeds: one for each image of a prompt, the same for every prompt (overrides num_images_per_prompt). Else
             noise comes from `generator`, one draw after the other, or without one from fresh randomness.
-        truncation_psi: 1 as trained; towards 0 the pictures of a prompt become one, its most typical.
+        truncation_psi: 1 as trained; towards 0 the images of a prompt become one, its most typical.
         output_type: "pil", "np" (uint8 [N, R, R, 3]) or "pt" (float [N, 3, R, R] in [0, 1]).
         Raises UsageError for an empty prompt or a bad argument.
         """
@@ -143,24 +140,18 @@ class TextToImagePipeline:
         except TypeError as error:
             raise UsageError(f"seeds are whole numbers, and so is num_images_per_prompt ({error})") from error
         if count < 1:
-            raise UsageError("ask for at least one picture a prompt")
+            raise UsageError("ask for at least one image a prompt")
         if seeds is not None:
-            noise = torch.stack([self.noise(seed) for seed in seeds]).repeat(len(prompts), 1)
+            noise = torch.stack([self.sampler.noise(seed) for seed in seeds]).repeat(len(prompts), 1)
         else:
             where = generator.device if generator is not None else "cpu"
             noise = torch.randn(len(prompts) * count, self.generator.z_dim, generator=generator, device=where).cpu()
-        condition = self.pool(self.encode(prompts)).repeat_interleave(count, dim=0)
-        images = torch.cat(list(self.draw(noise, condition, truncation_psi)))  # uint8 [N, R, R, 3]
+        condition = self.sampler.pool(self.encode(prompts)).repeat_interleave(count, dim=0)
+        images = torch.cat(list(self.sampler.draw(noise, condition, truncation_psi)))  # uint8 [N, R, R, 3]
         if output_type == "pt":
             return PipelineOutput(images.permute(0, 3, 1, 2).float() / 255)
         arrays = images.numpy()
         return PipelineOutput(arrays if output_type == "np" else [PIL.Image.fromarray(image) for image in arrays])
-
-    def noise(self, seed: int) -> Tensor:
-        """The noise of a seed, [Z]: up to 2^32, that of torch.Generator().manual_seed(seed). Raises UsageError."""
-        if not 0 <= seed < 2**63:
-            raise UsageError(f"a seed lies between 0 and 2^63 - 1; {seed} does not")
-        return noise_of_seed(seed, self.generator.z_dim)
 
     def encode(self, prompts: Sequence[str]) -> TextBatch:
         """Prompts as token embeddings on the CPU. Raises UsageError where one is empty."""
@@ -174,56 +165,7 @@ class TextToImagePipeline:
                 raise UsageError(f"{which} is empty: say what to draw")
         return self.text_encoder.encode_batch(cleaned)
 
-    @torch.inference_mode()
-    def pool(self, text: TextBatch) -> Tensor:
-        """The generator's condition for each caption, [N, E] on the device; conditions can be mixed.
-
-        Captions of one length are pooled together, without padding, whose amount would change the rounding.
-        """
-        lengths = text.mask.sum(1)  # padding stands behind
-        conditions = torch.empty(len(lengths), self.generator.pooler.out_width, device=self.device)
-        for length in lengths.unique().tolist():
-            alike = (lengths == length).nonzero()[:, 0]
-            for group in self._groups(len(alike)):
-                rows = alike[group]
-                part = TextBatch(text.tokens[rows, :length], text.mask[rows, :length])
-                conditions[rows] = self.generator.pool(part.to(self.device))
-        return conditions
-
-    @torch.inference_mode()
-    def draw(self, noise: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Iterator[Tensor]:
-        """noise [N, Z] and conditions [N, E] -> uint8 pictures [<= group, R, R, 3] on the CPU, group by group."""
-        for rows in self._groups(len(noise)):
-            part = condition[rows.to(self.device)]
-            images = self.generator.synthesis(noise[rows].to(self.device), part, truncation_psi)
-            yield to_pixels(enlarge(images[: len(noise) - int(rows[0])], self.resolution))
-
-    @torch.inference_mode()
-    def mix_styles(
-        self, coarse: tuple[Tensor, Tensor], fine: tuple[Tensor, Tensor], truncation_psi: float = 1.0
-    ) -> Iterator[Tensor]:
-        """Coarse styles (4 and 8 px) of one picture, the finer ones of another: Karras et al. 2019, sec. 3.1.
-
-        coarse, fine: noise [N, Z] and conditions [N, E], as `draw` takes them. Yields what `draw` yields. Raises
-        UsageError where the architecture has no styles.
-        """
-        if not hasattr(self.generator, "styles"):
-            raise UsageError(f"{self.description.architecture} has no styles to mix; a stylegan has")
-        for rows in self._groups(len(coarse[0])):
-            first, second = (
-                self.generator.styles(noise[rows].to(self.device), condition[rows.to(self.device)], truncation_psi)
-                for noise, condition in (coarse, fine)
-            )
-            count = min(COARSE_LAYERS, first.shape[1] // 2)
-            images = self.generator.render(torch.cat([first[:, :count], second[:, count:]], dim=1))
-            yield to_pixels(enlarge(images[: len(coarse[0]) - int(rows[0])], self.resolution))
-
-    def _groups(self, count: int) -> Iterator[Tensor]:
-        """Row numbers in groups of one size; the last group is filled up with the last row."""
-        for start in range(0, count, self.group):
-            yield torch.arange(start, start + self.group).clamp_max(count - 1)
-
-    def picture_facts(self, prompt: str, seed: int, truncation_psi: float) -> dict[str, str]:
+    def image_facts(self, prompt: str, seed: int, truncation_psi: float) -> dict[str, str]:
         """What a PNG's text chunks say of how to draw it again."""
         return {
             "prompt": prompt,
@@ -243,15 +185,10 @@ def _number(value: Any, name: str) -> float:
     raise UsageError(f"{name} is a number, not {value!r:.40}")
 
 
-def _load(path: Path) -> tuple[nn.Module, ModelDescription, str, TrainedEncoder | None]:
+def _load(path: Path) -> tuple[Generator, ModelDescription, str, TrainedEncoder | None]:
     """Generator, description, hash of its weights, and the text encoder where one was trained with it."""
     generator, description, digest = load_model(path)
     if description.text_encoder["name"] != TRAINED:
         return generator, description, digest, None
-    try:
-        encoder = TrainedEncoder(*load_text_encoder(path, description.text_encoder["sha256"]))
-    except UserError:
-        if load_model(path)[2] == digest:
-            raise
-        return _load(path)  # a training run replaced both in this moment
+    encoder = TrainedEncoder(*load_text_encoder(path, description.text_encoder["sha256"]))
     return generator, description, digest, encoder

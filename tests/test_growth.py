@@ -11,7 +11,7 @@ from t2i.errors import UsageError, UserError
 from t2i.models import get_architecture, list_architectures
 from t2i.models.folder import load_model
 from t2i.models.growing import Growth, real_at, set_growth
-from t2i.models.layers import downsample, upsample
+from t2i.layers import downsample, upsample
 from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.training.growth import Schedule, fit_stages
 from t2i.training.loop import train

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from t2i.losses.adversarial import HINGE, LOGISTIC
-from t2i.losses.augment import NUMBERS, augment
-from t2i.losses.matching import belonging, mismatch
+from t2i.augment import NUMBERS, augment
+from t2i.data.negatives import belonging, mismatch
 from t2i.losses.penalties import PENALTIES, matching_aware_penalty, r1_penalty
 from t2i.models import get_architecture
 from t2i.text.pooler import TextStatistics

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from test_models import build, make_batch, make_objective
 
-from t2i.data.sides import mirror_axis
+from t2i.data.spatial_words import mirror_axis
 from t2i.losses.contrastive import ContrastiveHead, PlacesHead
 from t2i.losses.penalties import PENALTIES
 from t2i.models import get_architecture

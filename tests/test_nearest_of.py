@@ -78,7 +78,7 @@ def test_seeds_share_out_what_pictures_of_one_caption_differ_in(tmp_path):
     """Two pictures, black and white, of one caption: alone, likeness draws grey; the nearest of four, both."""
     pages = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
 
-    class Painter(Page):
+    class CaptionSampler(Page):
         z_dim = 4
 
         def __init__(self):
@@ -91,9 +91,9 @@ def test_seeds_share_out_what_pictures_of_one_caption_differ_in(tmp_path):
     spread = {}
     for nearest_of in (1, 4):
         torch.manual_seed(0)
-        painter = Painter()
-        optimizer = torch.optim.Adam(painter.parameters(), 1e-2)
-        objective = GANObjective(painter, nn.Identity(), loss=LOSSES["hinge"], penalty=None, nearest_of=nearest_of)
+        sampler = CaptionSampler()
+        optimizer = torch.optim.Adam(sampler.parameters(), 1e-2)
+        objective = GANObjective(sampler, nn.Identity(), loss=LOSSES["hinge"], penalty=None, nearest_of=nearest_of)
         objective.pretraining = True
         batch = SimpleNamespace(images=pages.repeat(16, 1, 1, 1), text=None)
         for step in range(200):
@@ -101,7 +101,7 @@ def test_seeds_share_out_what_pictures_of_one_caption_differ_in(tmp_path):
             objective.accumulate_gradients(SimpleNamespace(name="G"), batch, 1.0, step, StepRandom(0, step, 32))
             optimizer.step()
         with torch.no_grad():
-            greys = painter(torch.randn(500, 4), None)[:, 0, 0, 0]
+            greys = sampler(torch.randn(500, 4), None)[:, 0, 0, 0]
         spread[nearest_of] = greys.std().item()
     assert spread[4] > 0.7 and spread[1] < 0.5 * spread[4], json.dumps(spread)
 

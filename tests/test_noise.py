@@ -27,7 +27,7 @@ def test_nats_are_the_divergence_from_plain_noise():
     assert nats(torch.zeros(1, 7), torch.zeros(1, 7)) == 0
 
 
-class Painter(Page):
+class CaptionSampler(Page):
     """A slope from left to right, how steep by a perceptron from noise."""
 
     z_dim = 4
@@ -49,9 +49,9 @@ SLOPES = torch.linspace(-1, 1, 8)[:, None, None, None] * torch.linspace(-1, 1, 3
 
 def told(rows=slice(0, 8), z_dim=12):
     torch.manual_seed(0)
-    painter = Painter()
-    painter.z_dim = z_dim
-    drawer = Drawer(painter, noise_encoder=NoiseEncoder(2, z_dim))
+    sampler = CaptionSampler()
+    sampler.z_dim = z_dim
+    drawer = Drawer(sampler, noise_encoder=NoiseEncoder(2, z_dim))
     random = StepRandom(0, 0, 8).take(rows)
     return drawer.noise(random, "G"), drawer.noise_near(SLOPES[rows], SLOPES[rows], random, "G")
 
@@ -86,19 +86,19 @@ def test_noise_carries_what_pictures_of_one_caption_differ_in(noise_kl, low, hig
     too much."""
     pages = SLOPES[[0, 7]].repeat(16, 1, 1, 1)
     torch.manual_seed(0)
-    painter, encoder = Painter(), NoiseEncoder(2, 4)
+    sampler, encoder = CaptionSampler(), NoiseEncoder(2, 4)
     objective = GANObjective(
-        painter, nn.Identity(), loss=LOSSES["hinge"], penalty=None, noise_encoder=encoder, noise_kl=noise_kl
+        sampler, nn.Identity(), loss=LOSSES["hinge"], penalty=None, noise_encoder=encoder, noise_kl=noise_kl
     )
     objective.pretraining = True
-    optimizer = torch.optim.Adam([*painter.parameters(), *encoder.parameters()], 1e-2)
+    optimizer = torch.optim.Adam([*sampler.parameters(), *encoder.parameters()], 1e-2)
     batch = SimpleNamespace(images=pages, text=pages)
     for step in range(200):
         optimizer.zero_grad()
         objective.accumulate_gradients(SimpleNamespace(name="G"), batch, 1.0, step, StepRandom(0, step, 32))
         optimizer.step()
     with torch.no_grad():
-        drawn = painter(torch.randn(500, 4), torch.zeros(500, 1))
+        drawn = sampler(torch.randn(500, 4), torch.zeros(500, 1))
     slopes = (drawn[..., -1] - drawn[..., 0]).mean((1, 2)) / 2
     assert low <= slopes.std().item() <= high, slopes.std()
     assert "noise_nats" in objective.statistics.read()

@@ -18,7 +18,7 @@ from t2i import (
 from t2i.errors import UserError
 from t2i.models import get_architecture
 from t2i.models.growing import Growth
-from t2i.originals import default_transform
+from t2i.compat import default_transform
 
 WIDTH = 24
 

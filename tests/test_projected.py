@@ -7,7 +7,7 @@ from short_runs import assert_same_bits, config, final_tensors, start, train
 from torchvision.transforms.functional import gaussian_blur
 
 from t2i.losses.adversarial import heads
-from t2i.losses.augment import blur, blur_reach
+from t2i.augment import blur, blur_reach
 from t2i.models import get_architecture
 from t2i.models.features import load_lite
 from t2i.models.projected import ProjectedDiscriminator, SpectralConv2d

@@ -13,7 +13,7 @@ from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
 from t2i.errors import UserError
 from t2i.evaluation import protocol
-from t2i.evaluation.painter import Painter
+from t2i.evaluation.sampler import CaptionSampler
 from t2i.models.folder import load_model
 from t2i.training import scoring
 from t2i.training.loop import train
@@ -84,9 +84,9 @@ def test_the_score_in_training_is_that_of_the_model_it_saves(data, tmp_path, has
     settings = config(**SCORED)
     run, _ = start(settings, data, tmp_path)
     monkeypatch.setattr("t2i.pipeline.load_encoder", lambda *a, **k: hash_encoder)
-    painter = Painter.of_pipeline(TextToImagePipeline.from_pretrained(run.model, "cpu"))
+    sampler = CaptionSampler.of_pipeline(TextToImagePipeline.from_pretrained(run.model, "cpu"))
     validation = PreparedDataset(data.path.parent / "shapes-val-16")
-    values = protocol.score(painter, validation, data, metrics=("kd", "r-precision"), samples=100)
+    values = protocol.score(sampler, validation, data, metrics=("kd", "r-precision"), samples=100)
     last = lines(run)[-1]
     assert values["KD-lite2"] == pytest.approx(last["kd_lite2"], rel=1e-5)
     assert values["R-precision"] == last["r_precision"]
@@ -119,7 +119,7 @@ def test_best_is_chosen_by_the_score_that_was_named(best_by, values, kept, data,
             self.samples = 100
             self.data = data
 
-        def score(self, painter):
+        def score(self, sampler):
             return protocol.Report([protocol.Score(name, next(given), "", "", "", 100)], {})
 
     monkeypatch.setattr(scoring, "Evaluator", Given)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from t2i.models import get_architecture
-from t2i.models.layers import (
+from t2i.layers import (
     Blur,
     EqualConv2d,
     EqualLinear,

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from t2i.models import get_architecture
-from t2i.models.layers import scale_and_shift
+from t2i.layers import scale_and_shift
 from t2i.models.stylegan2 import ModulatedConv2d, ResidualBlock, StyledConv, StyleGAN2Generator, upsample
 from t2i.text.pooler import TextBatch, TextStatistics
 

@@ -186,7 +186,7 @@ def load_pipeline(
     model: Path | None, device: str, quiet: bool = False, choose: str = "choose another with --model"
 ) -> "TextToImagePipeline":
     """The model named, else the newest run's, else the built-in one (and says which, and how to `choose`)."""
-    from t2i.models.folder import BUILT_IN
+    from t2i.models.find import BUILT_IN
     from t2i.pipeline import TextToImagePipeline
     from t2i.training.run import default_model
 

@@ -48,9 +48,9 @@ def demo(
     from t2i.training.run import find_runs
 
     newest = find_runs(out / "runs")[-1]
-    sample_grid(prompt=list(PROMPTS), model=newest / "model", cols=6, out=out / "demo.png")
+    sample_grid(prompt=list(PROMPTS), model=str(newest), cols=6, out=out / "demo.png")
     console.say(f"4. does it obey? {SCENES} prompts with pairs of colour and shape from training, {SCENES} with others")
-    _say_obedience(newest / "model")
+    _say_obedience(newest)
     command = f'generate "a purple heart" --model {shell_word(newest)} -o heart.png'
     console.say(f"look at {out / 'demo.png'}; then: t2i {command}")
 
@@ -60,10 +60,10 @@ def _say_obedience(model: Path) -> None:
     from rich.table import Table
 
     from t2i.evaluation.attributes import accuracy
-    from t2i.evaluation.painter import Painter
+    from t2i.evaluation.sampler import CaptionSampler
 
     pipe = console.load_pipeline(model, "auto", quiet=True)
-    found = accuracy(Painter.of_pipeline(pipe).prompts, pipe.resolution, SCENES)
+    found = accuracy(CaptionSampler.of_pipeline(pipe).prompts, pipe.resolution, SCENES)
     seen, unseen = found["single", "seen"], found["single", "unseen"]
     table = Table("right", "seen pairs", "unseen pairs", "prompts shuffled")
     for name in ("colour", "size", "background", "shape"):

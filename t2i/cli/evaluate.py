@@ -1,7 +1,7 @@
 """t2i evaluate: a model and a held-out data set in, scores with their rulers out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -10,11 +10,10 @@ from t2i.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from t2i.data.prepared import PreparedDataset
-    from t2i.evaluation.painter import Painter
     from t2i.evaluation.protocol import Evaluator
     from t2i.evaluation.report import Report, Score
+    from t2i.evaluation.sampler import CaptionSampler
     from t2i.pipeline import TextToImagePipeline
-
 
 
 def evaluate(
@@ -76,14 +75,16 @@ def evaluate(
         raise UsageError("--samples does nothing here: attributes has its own prompts, 400 of each kind")
 
     from t2i.evaluation.clip import refuse_own_judge
-    from t2i.evaluation.painter import Painter
     from t2i.evaluation.protocol import Evaluator, Options
+    from t2i.evaluation.sampler import CaptionSampler
     from t2i.files import check_writable
     from t2i.pipeline import TextToImagePipeline
-    from t2i.training.run import newest_model
+    from t2i.training.run import find_runs
 
     if model is None:
-        model = newest_model().parent
+        if not (runs := find_runs()):
+            raise UserError("no model here: no run in runs/ has one; train one with t2i train, or name a model")
+        model = runs[-1]
         if not json:
             console.say(f"model: {model} (the newest run; name another: t2i evaluate MODEL)")
     pipe = TextToImagePipeline.from_pretrained(model, device)
@@ -95,8 +96,8 @@ def evaluate(
     if not json:
         console.say(f"data: {dataset.path} ({dataset.name} {dataset.split}, {len(dataset):,} pictures)")
         console.say(f"training data: {train.path if train is not None else 'not found; name it with --train-data'}")
-    painter = Painter.of_pipeline(pipe, truncation)
-    painter.check(dataset)
+    sampler = CaptionSampler.of_pipeline(pipe, truncation)
+    sampler.check(dataset)
     folder = out or run
     if folder is not None:
         check_writable(folder)  # before the work
@@ -105,24 +106,24 @@ def evaluate(
         evaluator = Evaluator(
             dataset, train, Options(names, samples, seed, inception_weights, clip, str(pipe.device)), progress
         )
-        report = evaluator.score(painter, progress)
+        report = evaluator.score(sampler, progress)
     about = {
         "path": str(model), "architecture": pipe.description.architecture, "resolution": pipe.resolution,
         "images_seen": pipe.description.training.get("images_seen"), "sha256": pipe.weights_sha256,
         "truncation": truncation,
     }  # fmt: skip
-    training = pipe.description.training
-    if training.get("chosen_on") == dataset.fingerprint:
+    chosen = _chosen_on(run, model)
+    if chosen.get("chosen_on") == dataset.fingerprint:
         report.notes.insert(
             0,
-            f"this model was chosen by its {training.get('best_by')} on these very pictures, the best of many looks: "
+            f"this model was chosen by its {chosen['best_by']} on these very pictures, the best of many looks: "
             "its scores here are not held-out ones; score it on another split",
         )
     if growing := console.still_growing(pipe):
         report.notes.insert(0, growing)
         about["grown_to"] = pipe.grown.resolution
     report.facts = {"model": about, **report.facts}
-    written = _write(report, evaluator, painter, folder)
+    written = _write(report, evaluator, sampler, folder)
     if json:
         console.print_json({**report.to_dict(), **written})
         return
@@ -132,11 +133,23 @@ def evaluate(
 
 
 def _run_of(model: Path) -> Path | None:
-    """The run folder that a path is, or is the model of; None where it is in none."""
-    for folder in (model, model.absolute().parent):  # it may be "."
-        if (folder / "config.json").is_file() and (folder / "model" / "model_index.json").is_file():
-            return folder
-    return None
+    """The run folder that a model is, or is in; None where it is in none."""
+    from t2i.models.find import find_model, is_run
+
+    if is_run(model):
+        return model
+    folder = find_model(model).absolute()
+    return next((parent for parent in (folder.parent, *folder.parents[1:3]) if is_run(parent)), None)
+
+
+def _chosen_on(run: Path | None, model: Path) -> "dict[str, Any]":
+    """Of a run's best snapshot: by which score, and on which data it was chosen; {} of another model."""
+    from t2i.models.find import best_in_run, find_model
+    from t2i.training.run import Run
+
+    if run is None or best_in_run(run) is None or best_in_run(run) != find_model(model):
+        return {}
+    return Run(run).read_best() or {}
 
 
 def _training_data(pipe: "TextToImagePipeline", run: Path | None, given: Path | None) -> "PreparedDataset | None":
@@ -169,7 +182,7 @@ def _evaluated(given: Path | None, train: "PreparedDataset | None", model: Path)
     )
 
 
-def _write(report: "Report", evaluator: "Evaluator", painter: "Painter", folder: Path | None) -> dict[str, str]:
+def _write(report: "Report", evaluator: "Evaluator", sampler: "CaptionSampler", folder: Path | None) -> dict[str, str]:
     """The history and the sheet of best and worst; returns what was written where."""
     from t2i.evaluation.sheet import best_and_worst
     from t2i.grids import save_png
@@ -180,7 +193,7 @@ def _write(report: "Report", evaluator: "Evaluator", painter: "Painter", folder:
         )
         return {}
     written = {}
-    sheet = best_and_worst(evaluator, painter, report)
+    sheet = best_and_worst(evaluator, sampler, report)
     if sheet is not None:
         data = evaluator.data
         path = folder / f"best-and-worst-{data.name}-{data.split}-{data.resolution}.png"

@@ -30,7 +30,8 @@ def export(
     folder = out or Path("t2i-export") / format
 
     from t2i.files import check_writable
-    from t2i.models.folder import find_model, holds_model
+    from t2i.models.find import find_model
+    from t2i.models.folder import holds_model
     from t2i.training.run import default_model
 
     earlier = (folder / "model.onnx").is_file() if format == "onnx" else holds_model(folder)

@@ -60,19 +60,19 @@ def generate(
     if not folder:
         check_picture_name(Path(out))
     pipe = console.load_pipeline(model, device, quiet=json)
-    pipe.group = batch or pipe.group
-    condition = pipe.pool(console.encode(pipe, texts))
+    pipe.sampler.group = batch or pipe.sampler.group
+    condition = pipe.sampler.pool(console.encode(pipe, texts))
     check_writable(folder or Path(out).parent)  # before the work, after all else that can be wrong
     import torch
 
     jobs = [(index, seed) for index in range(len(texts)) for seed in numbers]
-    noise = torch.stack([pipe.noise(seed) for _, seed in jobs])
+    noise = torch.stack([pipe.sampler.noise(seed) for _, seed in jobs])
     rows = torch.tensor([index for index, _ in jobs], device=pipe.device)
     written = []
-    pictures = (picture for group in pipe.draw(noise, condition[rows], truncation) for picture in group.numpy())
+    pictures = (picture for group in pipe.sampler.draw(noise, condition[rows], truncation) for picture in group.numpy())
     for number, ((index, seed), picture) in enumerate(zip(jobs, pictures)):
         path = _name(Path(out), folder, number, len(jobs))
-        save_png(picture, path, pipe.picture_facts(texts[index], seed, truncation))
+        save_png(picture, path, pipe.image_facts(texts[index], seed, truncation))
         written.append({"path": str(path), "prompt": texts[index], "seed": seed})
     if json:
         console.print_json(written)

@@ -25,7 +25,7 @@ def info(
 def look(path: Path) -> tuple[str, dict[str, Any]]:
     """The kind of a path and the facts on it. Raises UserError, one line, where it is nothing that t2i made."""
     if not path.exists():
-        from t2i.models.folder import find_model
+        from t2i.models.find import find_model
 
         path = find_model(path)  # the built-in one has a name
     if not path.exists():
@@ -75,6 +75,7 @@ def _unfinished(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
+    from t2i.models.find import list_snapshots
     from t2i.training.checkpoint import list_checkpoints, verify
     from t2i.training.metrics import read_metrics
     from t2i.training.run import Run
@@ -94,9 +95,10 @@ def _run(path: Path) -> dict[str, Any]:
     return {
         "architecture": settings.arch, "data": data.get("path"), "resolution": data.get("resolution"),
         **({"grown to": stage} if stage != data.get("resolution") else {}),
-        "goal": f"{settings.kimg:g} kimg", "checkpoints": ", ".join(checkpoints) or "none",
+        "goal": f"{settings.schedule.kimg:g} kimg", "checkpoints": ", ".join(checkpoints) or "none",
         **({"damaged": "\n".join(damaged)} if damaged else {}),
-        "has a model": (run.model / "model_index.json").is_file(), **metrics,
+        "snapshots": ", ".join(str(int(folder.name)) for folder in list_snapshots(run.checkpoints)) or "none",
+        "has a model": run.model is not None, **metrics,
     }  # fmt: skip
 
 
@@ -113,10 +115,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _model(path: Path) -> dict[str, Any]:
     from t2i.models.folder import load_model
-    from t2i.models.growing import Growth
 
     generator, description, digest = load_model(path)
-    stage = getattr(generator, "growth", Growth(description.resolution)).resolution
+    stage = generator.growth.resolution
     parameters = sum(value.numel() for value in generator.parameters())
     return {
         "architecture": description.architecture, "resolution": description.resolution,

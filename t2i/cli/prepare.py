@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from t2i.data.records import Source
 
 
-
 def prepare(
     coco: Annotated[
         Path | None, Option(help="COCO's root: train2017/, annotations/captions_train2017.json.", show_default=False)

@@ -74,7 +74,7 @@ def describe(status: "Status") -> str:
 
 def _losses(metrics: dict[str, float]) -> str:
     if "loss_d" not in metrics:
-        return f"pretraining  likeness loss {metrics['loss_likeness']:.3f}"
+        return f"warm-up  reconstruction {metrics['reconstruction']:.3f}"
     logits = " ".join(f"{name} {value}" for name, value in zip(("real", "mismatch", "fake"), _logits(metrics, 2)))
     return f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits {logits}"
 
@@ -98,6 +98,6 @@ def describe_briefly(status: "Status") -> str:
         f"{metrics['memory_gib']:.1f} GiB "
     )
     if "loss_d" not in metrics:
-        return shown + f"likeness loss {metrics['loss_likeness']:.3f}"
+        return shown + f"reconstruction {metrics['reconstruction']:.3f}"
     logits = "/".join(_logits(metrics, 1))
     return shown + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"

@@ -103,7 +103,7 @@ def sample_grid(
     check_grid(grid.rows, grid.wide, pipe.resolution)
     check_writable(out.parent)  # before the work, after all else that can be wrong
     sheet = table_grid(grid.draw(), grid.labels, grid.columns, grid.title)
-    facts = pipe.picture_facts(" | ".join(grid.prompts), grid.seeds[0], psi)
+    facts = pipe.image_facts(" | ".join(grid.prompts), grid.seeds[0], psi)
     truncations = {"truncation_psi": ",".join(f"{value:g}" for value in SWEEP)} if truncation_sweep else {}
     save_png(sheet, out, {**facts, "seeds": ",".join(map(str, grid.seeds)), **truncations})
     console.say(f"wrote {out} ({grid.rows} x {grid.wide} {'mixed ' * style_mixing}pictures)")
@@ -148,7 +148,7 @@ class _Grid(NamedTuple):
 
 def _prompts_by_seeds(pipe: "TextToImagePipeline", prompts: list[str], seeds: list[int], psi: float) -> _Grid:
     def draw() -> "list[list[np.ndarray]]":
-        conditions = pipe.pool(encoded)
+        conditions = pipe.sampler.pool(encoded)
         return _draw(pipe, [[_Cell(seed, condition, psi) for seed in seeds] for condition in conditions])
 
     encoded = console.encode(pipe, prompts)
@@ -158,7 +158,7 @@ def _prompts_by_seeds(pipe: "TextToImagePipeline", prompts: list[str], seeds: li
 
 def _sweep(pipe: "TextToImagePipeline", prompts: list[str], seed: int) -> _Grid:
     def draw() -> "list[list[np.ndarray]]":
-        conditions = pipe.pool(encoded)
+        conditions = pipe.sampler.pool(encoded)
         return _draw(pipe, [[_Cell(seed, condition, psi) for psi in SWEEP] for condition in conditions])
 
     encoded = console.encode(pipe, prompts)
@@ -170,7 +170,7 @@ def _interpolation(
     pipe: "TextToImagePipeline", ends: tuple[str, str], seeds: list[int], steps: int, psi: float
 ) -> _Grid:
     def draw() -> "list[list[np.ndarray]]":
-        first, last = pipe.pool(encoded)
+        first, last = pipe.sampler.pool(encoded)
         return _draw(pipe, [[_Cell(seed, first.lerp(last, share), psi) for share in shares] for seed in seeds])
 
     encoded = console.encode(pipe, list(ends))
@@ -183,7 +183,7 @@ def _mixtures(pipe: "TextToImagePipeline", prompts: list[str], coarse: list[int]
     """Of one prompt, or of one for the rows (coarse styles) and one for the columns."""
 
     def draw() -> "list[list[np.ndarray]]":
-        conditions = pipe.pool(encoded)
+        conditions = pipe.sampler.pool(encoded)
         return _mixed(pipe, coarse, fine, conditions[0], conditions[-1], psi)
 
     encoded = console.encode(pipe, prompts)
@@ -202,8 +202,8 @@ def _mixed(
     left = _draw(pipe, [[_Cell(seed, first, psi)] for seed in coarse])
     ways = []
     for seeds, condition in (([a for a in coarse for _ in fine], first), (fine * len(coarse), second)):
-        ways.append((torch.stack([pipe.noise(seed) for seed in seeds]), condition.expand(len(seeds), -1)))
-    drawn = [picture for group in pipe.mix_styles(*ways, psi) for picture in group.numpy()]
+        ways.append((torch.stack([pipe.sampler.noise(seed) for seed in seeds]), condition.expand(len(seeds), -1)))
+    drawn = [picture for group in pipe.sampler.mix_styles(*ways, psi) for picture in group.numpy()]
     table = [[np.full_like(above[0], 255), *above]]
     for number, (picture,) in enumerate(left):
         table.append([picture, *drawn[number * len(fine) : (number + 1) * len(fine)]])
@@ -224,9 +224,9 @@ def _draw(pipe: "TextToImagePipeline", table: list[list[_Cell]]) -> "list[list[n
     pictures: list[Any] = [None] * len(cells)
     for psi in {cell.truncation for cell in cells}:
         rows = [number for number, cell in enumerate(cells) if cell.truncation == psi]
-        noise = torch.stack([pipe.noise(cells[row].seed) for row in rows])
+        noise = torch.stack([pipe.sampler.noise(cells[row].seed) for row in rows])
         conditions = torch.stack([cells[row].condition for row in rows])
-        drawn = (picture for group in pipe.draw(noise, conditions, psi) for picture in group.numpy())
+        drawn = (picture for group in pipe.sampler.draw(noise, conditions, psi) for picture in group.numpy())
         for row, picture in zip(rows, drawn):
             pictures[row] = picture
     columns = len(table[0])

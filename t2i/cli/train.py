@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
-def _setting(name: str, metavar: str | None = None, help: str | None = None) -> Any:
-    """An option whose help text is the config's; without a default, so that a preset can give one."""
-    return Option(help=help or help_of(name), show_default=False, metavar=metavar)
+def _setting(name: str, metavar: str | None = None) -> Any:
+    """The option of a setting, whose help text is the config's; without a default, so that a preset can give one."""
+    return Option(FIELDS[name].metadata["option"], help=help_of(name), show_default=False, metavar=metavar)
 
 
 def train(
@@ -38,44 +38,43 @@ def train(
         Path | None, Argument(help="A prepared data set; left out, the newest in t2i-data/.", show_default=False)
     ] = None,
     arch: Annotated[str | None, _setting("arch", "NAME")] = None,
-    preset: Annotated[str | None, _setting("preset", "NAME")] = None,
-    conditioning: Annotated[str | None, _setting("conditioning", "attention|sentence")] = None,
-    text_encoder: Annotated[str | None, _setting("text_encoder", "prepared|transformer")] = None,
-    loss: Annotated[str | None, _setting("loss", "hinge|logistic|wgan-gp")] = None,
-    penalty: Annotated[str | None, _setting("penalty", "ma-gp|r1|wgan-gp|none")] = None,
-    penalty_every: Annotated[int | None, _setting("penalty_every")] = None,
-    growing: Annotated[
-        bool | None, Option("--growing/--no-growing", help=help_of("growing"), show_default=False)
-    ] = None,
-    batch: Annotated[int | None, _setting("batch")] = None,
-    accumulate: Annotated[int | None, _setting("accumulate")] = None,
-    kimg: Annotated[float | None, _setting("kimg")] = None,
-    minutes: Annotated[float | None, _setting("minutes")] = None,
-    lr_g: Annotated[float | None, _setting("lr_g")] = None,
-    lr_d: Annotated[float | None, _setting("lr_d")] = None,
+    preset: Annotated[str | None, _setting("preset", "NAME|FILE")] = None,
+    conditioning: Annotated[str | None, _setting("text.conditioning", "attention|sentence")] = None,
+    text_encoder: Annotated[str | None, _setting("text.encoder", "prepared|transformer")] = None,
+    loss: Annotated[str | None, _setting("loss.adversarial.kind", "hinge|logistic|wgan-gp")] = None,
+    penalty: Annotated[str | None, _setting("loss.penalty.kind", "ma-gp|r1|wgan-gp|none")] = None,
+    penalty_every: Annotated[int | None, _setting("loss.penalty.every")] = None,
+    growing: Annotated[bool | None, _setting("schedule.growing")] = None,
+    batch: Annotated[int | None, _setting("optim.batch")] = None,
+    accumulate: Annotated[int | None, _setting("optim.accumulate")] = None,
+    kimg: Annotated[float | None, _setting("schedule.kimg")] = None,
+    minutes: Annotated[float | None, _setting("schedule.minutes")] = None,
+    lr_g: Annotated[float | None, _setting("optim.lr_g")] = None,
+    lr_d: Annotated[float | None, _setting("optim.lr_d")] = None,
     amp: Annotated[bool, Option("--amp", help="Mixed precision: the same as --precision bf16.")] = False,
-    precision: Annotated[str | None, _setting("precision", "fp32|bf16|fp16")] = None,
-    seed: Annotated[int | None, _setting("seed")] = None,
+    precision: Annotated[str | None, _setting("optim.precision", "fp32|bf16|fp16")] = None,
+    seed: Annotated[int | None, _setting("run.seed")] = None,
     config: Annotated[
         Path | None, Option(help="Settings from a TOML file; every setting can stand there.", show_default=False)
     ] = None,
     resume: Annotated[
         Path | None,
         Option(
-            metavar="[RUN]", help="Go on with a run, with its settings; alone, the newest in runs/.", show_default=False
+            metavar="[RUN]", help="Resume a run, with its settings; alone, the newest in runs/.", show_default=False
         ),
     ] = None,
-    begin_with: Annotated[str | None, _setting("begin_with", "RUN")] = None,
+    begin_with: Annotated[str | None, _setting("begin_with", "RUN|RUN@N|MODEL")] = None,
     gpus: Annotated[
         int | None, Option(help="Processes on this machine, a GPU each (or a share of the cores).", show_default=False)
     ] = None,
-    checkpoint_minutes: Annotated[float | None, _setting("checkpoint_minutes")] = None,
-    eval_every: Annotated[int | None, _setting("eval_every")] = None,
-    best_by: Annotated[str | None, _setting("best_by", "kd|fd|r-precision")] = None,
-    on_nan: Annotated[str | None, _setting("on_nan", "stop|rollback")] = None,
+    threads: Annotated[int | None, _setting("run.threads")] = None,
+    checkpoint_minutes: Annotated[float | None, _setting("run.checkpoint_minutes")] = None,
+    eval_every: Annotated[int | None, _setting("eval.every")] = None,
+    best_by: Annotated[str | None, _setting("eval.best_by", "kd|fd|r-precision")] = None,
+    on_nan: Annotated[str | None, _setting("run.on_nan", "stop|rollback")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     out: Annotated[Path, Option(help="Folder that the run folder is made in.")] = RUNS,
-    dry_run: Annotated[bool, Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print all settings, as a file for --config, and stop.")] = False,
 ) -> None:
     """Train an architecture on a prepared data set.
 
@@ -83,18 +82,18 @@ def train(
     at the next step with a checkpoint and a usable model.
     """
     given = {
-        "arch": arch, "preset": preset, "conditioning": conditioning,
-        "text_encoder": text_encoder, "loss": loss, "penalty": penalty,
-        "penalty_every": penalty_every, "growing": growing, "batch": batch,
-        "accumulate": accumulate, "kimg": kimg, "minutes": minutes, "lr_g": lr_g, "lr_d": lr_d,
-        "precision": precision, "seed": seed, "checkpoint_minutes": checkpoint_minutes, "eval_every": eval_every,
-        "best_by": best_by, "on_nan": on_nan, "begin_with": begin_with,
+        "arch": arch, "preset": preset, "text.conditioning": conditioning, "text.encoder": text_encoder,
+        "loss.adversarial.kind": loss, "loss.penalty.kind": penalty, "loss.penalty.every": penalty_every,
+        "schedule.growing": growing, "optim.batch": batch, "optim.accumulate": accumulate, "schedule.kimg": kimg,
+        "schedule.minutes": minutes, "optim.lr_g": lr_g, "optim.lr_d": lr_d, "optim.precision": precision,
+        "run.seed": seed, "run.threads": threads, "run.checkpoint_minutes": checkpoint_minutes,
+        "eval.every": eval_every, "eval.best_by": best_by, "run.on_nan": on_nan, "begin_with": begin_with,
     }  # fmt: skip
     flags = {name: value for name, value in given.items() if value is not None}
     if amp:
-        if flags.get("precision", "bf16") != "bf16":
+        if flags.get("optim.precision", "bf16") != "bf16":
             raise UsageError(f"--amp means --precision bf16; it excludes --precision {precision}")
-        flags["precision"] = "bf16"
+        flags["optim.precision"] = "bf16"
 
     from t2i.training.distributed import Ranks, local_device, lost_contact
     from t2i.training.run import Run, newest_resumable
@@ -120,8 +119,8 @@ def train(
                 raise UsageError("--out is for a new run; --resume goes on in the run's own folder")
             run = newest_resumable(RUNS) if str(resume) == console.NEWEST else Run(resume)
             if minutes is not None:
-                flags["minutes"] = _rest_of(minutes, seconds_gone())
-            _go_on(run, request, where, ranks)
+                flags["schedule.minutes"] = _rest_of(minutes, seconds_gone())
+            _resume(run, request, where, ranks)
     except RuntimeError as error:
         if ranks.size == 1 or not (line := lost_contact(error)):
             raise
@@ -154,29 +153,33 @@ def _check_gpus(gpus: int, device: str) -> None:
 def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks") -> None:
     """A new run; or, where torchrun starts a job again that had begun one, that run."""
     from t2i.data.prepared import PreparedDataset
+    from t2i.training.begin_with import find_source
     from t2i.training.checkpoint import list_checkpoints
     from t2i.training.distributed import RestartNote
     from t2i.training.run import Run
-    from t2i.training.setup import check_source, check_together, new_settings
+    from t2i.training.settings import new_settings
+    from t2i.training.tables import check_together
 
     note = RestartNote(out, console.arguments())
     if (begun := ranks.share(begun_before() or note.begun())) and list_checkpoints(begun / "checkpoints"):
-        minutes = Run(begun).read_config()[0].minutes
-        limits = {} if minutes is None else {"minutes": _rest_of(minutes, seconds_gone())}
-        _go_on(Run(begun), _Request(None, limits, None, False, ranks.size), device, ranks)
+        minutes = Run(begun).read_config()[0].schedule.minutes
+        limits = {} if minutes is None else {"schedule.minutes": _rest_of(minutes, seconds_gone())}
+        _resume(Run(begun), _Request(None, limits, None, False, ranks.size), device, ranks)
         if ranks.first:
             note.remove()
         return
     dataset = PreparedDataset(request.data or _newest_dataset())
     dataset.check()
     settings, origin = new_settings(dataset, request.flags, request.config, device.type)
+    settings = _with_threads(settings, device)
     check_together(settings, request.processes)
-    check_source(settings, dataset)
-    _show(settings, origin, dataset, device, request.processes)
+    if settings.begin_with:
+        find_source(settings.begin_with).check(settings, dataset)
+    _show(settings, origin, dataset, device, request)
     if ranks.first and dataset.caption_count < 2:
         console.warn("all captions are the same: there is no wrong one to learn from, so prompts will not be followed")
-    if ranks.first and settings.pretrain_kimg >= settings.kimg:
-        whole = f"pretrain_kimg {settings.pretrain_kimg:g} is all of a run of {settings.kimg:g} kimg"
+    if ranks.first and settings.schedule.warm_up_kimg >= settings.schedule.kimg:
+        whole = f"warm_up_kimg {settings.schedule.warm_up_kimg:g} is all of a run of {settings.schedule.kimg:g} kimg"
         console.warn(f"{whole}: no discriminator will be trained")
     if request.dry_run:
         return
@@ -193,26 +196,42 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
         note.remove()
 
 
+def _with_threads(settings: TrainConfig, device: "torch.device") -> TrainConfig:
+    """The number of threads is chosen once, by --threads or the machine, and kept in the run."""
+    import torch
+
+    if device.type != "cpu" or settings.run.threads:
+        return settings
+    return settings.changed(run__threads=torch.get_num_threads())
+
+
 def _check_scores(settings: TrainConfig, dataset: "PreparedDataset") -> None:
     """Can a run be scored while it trains? What it lacks shows before a folder is made or an option remembered."""
     from t2i.evaluation.features import load_lite2
     from t2i.training.scoring import held_out
 
-    if settings.eval_every:
+    if settings.eval.every:
         held_out(settings, dataset)
         load_lite2()
 
 
-def _go_on(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks") -> None:
+def _resume(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks") -> None:
     """An existing run."""
-    from t2i.training.setup import check_together, resumed_settings
+    import torch
+
+    from t2i.config import DEFAULT
+    from t2i.training.settings import resumed_settings
+    from t2i.training.tables import check_together
 
     settings, dataset = resumed_settings(run, request.data, request.flags, request.config)
+    settings = _with_threads(settings, device)
     check_together(settings, request.processes)
     if request.dry_run:
-        _show(settings, dict.fromkeys(FIELDS, "default"), dataset, device, request.processes)
+        _show(settings, dict.fromkeys(FIELDS, DEFAULT), dataset, device, request)
         return
     _check_scores(settings, dataset)
+    if ranks.first and device.type == "cpu" and settings.run.threads != (here := torch.get_num_threads()):
+        console.say(f"{settings.run.threads} threads, as the run began ({here} here); --threads changes it")
     _train(settings, dataset, run, device, ranks, resume=True)
 
 
@@ -235,55 +254,75 @@ def _newest_dataset() -> Path:
 
 
 def _show(
-    settings: TrainConfig, origin: dict[str, str], dataset: "PreparedDataset", device: "torch.device", processes: int
+    settings: TrainConfig,
+    origin: dict[str, str],
+    dataset: "PreparedDataset",
+    device: "torch.device",
+    request: _Request,
 ) -> None:
+    """The ten lines that training begins with; for a dry run all settings as well, as a TOML file."""
+    from t2i.config import COMMAND_LINE, flatten, to_toml
     from t2i.models import get_architecture
+    from t2i.presets import about, preset_file
     from t2i.text.pooler import TextStatistics
-    from t2i.text.transformer import SETTINGS
-    from t2i.training.growth import Schedule
-    from t2i.training.state import network_options
+    from t2i.training.schedule import Schedule
+    from t2i.training.tables import effective
+    from t2i.training.trainer import make_networks
 
-    architecture = get_architecture(settings.arch)
-    schedule = Schedule(settings, dataset.resolution)
-    options = network_options(settings, dataset.resolution)
+    width = settings.transformer.width if settings.text.encoder == "transformer" else dataset.text["width"]
     try:
-        width = dataset.text["width"]
-        if settings.text_encoder == "transformer":
-            width = {**SETTINGS, **settings.encoder}["width"]
-        statistics = TextStatistics.identity(width)
-        networks = architecture.build(dataset.resolution, settings.conditioning, statistics, options, 0)
+        networks = make_networks(settings, dataset.resolution, TextStatistics.identity(width))
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
+        options = {**settings.generator, **settings.discriminator}
         chosen = ", ".join(f"{name} {value}" for name, value in options.items())
         raise UsageError(
             f"{settings.arch} cannot be built at {dataset.resolution} px with {chosen} ({first_line(error)})"
         ) from error
     sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in networks]
+    values, schedule = flatten(settings.tables()), Schedule(settings, dataset.resolution)
+    named = {name: source for name, source in origin.items() if source == COMMAND_LINE or source.endswith(".toml")}
+    ours = [f"{name} {values[name]}" for name in named if name in values and name not in ("arch", "preset")]
+    path = preset_file(settings.arch, settings.preset)
+    losses = [settings.adversarial.kind, *(f"{name} {next(iter(t.values())):g}" for name, t in settings.terms.items())]
+    if settings.penalty.kind != "none":
+        losses.insert(1, settings.penalty.kind)
+    minutes = settings.schedule.minutes
+    length = f"{settings.schedule.kimg:g} kimg" + (f", at most {minutes:g} minutes" if minutes else "")
+    where = f"{device}, {settings.optim.precision}"
+    if device.type == "cpu":
+        where += f", {settings.run.threads} threads"
     rows: dict[str, Any] = {
-        "data": f"{dataset.path} ({len(dataset):,} pictures, {dataset.resolution} px)",
-        "device": f"{device}, {processes} processes" if processes > 1 else device,
-        "networks": f"generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters",
+        "data": f"{dataset.path} ({len(dataset):,} images, {dataset.resolution} px)",
+        "device": f"{where}, {request.processes} processes" if request.processes > 1 else where,
+        "networks": f"generator {sizes[0]:.2f} M, {settings.discriminator_kind} discriminator {sizes[1]:.2f} M weights",
+        "preset": settings.preset + (f": {about(path)}" if path and path.is_file() else ""),
+        "length": f"{length}; batch {settings.optim.batch}, seed {settings.run.seed}",
+        "stages": schedule.describe() if settings.schedule.growing else "none, full size from the start",
+        "losses": ", ".join(losses),
+        "yours": ", ".join(ours) or "nothing differs from the preset",
     }
-    for name, source in origin.items():
-        value = getattr(settings, name)
-        if name == "model":
-            value = ", ".join(f"{key} {item}" for key, item in options.items() if key in architecture.model_options)
-        elif name == "encoder":
-            value = {**SETTINGS, **value} if settings.text_encoder == "transformer" else {}
-            value = ", ".join(f"{key} {item}" for key, item in value.items()) or None
-        elif name == "stages":
-            value = schedule.describe() if settings.growing else None
-        rows[name] = f"{'-' if value is None else value}" + ("" if source == "default" else f"  [{source}]")
-    console.table(f"{settings.arch}: {architecture.summary}", rows)
+    if origin.get("preset", "").startswith("its settings for"):
+        rows["preset"] += f" [{origin['preset']}]"
+    title = f"{settings.arch}: {get_architecture(settings.arch).summary}"
+    if not request.dry_run:
+        console.table(title, rows)
+        return
+    console.say(f"# {title}")
+    for name, value in rows.items():
+        console.say(f"# {name:<9} {value}")
+    console.say("")
+    console.say(to_toml(effective(settings)).rstrip())
 
 
 def _train(
     settings: TrainConfig, dataset: "PreparedDataset", run: "Run", device: "torch.device", ranks: "Ranks", resume: bool
 ) -> None:
     from t2i.locks import lock
-    from t2i.training.growth import Schedule
+    from t2i.models.find import model_name
     from t2i.training.loop import train as run_training
+    from t2i.training.schedule import Schedule
 
     caught: list[int] = []  # signals
 
@@ -308,15 +347,16 @@ def _train(
                 settings, dataset, run, device,
                 resume=resume, ranks=ranks, stop=lambda: bool(caught), on_status=show, say=say,
             )  # fmt: skip
-        say(f"{outcome.images_seen:,} images seen, {outcome.seconds / 60:.1f} minutes; model: {run.model}")
+        model = model_name(run.model) if run.model else run.folder
+        say(f"{outcome.images_seen:,} images seen, {outcome.seconds / 60:.1f} minutes; model: {model}")
         if resume and outcome.reason == "done" and outcome.images_seen == outcome.began_at:
-            say(f"there was nothing left to do: its goal of {settings.kimg:g} kimg is reached; --kimg takes it further")
+            say(f"nothing was left to do: the goal of {settings.schedule.kimg:g} kimg is reached; --kimg raises it")
         schedule = Schedule(settings, dataset.resolution)
-        if (reached := schedule.latest(outcome.images_seen).resolution) < dataset.resolution:
+        if (reached := schedule.growth_after(outcome.images_seen).resolution) < dataset.resolution:
             say(f"it has grown to {reached} px only (stages: {schedule.describe()})")
-        if not schedule.judged(outcome.images_seen):
-            begins = f"{settings.pretrain_kimg:g} kimg"
-            say(f"it has learned by likeness only (pretrain_kimg: a discriminator trains from {begins} on)")
+        if not schedule.discriminator_trained(outcome.images_seen):
+            begins = f"{settings.schedule.warm_up_kimg:g} kimg"
+            say(f"this was the reconstruction warm-up only: a discriminator trains from {begins} on")
         ranks.leave()
         if outcome.reason == "signal":
             number = caught[0] if caught else signal.SIGTERM  # another rank's signal: torchrun's end of the job
@@ -326,7 +366,7 @@ def _train(
             run.log(str(stopped))
             raise stopped
     prompt = dataset.caption(int(dataset.caption_ids(0)[0]))
-    console.say(f"t2i generate {shell_word(prompt)} --model {shell_word(run.model)} -o out.png")
+    console.say(f"t2i generate {shell_word(prompt)} --model {shell_word(run.folder)} -o out.png")
 
 
 @contextmanager

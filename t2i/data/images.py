@@ -31,8 +31,8 @@ from PIL import (  # the plugins: Image.open would import all of Pillow's otherw
     features,
 )
 
-from t2i.data.inside import inside, open_file
 from t2i.data.records import PictureError
+from t2i.data.safe_paths import inside, open_file
 from t2i.files import first_line
 
 T = TypeVar("T")

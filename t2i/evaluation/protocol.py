@@ -25,9 +25,9 @@ from t2i.evaluation.distances import Distances, Pictures
 from t2i.evaluation.features import RESIZE, FeatureNetwork, Progress, load_lite2, silent
 from t2i.evaluation.inception import load_inception
 from t2i.evaluation.matcher import VERSION, degrade, sentences, too_few, train_matcher
-from t2i.evaluation.painter import CHUNK, Painter
 from t2i.evaluation.report import Report, Score
 from t2i.evaluation.retrieval import Judge, ask
+from t2i.evaluation.sampler import CHUNK, CaptionSampler
 
 LITE2, INCEPTION, CLIP = "lite2", "inception", "clip"
 # The names that --metrics takes, in reading order, with the network that each looks through.
@@ -97,10 +97,10 @@ class Evaluator:
         if not (self.distances or self.judges or "attributes" in self.metrics):
             raise UserError(self.notes[-1])
 
-    def score(self, painter: Painter, progress: Progress = silent) -> Report:
+    def score(self, sampler: CaptionSampler, progress: Progress = silent) -> Report:
         """Draws the samples and scores them. Raises UserError, one line, where the model does not fit the data."""
-        painter.check(self.data)
-        features = self.features_of(painter, np.arange(self.samples), progress)
+        sampler.check(self.data)
+        features = self.features_of(sampler, np.arange(self.samples), progress)
         scores: list[Score] = []
         margins = None
         for name in self.networks:
@@ -113,15 +113,15 @@ class Evaluator:
                     margins = judge.margins(features[name])
         if "attributes" in self.metrics:
             progress("attributes", 0, None)
-            scores += _attribute_scores(painter, self.options.scenes, self.options.seed)
+            scores += _attribute_scores(sampler, self.options.scenes, self.options.seed)
         return Report(scores, self.facts(), list(self.notes), margins)
 
-    def features_of(self, painter: Painter, samples: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
+    def features_of(self, sampler: CaptionSampler, samples: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
         """Draws these samples and shows them to every network: name -> float32 [n, D]. Keeps no picture."""
         out = {name: np.empty((len(samples), net.width), np.float32) for name, net in self.networks.items()}
         if not self.networks:
             return out
-        for rows, images in painter.paint(self.data, self.caption_ids[samples], self.seeds[samples]):
+        for rows, images in sampler.draw_dataset(self.data, self.caption_ids[samples], self.seeds[samples]):
             progress("samples", rows.start, len(samples))
             for name, network in self.networks.items():
                 out[name][rows] = network(images)
@@ -278,9 +278,11 @@ class Evaluator:
         )  # fmt: skip
 
 
-def score(painter: Painter, data: PreparedDataset, train: PreparedDataset | None, **options: Any) -> dict[str, float]:
+def score(
+    sampler: CaptionSampler, data: PreparedDataset, train: PreparedDataset | None, **options: Any
+) -> dict[str, float]:
     """Name -> value of one model's scores; options: the fields of Options. For many models keep an Evaluator."""
-    return Evaluator(data, train, Options(**options)).score(painter).values()
+    return Evaluator(data, train, Options(**options)).score(sampler).values()
 
 
 def data_features(
@@ -344,10 +346,10 @@ def _describe(data: PreparedDataset) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _attribute_scores(painter: Painter, scenes: int, seed: int) -> list[Score]:
+def _attribute_scores(sampler: CaptionSampler, scenes: int, seed: int) -> list[Score]:
     """Attribute accuracy on drawn shapes: seen and unseen pairs, one object and two."""
     scores = []
-    for (group, pairs), rulers in accuracy(painter.prompts, painter.resolution, scenes, seed).items():
+    for (group, pairs), rulers in accuracy(sampler.prompts, sampler.resolution, scenes, seed).items():
         objects = "one object" if group == "single" else "two objects"
         for name, value in rulers["model"].items():
             scores.append(

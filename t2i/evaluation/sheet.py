@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from t2i.evaluation.painter import Painter
 from t2i.evaluation.report import Report
+from t2i.evaluation.sampler import CaptionSampler
 from t2i.grids import table_grid
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ TRIES = 16  # pictures drawn of each, with the seeds 0, 1, ...
 SHOWN = 3  # of these the best, and as many of the worst
 
 
-def best_and_worst(evaluator: "Evaluator", painter: Painter, report: Report) -> "Image | None":
+def best_and_worst(evaluator: "Evaluator", sampler: CaptionSampler, report: Report) -> "Image | None":
     """A labelled grid, RGB: a row a prompt with its real picture, its best and its worst samples.
 
     The upper rows are the prompts whose sample the judge knew best in `report`, the lower ones those it knew worst.
@@ -36,8 +36,8 @@ def best_and_worst(evaluator: "Evaluator", painter: Painter, report: Report) -> 
         return None
     rows, labels = [], []
     for place, sample in enumerate([*order[:count], *order[len(order) - count :]]):
-        captions = painter.captions(data, np.full(TRIES, evaluator.caption_ids[sample]))
-        images = painter.draw(captions, range(TRIES))
+        captions = sampler.captions(data, np.full(TRIES, evaluator.caption_ids[sample]))
+        images = sampler.draw(captions, range(TRIES))
         margins = judge.margins(evaluator.networks[name](images), np.full(TRIES, sample))
         ranked = images[np.argsort(-margins, kind="stable")]
         real = data.images([int(evaluator.pictures[sample])])

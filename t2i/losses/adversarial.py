@@ -1,7 +1,7 @@
 """Adversarial losses on logits, each [B] -> [B]; the caller takes the mean.
 
 `real` scores a discriminator on matching real pairs, `fake` on generated or mismatched ones, `generator` scores the
-generator on its own pictures.
+generator on its own images.
 """
 
 from collections.abc import Callable
@@ -38,6 +38,6 @@ WASSERSTEIN = AdversarialLoss(
 LOSSES = {loss.name: loss for loss in (HINGE, LOGISTIC, WASSERSTEIN)}
 
 
-def heads(losses: Tensor, dimensions: int = 1) -> Tensor:
+def sum_heads(losses: Tensor, dimensions: int = 1) -> Tensor:
     """[B], or [B, heads] of a discriminator with several, summed over them -> [B]; with two dimensions, [B, K]."""
     return losses if losses.ndim == dimensions else losses.sum(-1)

@@ -39,7 +39,7 @@ def r1_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
 def wgan_gp_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
     """WGAN-GP, Gulrajani et al. 2017 eq. 3, without its weight lambda: (||grad_x D|| - 1)^2. Returns [B].
 
-    It is taken on random points between real and generated pictures.
+    It is taken on random points between real and generated images.
     """
     (grad_images,) = _gradients(logits, images)
     # The root has no finite gradient at zero; a critic that is flat there is pushed up all the same.
@@ -56,29 +56,23 @@ def _squared_norm(gradient: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Penalty:
-    """A named penalty.
+class GradientPenalty:
+    """A named penalty. between: taken on points between real and generated images, else on the real ones."""
 
-    between: taken between real and generated pictures, else on the real ones.
-    """
-
-    name: str
     function: PenaltyFunction
     between: bool = False
 
-    def default_weight(self, resolution: int, batch: int) -> float:
-        """The weight that it is published with."""
-        if self.name == "r1":
-            return 0.0002 * resolution**2 / batch  # the heuristic of StyleGAN2-ADA
-        return 10.0 if self.name == "wgan-gp" else 2.0  # WGAN-GP's lambda, DF-GAN's k
-
-    def __call__(self, logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
-        return self.function(logits, images, condition)
-
 
 PENALTIES = {
-    "ma-gp": Penalty("ma-gp", matching_aware_penalty),
-    "r1": Penalty("r1", r1_penalty),
-    "wgan-gp": Penalty("wgan-gp", wgan_gp_penalty, between=True),
+    "ma-gp": GradientPenalty(matching_aware_penalty),
+    "r1": GradientPenalty(r1_penalty),
+    "wgan-gp": GradientPenalty(wgan_gp_penalty, between=True),
     "none": None,
 }
+
+
+def default_weight(kind: str, resolution: int, batch: int) -> float:
+    """The weight that a penalty is published with."""
+    if kind == "r1":
+        return 0.0002 * resolution**2 / batch  # the heuristic of StyleGAN2-ADA
+    return 10.0 if kind == "wgan-gp" else 2.0  # WGAN-GP's lambda, DF-GAN's k

@@ -12,6 +12,7 @@ Departures from the paper:
   never called there. Here it is called, and starts as the identity.
 """
 
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -19,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.convolution import Conv2d, upsampling_conv3
+from t2i.layers import scale_and_shift
 from t2i.models.base import Discriminator, Features, Generator
-from t2i.models.layers import scale_and_shift
-from t2i.models.registry import Architecture, preset_rows, register
+from t2i.models.growing import Growth, growth_at
+from t2i.models.registry import Architecture, register
 from t2i.precision import at_least_fp32
-from t2i.text.pooler import TextStatistics, make_pooler
+from t2i.text.pooler import Conditioning
 
 
 def channels(resolution: int, nf: int) -> list[int]:
@@ -82,34 +84,35 @@ class DFGANGenerator(Generator):
     """noise [B, z_dim] and a TextBatch -> images [B, 3, R, R].
 
     With output "tanh" the images lie in [-1, 1]; with "linear" they aim there and are clamped where they are shown.
-    `truncation_psi` scales the noise: 1 is what it was trained on, 0 draws one picture a prompt.
+    `truncation_psi` scales the noise: 1 is what it was trained on, 0 draws one image a prompt.
     """
 
     def __init__(
         self,
         resolution: int,
-        conditioning: str,
-        statistics: TextStatistics,
+        text: Conditioning,
         *,
+        growth: Sequence[float] | None = None,
+        rgb_resolutions: Iterable[int] = (),
         nf: int = 32,
         z_dim: int = 100,
         output: str = "linear",
-        text_layers: int = 0,
-        text_lr: float = 1.0,
-        gamma: float = 0.0,  # the discriminator's
     ):
         super().__init__()
         if output not in ("linear", "tanh"):
             raise ValueError(f"output is linear or tanh, not {output!r}")
         self.resolution, self.z_dim, self.output = resolution, z_dim, output
+        self.rgb_resolutions, self.growth = [resolution], growth_at(growth, [resolution])
         widths = channels(resolution, nf)[::-1]
-        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr, taught=True)
+        self.pooler = text.pooler(learns_mixer=False)
         condition = z_dim + self.pooler.out_width
         self.stem = nn.Linear(z_dim, widths[0] * 4 * 4)
         self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths))
         self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
+    def synthesis(
+        self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None
+    ) -> Tensor:
         z = z * truncation_psi
         condition = torch.cat([z, condition], dim=1)  # [B, Z + E]
         x = self.stem(z).unflatten(1, (-1, 4, 4))  # [B, 8 nf, 4, 4]
@@ -163,24 +166,26 @@ class DFGANDiscriminator(Discriminator):
     def __init__(
         self,
         resolution: int,
-        conditioning: str,
-        statistics: TextStatistics,
+        text: Conditioning,
         *,
+        rgb_resolutions: Iterable[int] = (),
         nf: int = 32,
         gamma: float = 0.0,
-        text_layers: int = 0,
-        text_lr: float = 1.0,
-        **_generator_only: object,
     ):
         super().__init__()
         widths = channels(resolution, nf)
-        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
+        self.pooler = text.pooler()
         self.from_rgb = Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(DiscriminatorBlock(c_in, c_out, gamma) for c_in, c_out in pairwise(widths))
         self.head = OneWayHead(widths[-1], self.pooler.out_width, 2 * nf)
 
-    def features(self, images: Tensor) -> Features:  # [B, 3, R, R] -> [B, 8 nf, 4, 4], both
-        x = self.from_rgb(images)
+    @property
+    def blocks_from_image(self) -> list[nn.Module]:
+        return [nn.ModuleList([self.from_rgb, self.blocks[0]]), *self.blocks[1:]]
+
+    def features_of_maps(self, maps: Tensor, growth: Growth | None = None) -> Features:
+        """[B, 3, R, R] -> [B, 8 nf, 4, 4], both."""
+        x = self.from_rgb(maps)
         for block in self.blocks:
             x = block(x)
         return Features(x, x)
@@ -189,33 +194,11 @@ class DFGANDiscriminator(Discriminator):
         return self.head(features.summary, condition)
 
 
-# Two rows a resolution: as published, and what a CPU can train in minutes (docs/recipes.md has the comparison).
-#    preset   px    nf gamma batch  lr_g   lr_d  beta2  loss        penalty weight every  kimg
-_TABLE = (
-    ("paper", 32,  32, 0.0,  32,    1e-4,  4e-4, 0.9,   "hinge",    "ma-gp",  2.0,  1,    2_000),
-    ("paper", 64,  32, 0.0,  32,    1e-4,  4e-4, 0.9,   "hinge",    "ma-gp",  2.0,  1,    4_000),
-    ("paper", 128, 32, 0.0,  32,    1e-4,  4e-4, 0.9,   "hinge",    "ma-gp",  2.0,  1,    8_000),
-    ("paper", 256, 32, 0.0,  32,    1e-4,  4e-4, 0.9,   "hinge",    "ma-gp",  2.0,  1,    12_000),
-    ("small", 32,  16, 1.0,  32,    1e-3,  1e-3, 0.99,  "logistic", "r1",     0.1,  8,    200),
-    ("small", 64,  16, 1.0,  32,    1e-3,  1e-3, 0.99,  "logistic", "r1",     0.4,  8,    400),
-    ("small", 128, 16, 1.0,  32,    1e-3,  1e-3, 0.99,  "logistic", "r1",     1.6,  8,    800),
-    ("small", 256, 8,  1.0,  32,    1e-3,  1e-3, 0.99,  "logistic", "r1",     6.4,  8,    1_600),
-)  # fmt: skip
-_COLUMNS = (
-    "nf", "gamma", "batch", "lr_g", "lr_d", "beta2", "loss", "penalty", "penalty_weight", "penalty_every", "kimg",
-)  # fmt: skip
-_PRESETS = preset_rows(_COLUMNS, _TABLE, common={"small": {"beta1": 0.5, "contrastive": 1.0}})
-
-
 DFGAN = register(
     Architecture(
         name="dfgan",
         summary="DF-GAN (Tao et al. 2022): one stage, text fused into every generator block",
-        build_generator=DFGANGenerator,
-        build_discriminator=DFGANDiscriminator,
-        model_options={"nf": 32, "z_dim": 100, "output": "linear", "gamma": 0.0, "text_layers": 0, "text_lr": 1.0},
-        presets=_PRESETS,
-        defaults={"loss": "hinge", "penalty": "ma-gp", "beta1": 0.0},
-        smallest={"nf": 4, "text_layers": 1},
+        generator=DFGANGenerator,
+        discriminator=DFGANDiscriminator,
     )
 )

@@ -1,16 +1,16 @@
 """Progressive growing: Karras et al., "Progressive Growing of GANs", ICLR 2018, sec. 2.
 
 A network that grows works at one resolution at a time. While a new resolution fades in, its output is a blend of the
-old resolution, upsampled, and the new one, with weight alpha; real pictures get the same blend.
+old resolution, upsampled, and the new one, with weight alpha; real images get the same blend.
 """
 
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from t2i.models.layers import downsample, upsample
+from t2i.layers import downsample, upsample
 
 
 class Growth(NamedTuple):
@@ -27,16 +27,16 @@ class Growth(NamedTuple):
         return isinstance(self.alpha, Tensor) or self.alpha < 1
 
 
-def growth_at(value: Any, shown: Collection[int]) -> Growth:
-    """[resolution, alpha], as a model folder has it, of a network that can stand at the resolutions `shown`; None:
-    fully grown. Raises ValueError for anything else."""
+def growth_at(value: Any, resolutions: Collection[int]) -> Growth:
+    """[resolution, alpha], as a model folder has it, of a network that can draw at these resolutions; None: fully
+    grown. Raises ValueError for anything else."""
     match value:
         case None:
-            return Growth(max(shown))
-        case [int(side), int() | float() as alpha] if side in shown and 0 <= alpha <= 1:
-            if alpha == 1 or side // 2 in shown:
+            return Growth(max(resolutions))
+        case [int(side), int() | float() as alpha] if side in resolutions and 0 <= alpha <= 1:
+            if alpha == 1 or side // 2 in resolutions:
                 return Growth(side, float(alpha))
-    listed = ", ".join(map(str, shown))
+    listed = ", ".join(map(str, resolutions))
     raise ValueError(f"growth is a resolution, one of {listed}, and an alpha of 0 to 1, not {value!r:.60}")
 
 
@@ -46,7 +46,7 @@ def blend(old: Tensor, new: Tensor, alpha: float | Tensor) -> Tensor:
 
 
 def real_at(images: Tensor, growth: Growth) -> Tensor:
-    """Real pictures [B, 3, R, R] as a network at `growth` would draw them: [B, 3, r, r], faded as it fades."""
+    """Real images [B, 3, R, R] as a network at `growth` would draw them: [B, 3, r, r], faded as it fades."""
     while images.shape[-1] > growth.resolution:
         images = downsample(images)
     if growth.fades:
@@ -54,14 +54,8 @@ def real_at(images: Tensor, growth: Growth) -> Tensor:
     return images
 
 
-def set_growth(network: nn.Module, growth: Growth) -> None:
-    """Put a network that grows at `growth`; one that does not is left alone."""
-    if hasattr(network, "growth"):
-        network.growth = growth
-
-
 def enlarge(images: Tensor, resolution: int) -> Tensor:
-    """Pictures [B, 3, r, r] of a network that has not grown up, at [B, 3, resolution, resolution], pixels repeated."""
+    """Images [B, 3, r, r] of a network that has not grown up, at [B, 3, resolution, resolution], pixels repeated."""
     while images.shape[-1] < resolution:
         images = upsample(images)
     return images

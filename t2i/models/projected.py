@@ -1,29 +1,31 @@
 """Projected discriminator: small heads over the features of a frozen, pretrained network.
 
-Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021 (PG): pictures go through EfficientNet-Lite0; its maps of
+Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021 (PG): images go through EfficientNet-Lite0; its maps of
 four sizes are mixed across channels and scales by frozen random convolutions, so that the heads cannot look at a few
 channels alone; each scale has a head of its own. Text enters each head by projection, as in StyleGAN-T (Sauer et al.
-2023, sec. 3.2). The network's own last features go into the summary, by which the contrastive term compares pictures
+2023, sec. 3.2). The network's own last features go into the summary, by which the contrastive term compares images
 and captions.
 
 Departures: no batch norm in the heads, and a spectral norm without state (see SpectralConv2d): then a batch in pieces
-has the gradients of the batch. Pictures may enter at 64 px, a third of the size that the network was trained with: a
+has the gradients of the batch. Images may enter at 64 px, a third of the size that the network was trained with: a
 step takes a third of the time that it does at 128 px, and for icons that is good enough (docs/recipes.md).
 """
 
 import copy
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.layers import Linear, SpectralConv2d, leaky_relu
 from t2i.models.base import Discriminator, Features
 from t2i.models.features import load_lite
-from t2i.models.layers import leaky_relu
+from t2i.models.growing import Growth
+from t2i.models.registry import register_discriminator
 from t2i.precision import at_least_fp32
-from t2i.text.attention import Linear
-from t2i.text.pooler import TextStatistics, make_pooler
+from t2i.text.pooler import Conditioning
 
 TAPS = (24, 40, 112, 320)  # channels of EfficientNet-Lite0 at 1/4, 1/8, 1/16, 1/32 of the input
 MIXED = (64, 128, 256, 256)
@@ -34,26 +36,23 @@ PATCHES = 4  # a head's map is 4 x 4
 class ProjectedDiscriminator(Discriminator):
     """images [B, 3, R, R] and a TextBatch -> logits [B, 4], one a head.
 
-    input_resolution: what the pictures are resized to for the frozen network. Raises UserError, one line, where its
+    input_resolution: what the images are resized to for the frozen network. Raises UserError, one line, where its
     weights are not installed.
     """
 
     def __init__(
         self,
         resolution: int,
-        conditioning: str,
-        statistics: TextStatistics,
+        text: Conditioning,
         *,
+        rgb_resolutions: Iterable[int] = (),
         input_resolution: int = 128,
-        text_layers: int = 0,
-        text_lr: float = 1.0,
-        **_generator_only: object,
     ):
         super().__init__()
         if input_resolution < 64 or input_resolution % 32:
             raise ValueError(f"input_resolution is a multiple of 32 from 64 on, not {input_resolution}")
         self.input_resolution = input_resolution
-        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
+        self.pooler = text.pooler()
         self.network = frozen(load_lite("lite0"))
         self._converted: dict[tuple[torch.dtype, torch.device], nn.Module] = {}  # no part of the state
         for number, (c_in, c_out) in enumerate(zip(TAPS, MIXED)):
@@ -62,10 +61,12 @@ class ProjectedDiscriminator(Discriminator):
             self.register_buffer(f"down{number}", torch.randn(c_out, c_in, 1, 1) * c_in**-0.5)
         sides = [input_resolution // scale for scale in (4, 8, 16, 32)]
         self.heads = nn.ModuleList(_Head(c, side) for c, side in zip(MIXED, sides))
-        self.texts = nn.ModuleList(Linear(self.pooler.out_width, HEAD, lr_multiplier=text_lr) for _ in MIXED)
-        self.alone = nn.ModuleList(SpectralConv2d(HEAD, 1, 1) for _ in MIXED)
+        self.projections = nn.ModuleList(
+            Linear(self.pooler.out_width, HEAD, lr_multiplier=text.lr_multiplier) for _ in MIXED
+        )
+        self.unconditional = nn.ModuleList(SpectralConv2d(HEAD, 1, 1) for _ in MIXED)
 
-    def look(self, images: Tensor) -> list[Tensor]:
+    def extract(self, images: Tensor) -> list[Tensor]:
         """[B, 3, R, R] -> the frozen network's maps, the finest first, and what it ends with, [B, 1280, 1, 1]."""
         side = self.input_resolution
         pixels = (F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False) + 1) * 127.5
@@ -82,16 +83,17 @@ class ProjectedDiscriminator(Discriminator):
             self._converted[kind] = copy.deepcopy(self.network).to(device, kind[0])
         return self._converted[kind]
 
-    def features(self, images: Tensor) -> Features:
-        return self.features_of(self.look(images))
+    @property
+    def blocks_from_image(self) -> list[nn.Module]:
+        raise ValueError("the projected discriminator has a frozen backbone already; its heads are all that trains")
 
-    def features_of(self, seen: list[Tensor]) -> Features:
+    def features_of_maps(self, maps: list[Tensor], growth: Growth | None = None) -> Features:
         """regions: the heads' maps, in a row, [B, 4 * 64, 4, 4]; summary: their means, and what the network itself ends
         with, [B, 4 * 64 + 1280]."""
-        *maps, last = seen
+        *scales, last = maps
         mixed: list[Tensor] = []
-        for number in reversed(range(len(maps))):
-            x = F.conv2d(maps[number], getattr(self, f"mix{number}"))
+        for number in reversed(range(len(scales))):
+            x = F.conv2d(scales[number], getattr(self, f"mix{number}"))
             if mixed:  # from the coarser scale, as long and as large as this one's own
                 coarse = F.interpolate(mixed[-1], size=x.shape[2:], mode="bilinear", align_corners=False)
                 x = (x + F.conv2d(coarse, getattr(self, f"down{number}"))) * 0.5**0.5
@@ -102,7 +104,8 @@ class ProjectedDiscriminator(Discriminator):
     def logits(self, features: Features, condition: Tensor) -> Tensor:
         """Of each head the mean over its patches of an unconditional logit and the projection on the text."""
         logits = []
-        for part, project, alone in zip(features.regions.chunk(len(self.heads), dim=1), self.texts, self.alone):
+        parts = features.regions.chunk(len(self.heads), dim=1)
+        for part, project, alone in zip(parts, self.projections, self.unconditional):
             text = at_least_fp32(project(condition))
             match = (at_least_fp32(part).mean((2, 3)) * text).sum(1) * HEAD**-0.5
             logits.append(at_least_fp32(alone(part)).mean((1, 2, 3)) + match)
@@ -126,43 +129,6 @@ class _Head(nn.Module):
         return F.adaptive_avg_pool2d(x, PATCHES) if x.shape[-1] != PATCHES else x
 
 
-class SpectralConv2d(nn.Module):
-    """A convolution whose weight, as a matrix, has a spectral norm of about 1 (Miyato et al. 2018).
-
-    The norm is estimated anew each time by power iterations from a fixed start: with torch's running estimate, which
-    every pass moves, a batch in pieces would have other gradients than the whole. Weights begin with variance 1:
-    the norm takes their size out, so that it only says how much a step of the optimiser changes them, which is as much
-    as it does where learning rates are equalised.
-    """
-
-    SQUARINGS = 3  # 8 power iterations in a few products of small matrices, where a GPU needs as long as for one
-
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, padding: int = 0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(c_out))
-        self.stride, self.padding = stride, padding
-        self.register_buffer("start", F.normalize(torch.randn(c_out), dim=0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            weight = self.weight / self.norm()
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
-
-    def norm(self) -> Tensor:
-        """The largest singular value, []; its gradient is that of u^T W v with the singular vectors held fixed."""
-        matrix = self.weight.flatten(1)
-        if len(matrix) == 1:
-            return torch.linalg.vector_norm(matrix)
-        with torch.no_grad():
-            power = matrix @ matrix.T  # [c_out, c_out]
-            power = power / power.diagonal().sum()  # eigenvalues in [0, 1]
-            for _ in range(self.SQUARINGS):
-                power = power @ power
-            u = F.normalize(power @ self.start, dim=0, eps=0.0)
-        return torch.linalg.vector_norm(u @ matrix)  # v is u @ matrix, normalised
-
-
 def frozen(network: nn.Module) -> nn.Module:
     """A network whose parameters are buffers: no optimiser sees them, and no checkpoint keeps them."""
     for module in network.modules():
@@ -170,3 +136,6 @@ def frozen(network: nn.Module) -> nn.Module:
             delattr(module, name)
             module.register_buffer(name, parameter.detach(), persistent=False)
     return network
+
+
+register_discriminator("projected", ProjectedDiscriminator)

@@ -1,76 +1,55 @@
 """The architectures t2i can train. A registered name is the value of `--arch` and the id of the tests."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from t2i.models.base import Discriminator, Generator
-from t2i.text.pooler import TextStatistics
+from t2i.text.pooler import Conditioning
+
+NO_OPTIONS = ("self", "resolution", "text", "growth", "rgb_resolutions")  # of a constructor: not the user's to set
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of generators and discriminators, with what trains it best.
+    """A generator and the discriminator of its paper.
 
-    model_options: the names and defaults of its own settings (widths, depths), the `[model]` table of a run.toml.
-    presets: name -> {resolution -> settings}; a setting is a field of TrainConfig or of model_options.
-    defaults: settings of TrainConfig that every preset starts from.
-    smallest: model_options of the narrowest network that still has every part: for tests and smoke runs.
-    grows: its networks have a `growth` (t2i/models/growing.py) and take `shown_at`; its generator says in `shown` at
-    which resolutions it can stand.
-    group: pictures of a micro-batch that its discriminator looks at together; 1 where it judges each alone.
+    Their keyword arguments are the keys of [model.generator] and [model.discriminator].
     """
 
     name: str
     summary: str
-    build_generator: Callable[..., Generator]
-    build_discriminator: Callable[..., Discriminator]
-    model_options: dict[str, Any]
-    presets: dict[str, dict[int, dict[str, Any]]]
-    defaults: dict[str, Any] = field(default_factory=dict)
-    smallest: dict[str, Any] = field(default_factory=dict)
-    grows: bool = False
-    group: int = 1
-
-    def build(
-        self, resolution: int, conditioning: str, statistics: TextStatistics, options: dict[str, Any], seed: int
-    ) -> tuple[Generator, Discriminator]:
-        """A new generator and discriminator; the same seed gives the same weights. The global RNG is not touched."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            generator = self.build_generator(resolution, conditioning, statistics, **options)
-            discriminator = self.build_discriminator(resolution, conditioning, statistics, **options)
-        return generator, discriminator
-
-
-def preset_rows(
-    names: tuple[str, ...], table: Iterable[tuple], common: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[int, dict[str, Any]]]:
-    """A literal table, a row (preset, resolution, values of `names` ...) each, as Architecture.presets.
-
-    A value of None leaves the setting at its default. common: of a preset, at every resolution.
-    """
-    presets: dict[str, dict[int, dict[str, Any]]] = {}
-    for preset, resolution, *values in table:
-        own = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-        presets.setdefault(preset, {})[resolution] = {**common.get(preset, {}), **own}
-    return presets
+    generator: type[Generator]
+    discriminator: type[Discriminator]
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}
+_DISCRIMINATORS: dict[str, type[Discriminator]] = {}
 
 
 def register(architecture: Architecture) -> Architecture:
-    """Make an architecture known under its name."""
+    """Make an architecture known under its name, and so its discriminator."""
     assert architecture.name not in _ARCHITECTURES
     _ARCHITECTURES[architecture.name] = architecture
+    register_discriminator(architecture.name, architecture.discriminator)
     return architecture
+
+
+def register_discriminator(name: str, discriminator: type[Discriminator]) -> None:
+    """Make a discriminator known as a `kind` of [model.discriminator]."""
+    assert name not in _DISCRIMINATORS
+    _DISCRIMINATORS[name] = discriminator
 
 
 def list_architectures() -> list[str]:
     return sorted(_ARCHITECTURES)
+
+
+def list_discriminators() -> list[str]:
+    return sorted(_DISCRIMINATORS)
 
 
 def get_architecture(name: str) -> Architecture:
@@ -78,3 +57,39 @@ def get_architecture(name: str) -> Architecture:
     if name not in _ARCHITECTURES:
         raise ValueError(f"no architecture {name!r}; there is {', '.join(list_architectures())}")
     return _ARCHITECTURES[name]
+
+
+def get_discriminator(kind: str) -> type[Discriminator]:
+    """The discriminator called `kind`. Raises ValueError, naming those that exist."""
+    if kind not in _DISCRIMINATORS:
+        raise ValueError(f"no discriminator {kind!r}; there is {', '.join(list_discriminators())}")
+    return _DISCRIMINATORS[kind]
+
+
+def options_of(network: type) -> dict[str, Any]:
+    """A network's own settings, {name: default}: the keyword arguments of its constructor."""
+    parameters = inspect.signature(network.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in NO_OPTIONS}
+
+
+def build_networks(
+    arch: str,
+    resolution: int,
+    text: Conditioning,
+    generator: Mapping[str, Any],
+    kind: str,
+    discriminator: Mapping[str, Any],
+    rgb_resolutions: Sequence[int],
+    seed: int,
+) -> tuple[Generator, Discriminator]:
+    """A new generator and discriminator; the same seed gives the same weights. The global RNG is not touched.
+
+    generator, discriminator: their options. kind: of the discriminator. rgb_resolutions: that growing goes through.
+    Raises ValueError or TypeError where options make no network.
+    """
+    shared = {"rgb_resolutions": tuple(rgb_resolutions)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        g = get_architecture(arch).generator(resolution, text, **shared, **generator)
+        d = get_discriminator(kind)(resolution, text, **shared, **discriminator)
+    return g, d

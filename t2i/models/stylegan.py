@@ -9,8 +9,8 @@ has a projection term beside its unconditional logit (Miyato & Koyama 2018), and
 
 Departures from the paper:
 - Truncation pulls w to the mean of the prompt's own w, not to that of all prompts: psi = 0 then draws the most typical
-  picture of the prompt, where a global mean would forget the prompt. It needs no running average.
-- A noise image is fixed when drawing (it lies in the weights), so that a prompt and a seed give one picture.
+  image of the prompt, where a global mean would forget the prompt. It needs no running average.
+- The noise inputs are fixed when drawing (they lie in the weights), so that a prompt and a seed give one image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,9 +18,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from t2i.models.base import Discriminator, Features, Generator
-from t2i.models.growing import Growth, blend, growth_at
-from t2i.models.layers import (
+from t2i.layers import (
     GROUP,
     Blur,
     EqualConv2d,
@@ -34,12 +32,14 @@ from t2i.models.layers import (
     upsample,
     width,
 )
-from t2i.models.registry import Architecture, preset_rows, register
+from t2i.models.base import Discriminator, Features, Generator
+from t2i.models.growing import Growth, blend, growth_at
+from t2i.models.registry import Architecture, register
 from t2i.precision import at_least_fp32
-from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
+from t2i.text.pooler import Conditioning, TextBatch
 
-TYPICAL = 64  # noises whose mean w is the centre that truncation pulls to
-MIXING = 0.9  # share of the training pictures with styles of two noises
+W_AVG_SAMPLES = 64  # noises whose mean w is the centre that truncation pulls to
+MIXING = 0.9  # share of the training images with styles of two noises
 
 
 class Mapping(nn.Module):
@@ -74,7 +74,7 @@ class StyleLayer(nn.Module):
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, r * r, C]
         strength, bias = self.noise_strength.to(x.dtype), self.bias.to(x.dtype)
         pixels = at_least_fp32(leaky_relu(torch.addcmul(pixels + bias, noise, strength)))
-        # AdaIN (SG1, eq. 1): normalise each channel of each picture, then scale and shift it by the style. In fp32.
+        # AdaIN (SG1, eq. 1): normalise each channel of each image, then scale and shift it by the style. In fp32.
         scale, shift = at_least_fp32(self.style(w))[:, None].chunk(2, dim=2)  # [B, 1, C]
         pixels = pixels - pixels.mean(1, keepdim=True)
         factor = torch.rsqrt(pixels.square().mean(1, keepdim=True) + 1e-8) * (scale + 1)
@@ -104,110 +104,115 @@ class SynthesisBlock(nn.Module):
 
 
 class StyleGANGenerator(Generator):
-    """noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
+    """Noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
-    shown_at: the resolutions with a ToRGB, the last always among them. It can be put at any of these by `growth`.
-    growth: [resolution, alpha] to start at; left out, fully grown. Raises ValueError where it cannot stand there.
+    rgb_resolutions: those with a ToRGB, at which it can draw; the last always among them. growth: [resolution, alpha]
+    to stand at; left out, fully grown. Raises ValueError where it cannot stand there.
     """
+
+    grows = True
 
     def __init__(
         self,
         resolution: int,
-        conditioning: str,
-        statistics: TextStatistics,
+        text: Conditioning,
         *,
+        growth: Sequence[float] | None = None,
+        rgb_resolutions: Iterable[int] = (),
         z_dim: int = 512,
         w_dim: int = 512,
         mapping_layers: int = 8,
         fmap_base: int = 8192,
         fmap_max: int = 512,
-        shown_at: Iterable[int] = (),
-        text_layers: int = 0,
-        text_lr: float = 1.0,
-        growth: Sequence[float] | None = None,
     ):
         super().__init__()
         self.resolution, self.z_dim = resolution, z_dim
-        self.shown = sorted({*shown_at, resolution})
-        self.growth = growth_at(growth, self.shown)
-        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr, taught=True)
+        self.rgb_resolutions = sorted({*rgb_resolutions, resolution})
+        self.growth = growth_at(growth, self.rgb_resolutions)
+        self.pooler = text.pooler(learns_mixer=False)
         self.mapping = Mapping(z_dim, self.pooler.out_width, w_dim, mapping_layers)
         sides = resolutions_to(resolution)
         widths = {side: width(side, fmap_base, fmap_max) for side in sides}
         self.blocks = nn.ModuleDict(
             {str(side): SynthesisBlock(widths.get(side // 2, 0), widths[side], side, w_dim) for side in sides}
         )
-        self.to_rgb = nn.ModuleDict({str(side): EqualConv2d(widths[side], 3, 1, gain=1.0) for side in self.shown})
-        self.register_buffer("typical", torch.randn(TYPICAL, z_dim))
+        self.to_rgb = nn.ModuleDict(
+            {str(side): EqualConv2d(widths[side], 3, 1, gain=1.0) for side in self.rgb_resolutions}
+        )
+        self.register_buffer("w_avg_samples", torch.randn(W_AVG_SAMPLES, z_dim))
 
-    @property
-    def sides(self) -> list[int]:
-        return resolutions_to(self.growth.resolution)
+    def training_noise(self, growth: Growth | None = None) -> int:
+        """A second noise, its crossover, the noise inputs."""
+        sides = resolutions_to((growth or self.growth).resolution)
+        return self.z_dim + 2 + sum(2 * side * side for side in sides)
 
-    @property
-    def layer_count(self) -> int:
-        """Style layers in use: two a resolution."""
-        return 2 * len(self.sides)
-
-    @property
-    def training_noise(self) -> int:
-        """Normal numbers a picture that training shakes it with: a second noise, its crossover, the noise images."""
-        return self.z_dim + 2 + sum(2 * side * side for side in self.sides)
-
-    def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
+    def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None) -> Tensor:
         """w for each layer, [B, layers, W]. truncation_psi pulls it to the mean w of the prompt (SG1, sec. B)."""
         w = self.mapping(z, condition)
         if truncation_psi != 1:
             count = len(condition)
-            every = self.mapping(self.typical.repeat(count, 1), condition.repeat_interleave(TYPICAL, 0))
-            centre = every.unflatten(0, (count, TYPICAL)).mean(1)
+            every = self.mapping(self.w_avg_samples.repeat(count, 1), condition.repeat_interleave(W_AVG_SAMPLES, 0))
+            centre = every.unflatten(0, (count, W_AVG_SAMPLES)).mean(1)
             w = centre.lerp(w, truncation_psi)
-        return w[:, None].expand(-1, self.layer_count, -1)
+        layers = 2 * len(resolutions_to((growth or self.growth).resolution))
+        return w[:, None].expand(-1, layers, -1)
 
-    def render(self, styles: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Styles [B, layers, W] and the noise images, flat [B, n] or None for the fixed ones -> images [B, 3, r, r]."""
-        sides = self.sides
+    def render(self, styles: Tensor, growth: Growth | None = None, noise: Tensor | None = None) -> Tensor:
+        """Styles [B, layers, W] -> images [B, 3, r, r]. noise: the noise inputs, flat [B, n]; None: the fixed ones."""
+        growth = growth or self.growth
+        sides = resolutions_to(growth.resolution)
         used = [side for side in sides for _ in range(2)]
         if noise is None:
-            images: list[Tensor | None] = [None] * len(used)
+            inputs: list[Tensor | None] = [None] * len(used)
         else:
             flat = noise.split([side * side for side in used], dim=1)
-            images = [part.unflatten(1, (1, side, side)) for part, side in zip(flat, used)]
+            inputs = [part.unflatten(1, (1, side, side)) for part, side in zip(flat, used)]
         x, old = None, None
         for number, side in enumerate(sides):
-            if side == sides[-1] and self.growth.fades:
+            if side == sides[-1] and growth.fades:
                 old = upsample(self._rgb(x, side // 2))
             rows = slice(2 * number, 2 * number + 2)
-            x = self.blocks[str(side)](x, styles[:, rows], images[rows])  # [B, C, side, side]
+            x = self.blocks[str(side)](x, styles[:, rows], inputs[rows])  # [B, C, side, side]
         new = self._rgb(x, sides[-1])
-        return new if old is None else blend(old, new, self.growth.alpha)
+        return new if old is None else blend(old, new, growth.alpha)
 
-    def _rgb(self, x: Tensor, side: int) -> Tensor:
+    def _rgb(self, x: Tensor | None, side: int) -> Tensor:
         return at_least_fp32(self.to_rgb[str(side)](x))
 
-    def synthesis(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Tensor:
-        return self.render(self.styles(z, condition, truncation_psi))
+    def synthesis(
+        self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None
+    ) -> Tensor:
+        return self.render(self.styles(z, condition, truncation_psi, growth), growth)
 
-    def forward(self, z: Tensor, text: TextBatch, truncation_psi: float = 1.0, shake: Tensor | None = None) -> Tensor:
-        """shake: [B, training_noise] standard normal numbers in training, for style mixing and new noise images."""
+    def forward(
+        self,
+        z: Tensor,
+        text: TextBatch,
+        truncation_psi: float = 1.0,
+        growth: Growth | None = None,
+        training_noise: Tensor | None = None,
+    ) -> Tensor:
         condition = self.pool(text)
-        styles = self.styles(z, condition, truncation_psi)
-        if shake is None:
-            return self.render(styles)
-        other, choice, noise = shake.split([self.z_dim, 2, shake.shape[1] - self.z_dim - 2], dim=1)
-        return self.render(self._mix(styles, self.styles(other, condition, truncation_psi), choice), noise)
+        styles = self.styles(z, condition, truncation_psi, growth)
+        if training_noise is None:
+            return self.render(styles, growth)
+        rest = training_noise.shape[1] - self.z_dim - 2
+        other, choice, noise = training_noise.split([self.z_dim, 2, rest], dim=1)
+        mixed = mix_styles(styles, self.styles(other, condition, truncation_psi, growth), choice)
+        return self.render(mixed, growth, noise)
 
-    def _mix(self, styles: Tensor, others: Tensor, choice: Tensor) -> Tensor:
-        """Style mixing (SG1, sec. 3.1): from a random layer on, `others`. choice: [B, 2] normal numbers."""
-        uniform = torch.special.ndtr(choice)
-        last = self.layer_count - 1
-        crossover = torch.where(uniform[:, 0] < MIXING, 1 + (uniform[:, 1] * last).long(), last + 1)  # [B]
-        layers = torch.arange(last + 1, device=styles.device)
-        return torch.where((layers < crossover[:, None])[..., None], styles, others)
+
+def mix_styles(styles: Tensor, others: Tensor, choice: Tensor) -> Tensor:
+    """Style mixing (SG1, sec. 3.1): from a random layer on, `others`. Both [B, layers, W]; choice: [B, 2] normal."""
+    uniform = torch.special.ndtr(choice)
+    last = styles.shape[1] - 1
+    crossover = torch.where(uniform[:, 0] < MIXING, 1 + (uniform[:, 1] * last).long(), last + 1)  # [B]
+    layers = torch.arange(last + 1, device=styles.device)
+    return torch.where((layers < crossover[:, None])[..., None], styles, others)
 
 
 class DiscriminatorBlock(nn.Module):
-    """[B, c_in, h, w] -> [B, c_out, h/2, w/2]: conv3, conv3 on the filtered picture, half the size (PG, table 2)."""
+    """[B, c_in, h, w] -> [B, c_out, h/2, w/2]: conv3, conv3 on the filtered image, half the size (PG, table 2)."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
@@ -221,39 +226,44 @@ class DiscriminatorBlock(nn.Module):
 
 
 class StyleGANDiscriminator(Discriminator):
-    """images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution. The generator's mirror."""
+    """Images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution. The generator's mirror."""
+
+    grows, group = True, GROUP
 
     def __init__(
         self,
         resolution: int,
-        conditioning: str,
-        statistics: TextStatistics,
+        text: Conditioning,
         *,
+        rgb_resolutions: Iterable[int] = (),
         fmap_base: int = 8192,
         fmap_max: int = 512,
-        text_layers: int = 0,
-        text_lr: float = 1.0,
-        shown_at: Iterable[int] = (),
-        **_generator_only: object,
     ):
         super().__init__()
         self.growth = Growth(resolution)
-        self.pooler = make_pooler(conditioning, statistics, text_layers, text_lr)
+        self.pooler = text.pooler()
         widths = {side: width(side, fmap_base, fmap_max) for side in resolutions_to(resolution)}
-        shown = sorted({*shown_at, resolution})
-        self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 1) for side in shown})
+        entries = sorted({*rgb_resolutions, resolution})
+        self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 1) for side in entries})
         self.blocks = nn.ModuleDict(
             {str(side): DiscriminatorBlock(widths[side], widths[side // 2]) for side in widths if side > 4}
         )
         self.head = ProjectionHead(widths[4], self.pooler.out_width)
 
-    def features(self, images: Tensor) -> Features:  # [B, 3, r, r] -> [B, C] and [B, C', 4, 4]
-        side = self.growth.resolution
-        x = self._from_rgb(images, side)
-        if self.growth.fades:
-            # The new resolution's block counts alpha; a picture of half the size goes around it (PG, fig. 2).
-            around = self._from_rgb(downsample(images), side // 2).to(x.dtype)
-            x = blend(around, self.blocks[str(side)](x), self.growth.alpha)
+    @property
+    def blocks_from_image(self) -> list[nn.Module]:
+        blocks = list(self.blocks.values())[::-1]
+        return [nn.ModuleList([self.from_rgb, blocks[0]]), *blocks[1:]]
+
+    def features_of_maps(self, maps: Tensor, growth: Growth | None = None) -> Features:
+        """[B, 3, r, r] -> [B, C] and [B, C', 4, 4]."""
+        growth = growth or self.growth
+        side = growth.resolution
+        x = self._from_rgb(maps, side)
+        if growth.fades:
+            # The new resolution's block counts alpha; an image of half the size goes around it (PG, fig. 2).
+            around = self._from_rgb(downsample(maps), side // 2).to(x.dtype)
+            x = blend(around, self.blocks[str(side)](x), growth.alpha)
             side //= 2
         while side > 4:
             x = self.blocks[str(side)](x)
@@ -267,69 +277,11 @@ class StyleGANDiscriminator(Discriminator):
         return self.head.logits(features.summary, condition)
 
 
-# Batches of the paper by resolution, and the learning rates that rise with it (the public code's).
-_BATCH = {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8}
-_LR = {128: 1.5e-3, 256: 2e-3}
-
-
-def _stages(resolution: int, published: bool) -> list[dict]:
-    """From 8 px on: most of the run at the last resolution, a quarter at the one before, the rest before.
-
-    published: with the batches and learning rates of the paper, else with the run's own.
-    """
-    sides = resolutions_to(resolution)[1:]
-    shares = {side: 0.15 / max(1, len(sides) - 2) for side in sides}
-    shares |= {sides[-2]: 0.25, sides[-1]: 0.6}
-    own = {side: {"batch": _BATCH[side], "lr": _LR.get(side, 1e-3)} if published else {} for side in sides}
-    return [{"resolution": side, "share": shares[side], **own[side]} for side in sides]
-
-
-# `paper`: Karras et al. `original`: the student project that t2i re-does. `small`: what a CPU can train in an hour
-# (docs/recipes.md has what its settings were chosen by).
-#    preset      px   z_dim w_dim mapping  fmap_base fmap_max batch lr_g  lr_d  R1    kimg    stages
-_TABLE = (
-    ("paper",    32,  512,  512,  8,       8192,     512,     64,   1e-3, 1e-3, None, 4_000,  _stages(32, True)),
-    ("paper",    64,  512,  512,  8,       8192,     512,     32,   1e-3, 1e-3, None, 8_000,  _stages(64, True)),
-    ("paper",    128, 512,  512,  8,       8192,     512,     16,   1e-3, 1e-3, None, 12_000, _stages(128, True)),
-    ("paper",    256, 512,  512,  8,       8192,     512,     8,    1e-3, 1e-3, None, 16_000, _stages(256, True)),
-    ("original", 32,  256,  256,  8,       4096,     256,     64,   1e-3, 1e-3, None, 1_000,  _stages(32, True)),
-    ("original", 64,  256,  256,  8,       4096,     256,     32,   1e-3, 1e-3, None, 2_000,  _stages(64, True)),
-    ("original", 128, 256,  256,  8,       4096,     256,     16,   1e-3, 1e-3, None, 4_000,  _stages(128, True)),
-    ("original", 256, 256,  256,  8,       4096,     256,     8,    1e-3, 1e-3, None, 8_000,  _stages(256, True)),
-    ("small",    32,  128,  256,  2,       512,      96,      32,   4e-3, 2e-3, 0.5,  200,    _stages(32, False)),
-    ("small",    64,  128,  256,  2,       512,      96,      32,   4e-3, 2e-3, 2.0,  300,    _stages(64, False)),
-    ("small",    128, 128,  256,  2,       512,      96,      32,   4e-3, 2e-3, 8.0,  400,    _stages(128, False)),
-    ("small",    256, 128,  256,  2,       512,      96,      16,   4e-3, 2e-3, 32.0, 600,    _stages(256, False)),
-)  # fmt: skip
-_COLUMNS = (
-    "z_dim", "w_dim", "mapping_layers", "fmap_base", "fmap_max", "batch", "lr_g", "lr_d", "penalty_weight", "kimg",
-    "stages",
-)  # fmt: skip
-_COMMON = {
-    "original": {"loss": "wgan-gp", "penalty": "wgan-gp", "penalty_every": 1},
-    # Grown up after 24,000 pictures at 64 px, which is minutes: a model that draws 16 px disappoints.
-    "small": {"penalty_every": 8, "grow_kimg": 60.0, "text_lr": 0.1},
-}
-_PRESETS = preset_rows(_COLUMNS, _TABLE, _COMMON)
-
-
 STYLEGAN = register(
     Architecture(
         name="stylegan",
         summary="StyleGAN (Karras et al. 2019) from text: mapping network, AdaIN, progressive growing",
-        build_generator=StyleGANGenerator,
-        build_discriminator=StyleGANDiscriminator,
-        model_options={
-            "z_dim": 512, "w_dim": 512, "mapping_layers": 8, "fmap_base": 8192, "fmap_max": 512, "text_layers": 0,
-            "text_lr": 1.0,
-        },
-        presets=_PRESETS,
-        defaults={
-            "loss": "logistic", "penalty": "r1", "penalty_every": 16,
-            "beta1": 0.0, "beta2": 0.99, "growing": True,
-        },
-        smallest={"z_dim": 8, "w_dim": 16, "mapping_layers": 2, "fmap_base": 16, "fmap_max": 8, "text_layers": 1},
-        grows=True,
-        group=GROUP,
+        generator=StyleGANGenerator,
+        discriminator=StyleGANDiscriminator,
     )
-)  # fmt: skip
+)

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.layers import Linear
 from t2i.precision import at_least_fp32
 
-SLOPES = (1.0, 0.5, 0.25, 0.0)  # ALiBi's, of the heads that look one way
+SLOPES = (1.0, 0.5, 0.25, 0.0)  # of the heads that look one way: fewer and steeper than ALiBi's, the last one flat
 
 
 class LayerNorm(nn.LayerNorm):
@@ -20,39 +21,6 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(at_least_fp32(x), self.normalized_shape, self.weight, self.bias, self.eps)
-
-
-class Linear(nn.Linear):
-    """A linear layer whose steps are lr_multiplier times as large: its weights are stored divided by it.
-
-    Beside networks with an equalised learning rate Adam takes steps that are made for weights of size 1. It begins as
-    those do then, with normal weights that keep the variance of the input, else as torch's own.
-    """
-
-    def __init__(self, c_in: int, c_out: int, bias: bool = True, lr_multiplier: float = 1.0):
-        if not lr_multiplier > 0:
-            raise ValueError(f"text_lr is above 0, not {lr_multiplier}")
-        self.lr_multiplier = lr_multiplier
-        super().__init__(c_in, c_out, bias)
-
-    def reset_parameters(self) -> None:
-        if self.lr_multiplier == 1:
-            super().reset_parameters()
-        else:
-            self.keep_variance()
-
-    def keep_variance(self) -> None:
-        nn.init.normal_(self.weight, std=self.in_features**-0.5 / self.lr_multiplier)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.lr_multiplier == 1:
-            return F.linear(x, self.weight, self.bias)
-        bias = None if self.bias is None else self.bias * self.lr_multiplier
-        if x.numel() < self.weight.numel():  # the fewer numbers are multiplied
-            return F.linear(x * self.lr_multiplier, self.weight, bias)
-        return F.linear(x, self.weight * self.lr_multiplier, bias)
 
 
 class SelfAttention(nn.Module):
@@ -98,7 +66,7 @@ class Block(nn.Module):
         return x + keep[1] * self.contract(F.gelu(self.expand(self.norm2(x))))
 
 
-class TokenReader(nn.Module):
+class TokenMixer(nn.Module):
     """Who does what to whom: blocks in which half of the heads look back and half ahead, near words before far ones.
 
     A sentence encoder's last layer hardly says any more which of two like things is the left one. A head that sees only
@@ -112,7 +80,7 @@ class TokenReader(nn.Module):
     def __init__(self, tokens: int, layers: int, width: int = 128, heads: int = 8, lr_multiplier: float = 1.0):
         super().__init__()
         if layers < 1:
-            raise ValueError(f"text_layers is 0 or more, not {layers}")
+            raise ValueError(f"text.layers is 0 or more, not {layers}")
         self.width = width
         self.enter = Linear(tokens, width, lr_multiplier=lr_multiplier)
         self.blocks = nn.ModuleList(Block(width, heads, 2 * width, layers, lr_multiplier) for _ in range(layers))

@@ -6,15 +6,16 @@ Two ways, chosen by `--conditioning`:
   own say, so colours and shapes that were never seen together can still be combined.
 - `sentence`: one fixed vector, the masked mean of the tokens (SentencePooler), as DF-GAN and StyleGAN-T have it.
 
-Before they are pooled, tokens can go through layers of attention among each other (`text_layers`; TokenReader), which
-say who is left of whom. The discriminator learns these, from real pictures and their captions; the generator takes
-them over after each step (share_reading): it would have to learn to read from verdicts on its own drawings.
+Before they are pooled, tokens can go through layers of attention among each other (`text_layers`; TokenMixer), which
+say who is left of whom. The discriminator learns these, from real images and their captions; the generator's are copied
+from them after each step (sync_token_mixer): it would have to learn to read from verdicts on its own images.
 
 Both standardise with the data set's own statistics (TextStatistics). A sentence encoder's vectors are nearly
 parallel within one domain; without this the captions would hardly differ. The statistics are buffers: they belong
 to the model and are saved with it.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.device import copies_in_background
+from t2i.layers import Linear
 from t2i.precision import at_least_fp32
-from t2i.text.attention import Linear, TokenReader
+from t2i.text.attention import TokenMixer
 
 CONDITIONINGS = ("attention", "sentence")
 
@@ -75,8 +77,8 @@ class AttentionPooler(nn.Module):
     Keys and values are linear maps of the tokens as they are read, shared by the queries; the softmax runs over the
     tokens that are not padding.
 
-    text_layers: of the TokenReader; with 0 tokens are only standardised. lr_multiplier: of the weights' steps.
-    taught: the reader is not trained here but taken over from another pooler's.
+    text_layers: of the TokenMixer; with 0 tokens are only standardised. lr_multiplier: of the weights' steps.
+    learns_mixer: False where the mixer is not trained here but copied from another pooler's.
     read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such tokens -> [B, queries * query_width].
     """
 
@@ -85,15 +87,15 @@ class AttentionPooler(nn.Module):
         statistics: TextStatistics,
         text_layers: int = 0,
         lr_multiplier: float = 1.0,
-        taught: bool = False,
+        learns_mixer: bool = True,
         queries: int = 8,
         query_width: int = 48,
     ):
         super().__init__()
         tokens = statistics.token_mean.numel()
-        self.taught = taught
-        self.reader = TokenReader(tokens, text_layers, lr_multiplier=lr_multiplier) if text_layers else None
-        self.read_width = tokens + (self.reader.width if self.reader else 0)
+        self.learns_mixer = learns_mixer
+        self.mixer = TokenMixer(tokens, text_layers, lr_multiplier=lr_multiplier) if text_layers else None
+        self.read_width = tokens + (self.mixer.width if self.mixer else 0)
         self.out_width = queries * query_width
         self.query = nn.Parameter(torch.randn(queries, query_width))
         self.key = Linear(self.read_width, query_width, lr_multiplier=lr_multiplier)
@@ -103,9 +105,9 @@ class AttentionPooler(nn.Module):
 
     def read(self, text: TextBatch) -> TextBatch:
         tokens = (text.tokens - self.mean) / self.std  # [B, L, T]
-        if self.reader is not None:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.taught):
-                said = self.reader(tokens, text.mask)
+        if self.mixer is not None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_mixer):
+                said = self.mixer(tokens, text.mask)
             tokens = torch.cat([tokens, said], dim=2)
         return TextBatch(tokens, text.mask)
 
@@ -146,23 +148,30 @@ class SentencePooler(nn.Module):
         return self.pool(self.read(text))
 
 
-def make_pooler(
-    conditioning: str,
-    statistics: TextStatistics,
-    text_layers: int = 0,
-    lr_multiplier: float = 1.0,
-    taught: bool = False,
-) -> AttentionPooler | SentencePooler:
-    """A new pooler of one of CONDITIONINGS. text_layers, taught: of "attention"; the sentence vector has none."""
-    if conditioning == "attention":
-        return AttentionPooler(statistics, text_layers, lr_multiplier, taught)
-    if conditioning == "sentence":
-        return SentencePooler(statistics)
-    raise ValueError(f"conditioning is one of {', '.join(CONDITIONINGS)}, not {conditioning!r}")
+@dataclass(frozen=True)
+class Conditioning:
+    """How captions enter a network: what its pooler is made of.
+
+    statistics: of the data set's tokens. kind: one of CONDITIONINGS. layers, lr_multiplier: of the token mixer that
+    "attention" may have.
+    """
+
+    statistics: TextStatistics
+    kind: str = "attention"
+    layers: int = 0
+    lr_multiplier: float = 1.0
+
+    def pooler(self, learns_mixer: bool = True) -> AttentionPooler | SentencePooler:
+        """A new pooler. learns_mixer: False where its token mixer is a copy of another pooler's. Raises ValueError."""
+        if self.kind == "attention":
+            return AttentionPooler(self.statistics, self.layers, self.lr_multiplier, learns_mixer)
+        if self.kind == "sentence":
+            return SentencePooler(self.statistics)
+        raise ValueError(f"conditioning is one of {', '.join(CONDITIONINGS)}, not {self.kind!r}")
 
 
 @torch.no_grad()
-def share_reading(teacher: nn.Module, pupil: nn.Module) -> None:
-    """Copy the weights of the teacher's reader into the pupil's; poolers without one are left alone."""
-    if (learned := getattr(teacher, "reader", None)) is not None:
-        torch._foreach_copy_(list(pupil.reader.parameters()), list(learned.parameters()))
+def sync_token_mixer(source: nn.Module, target: nn.Module) -> None:
+    """Copy the weights of one pooler's token mixer into another's; poolers without one are left alone."""
+    if (learned := getattr(source, "mixer", None)) is not None:
+        torch._foreach_copy_(list(target.mixer.parameters()), list(learned.parameters()))

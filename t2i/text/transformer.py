@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.errors import UserError
-from t2i.files import atomic_write, describe_os_error, first_line, make_folder, read_json, sweep, write_json
+from t2i.files import describe_os_error, first_line, make_folder, read_json, sweep, write_json
 from t2i.tensors import hash_tensors, load_tensors, save_tensors
 from t2i.text.attention import Block, LayerNorm
 from t2i.text.pooler import TextBatch
@@ -32,13 +32,7 @@ from t2i.text.tokenizer import MAX_TOKENS, PAD_ID, CaptionTokenizer
 
 NAME = "transformer"
 FOLDER = "text_encoder"
-REPLACED = "replaced"  # in that folder, while a model is saved: the encoder of the generator that still lies beside it
 FORMAT = 1
-# Settings of a run's [encoder] table: the paper's base model at half its width, and what a CPU trains beside a GAN.
-SETTINGS: dict[str, Any] = {
-    "vocabulary": 4096, "width": 256, "layers": 6, "heads": 8, "feed_forward": 2048, "max_tokens": 100, "dropout": 0.1,
-}  # fmt: skip
-SMALL: dict[str, Any] = {"width": 128, "layers": 2, "heads": 4, "feed_forward": 512}
 LARGEST = 2**20  # of any number in config.json; no encoder comes near it
 
 
@@ -121,38 +115,17 @@ def pad_ids(rows: Sequence[np.ndarray]) -> TextBatch:
 # ---- its folder ----
 
 
-def save_text_encoder(
-    folder: Path | str, encoder: TransformerEncoder, tokenizer: CaptionTokenizer, in_use: str = ""
-) -> None:
+def save_text_encoder(folder: Path | str, encoder: TransformerEncoder, tokenizer: CaptionTokenizer) -> None:
     """Write folder/text_encoder/{config.json, tokenizer.json, model.safetensors}; each is replaced whole.
 
-    in_use: hash of the encoder that the generator in `folder` was trained with. It is kept until that is replaced
-    too, and drop_replaced called: killed in between, the folder holds both halves of one model. Raises UserError.
+    Raises UserError, one line.
     """
     place = make_folder(Path(folder) / FOLDER)
     sweep(place)  # of a save that was killed
-    with contextlib.suppress(UserError):  # what cannot be loaded is not in use
-        if in_use and TrainedEncoder(*_load(place)).sha256 == in_use:
-            _keep(place)
     config = {"kind": NAME, "format": FORMAT, "tokenizer_sha256": tokenizer.sha256, **encoder.config}
     write_json(place / "config.json", config)
     tokenizer.save(place / "tokenizer.json")
     save_tensors(place / "model.safetensors", encoder.state_dict())
-
-
-def _keep(place: Path) -> None:
-    """A copy of an encoder's files, while they are replaced."""
-    try:
-        for name in ("config.json", "tokenizer.json", "model.safetensors"):
-            with atomic_write(make_folder(place / REPLACED) / name) as stream, open(place / name, "rb") as whole:
-                shutil.copyfileobj(whole, stream)
-    except OSError as error:
-        raise describe_os_error(error, place) from error
-
-
-def drop_replaced(folder: Path | str) -> None:
-    """After the generator has been replaced as well: the encoder of the one before is no longer needed."""
-    shutil.rmtree(Path(folder) / FOLDER / REPLACED, ignore_errors=True)
 
 
 def drop_text_encoder(folder: Path | str) -> None:
@@ -166,24 +139,16 @@ def drop_text_encoder(folder: Path | str) -> None:
 def load_text_encoder(folder: Path | str, sha256: str = "") -> tuple[TransformerEncoder, CaptionTokenizer]:
     """What save_text_encoder wrote: the encoder, on the CPU, and its tokenizer. Draws no random numbers.
 
-    sha256: of the encoder that is meant, where a save may have been killed, or be under way.
+    sha256: of the encoder that the generator beside it was trained with; "" for any.
     Strict: the tokenizer is the one it was trained with, every tensor is there, with its shape, and no other.
     Raises UserError, one line.
     """
     place = Path(folder) / FOLDER
-    try:
-        loaded = _load(place)
-        if sha256 and TrainedEncoder(*loaded).sha256 != sha256:
-            raise UserError(
-                f"{place} is not the encoder that the generator beside it was trained with; get the model again, or "
-                "resume its run, which writes both"
-            )
-    except UserError:
-        with contextlib.suppress(UserError):
-            before = _load(place / REPLACED)
-            if TrainedEncoder(*before).sha256 == sha256:
-                return before
-        raise
+    loaded = _load(place)
+    if sha256 and TrainedEncoder(*loaded).sha256 != sha256:
+        raise UserError(
+            f"{place} is not the encoder that the generator beside it was trained with; get or save the model again"
+        )
     return loaded
 
 

@@ -1,6 +1,6 @@
-"""What a training step learns from: real pictures and their captions."""
+"""What a training step learns from: real images and their captions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -8,15 +8,15 @@ from torch import Tensor
 from t2i.text.pooler import TextBatch
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
-    """Real pictures and their captions.
+    """Real images and their captions.
 
     images: [B, 3, R, R] in [-1, 1]. text: the caption of each.
-    captions: those of the whole batch of N pictures, of which these may be a few. belongs: [B, N] bool, which of them
-    say what is in which picture.
-    wrong: [B, K] int, K captions of other pictures for each, as rows of `captions`; -1 where there was none.
-    mirror: [B]: the axis of [B, 3, R, R] along which a picture mirrored belies its caption, or 0.
+    captions: those of the whole batch of N images, of which these may be a few. belongs: [B, N] bool, which of them
+    say what is in which image.
+    wrong: [B, K] int, K captions of other images for each, as rows of `captions`; -1 where there was none.
+    flip_axis: [B]: the axis of [B, 3, R, R] along which an image flipped is wrong for its caption, or 0.
     With a text encoder that is trained, the texts hold token ids.
     """
 
@@ -25,7 +25,7 @@ class Batch:
     captions: TextBatch
     belongs: Tensor
     wrong: Tensor
-    mirror: np.ndarray
+    flip_axis: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
@@ -37,5 +37,9 @@ class Batch:
             self.captions,
             self.belongs[rows],
             self.wrong[rows],
-            self.mirror[rows],
+            self.flip_axis[rows],
         )
+
+    def with_images(self, images: Tensor) -> "Batch":
+        """The same captions for other images [B, 3, r, r]."""
+        return replace(self, images=images)

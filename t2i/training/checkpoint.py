@@ -1,24 +1,25 @@
-"""Checkpoints: whole or absent, verified when read.
+"""Snapshots: whole or absent, verified when read, and each one a model that can be drawn with.
 
     checkpoints/000040960/          images seen, in the name
-        generator.safetensors  discriminator.safetensors  ema.safetensors
-        optimizer_g.safetensors  optimizer_d.safetensors
+        generator.safetensors  discriminator.safetensors  optimizer_g.safetensors  optimizer_d.safetensors ...
         state.json                  images seen, seconds, settings, sha256 of every file and of itself
+        model/                      the averaged generator, as a model folder
 
-A checkpoint is written to a temporary folder, synced, and renamed; only then is an old one removed, or a
-damaged one, which the run went back from.
+A snapshot is written to a temporary folder, synced, and renamed; only then is an older one pruned: the last two stay
+whole, of the others the model stays. A damaged one, which the run went back from, is removed.
 """
 
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from t2i.aliases import CHECKPOINT_PARTS, rename_tensors
 from t2i.errors import UserError
 from t2i.files import (
     describe_os_error,
@@ -29,21 +30,38 @@ from t2i.files import (
     sync_folder,
     write_sealed_json,
 )
+from t2i.models.find import MODEL, list_snapshots
 from t2i.tensors import load_tensors, save_tensors
 
-FORMAT = 2
-KEEP = 2
+FORMAT = 3
+OLDER_FORMAT = 2  # of 0.1: other names, and the averages beside the rest
+WHOLE = 2  # snapshots that a run can be resumed from
+
+# Averages, which lie in the model folder of a snapshot.
+MODEL_FILES = {
+    "ema": f"{MODEL}/generator/model.safetensors",
+    "text_encoder_ema": f"{MODEL}/text_encoder/model.safetensors",
+}
 
 Stateful = nn.Module | torch.optim.Optimizer
 
 
 def save_checkpoint(
-    root: Path, state: dict[str, Any], parts: Mapping[str, Stateful], before: int | None = None
+    root: Path,
+    state: Mapping[str, Any],
+    parts: Mapping[str, Stateful],
+    save_model: Callable[[Path], None],
+    *,
+    keep: int = 10,
+    spare: int | None = None,
+    before: int | None = None,
 ) -> Path:
-    """Write `parts` and `state` as root/<images seen>/ and prune older ones, but for the last two.
+    """Write a snapshot as root/<images seen>/ and prune older ones.
 
-    state: JSON-able, with "images_seen". before: images seen at the last good one; what else lies above it is damaged,
-    was gone back from, and must not count as one of the two. Raises UserError, one line; what was there before stays.
+    state: JSON-able, with "images_seen". save_model: writes the averages as a model folder at the path it is given.
+    keep: snapshots in all; spare: one, by its images seen, that is not pruned. before: images seen at the last good
+    one; what else lies above it is damaged, was gone back from, and is removed. Raises UserError, one line; what was
+    there before stays.
     """
     make_folder(root)
     sweep(root)  # what a killed run was writing
@@ -51,13 +69,15 @@ def save_checkpoint(
     temporary, replaced = root / f".{final.name}.tmp", root / f".{final.name}.old.tmp"
     try:
         make_folder(temporary)
-        files = {}
         for name, part in parts.items():
-            path = temporary / f"{name}.safetensors"
-            save_tensors(path, pack(part))
-            files[path.name] = sha256(path)
+            if name not in MODEL_FILES:
+                save_tensors(temporary / f"{name}.safetensors", pack(part))
+        save_model(temporary / MODEL)
+        paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+        files = {path.relative_to(temporary).as_posix(): sha256(path) for path in paths}
         write_sealed_json(temporary / "state.json", {"format": FORMAT, **state, "files": files})
-        sync_folder(temporary)
+        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
+            sync_folder(folder)
         if final.exists():  # saved twice at the same image: the same, or the old one was damaged
             os.rename(final, replaced)
         os.rename(temporary, final)
@@ -68,20 +88,48 @@ def save_checkpoint(
         if replaced.is_dir() and not final.exists():
             os.rename(replaced, final)
         sweep(root, f".{final.name}.*tmp")
-    last = state["images_seen"] if before is None else before
-    kept = [path for path in list_checkpoints(root) if int(path.name) <= last or path == final][-KEEP:]
-    for other in list_checkpoints(root):
-        if other not in kept:
+    last = int(final.name) if before is None else before
+    for other in list_snapshots(root):
+        if int(other.name) > last and other != final:
             shutil.rmtree(other, ignore_errors=True)
+    prune(root, keep, spare)
     return final
 
 
+def prune(root: Path, keep: int, spare: int | None = None) -> None:
+    """Leave `keep` snapshots, spread over the run, the last two of them whole. spare: one that stays."""
+    for folder in list_checkpoints(root)[:-WHOLE]:
+        with contextlib.suppress(OSError):
+            (folder / "state.json").unlink()  # first: without it this is no checkpoint any more
+    snapshots = list_snapshots(root)
+    for number in to_drop([int(folder.name) for folder in snapshots], keep, spare):
+        shutil.rmtree(root / f"{number:09d}", ignore_errors=True)
+    for folder in list_snapshots(root):
+        if not (folder / "state.json").is_file():
+            for path in folder.iterdir():
+                if path.name != MODEL:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            if not (folder / MODEL).is_dir():  # of 0.1, which kept the model elsewhere
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def to_drop(numbers: list[int], keep: int, spare: int | None = None) -> list[int]:
+    """Which of some snapshots, by their images seen in order, to drop so that `keep` stay: those closest to their
+    neighbours first; never the last two, nor `spare`."""
+    left, dropped = list(numbers), []
+    while len(left) > keep:
+        free = [n for n in range(len(left) - WHOLE) if left[n] != spare]
+        if not free:
+            break
+        inner = [n for n in free if n > 0] or free
+        worst = min(inner, key=lambda n: left[n + 1] - left[n - 1] if n else left[1])
+        dropped.append(left.pop(worst))
+    return dropped
+
+
 def list_checkpoints(root: Path) -> list[Path]:
-    """The checkpoints below `root`, oldest first."""
-    with contextlib.suppress(OSError):
-        found = [path for path in root.iterdir() if path.name.isdecimal() and path.is_dir()]
-        return sorted(found, key=lambda path: int(path.name))
-    return []
+    """The snapshots below `root` that a run can be resumed from, oldest first."""
+    return [folder for folder in list_snapshots(root) if (folder / "state.json").is_file()]
 
 
 def newest_checkpoint(root: Path, ours: bool = True) -> tuple[Path, dict[str, Any], list[str]]:
@@ -105,42 +153,62 @@ def newest_checkpoint(root: Path, ours: bool = True) -> tuple[Path, dict[str, An
 def verify(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint all of whose files have the hash it says. Raises UserError, one line."""
     state = read_sealed_json(folder / "state.json", "checkpoint state")
-    if state.get("format") != FORMAT or not isinstance(state.get("files"), dict) or not state["files"]:
+    known = state.get("format") in (FORMAT, OLDER_FORMAT)
+    if not known or not isinstance(state.get("files"), dict) or not state["files"]:
         raise UserError(f"{folder}: not a checkpoint of this version of t2i")
     for name, digest in state["files"].items():
+        path = folder / name
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise UserError(f"{folder}: state.json names a file outside of the checkpoint")
         try:
-            if sha256(folder / Path(name).name) != digest:
-                raise UserError(f"{folder / name}: damaged (its hash is not the one in state.json)")
+            if sha256(path) != digest:
+                raise UserError(f"{path}: damaged (its hash is not the one in state.json)")
         except OSError as error:
-            raise describe_os_error(error, folder / name) from error
+            raise describe_os_error(error, path) from error
     return state
+
+
+def part_file(folder: Path, name: str) -> Path:
+    """The file of a part of a checkpoint."""
+    older = folder / f"{CHECKPOINT_PARTS.get(name, name)}.safetensors"
+    if older.is_file():
+        return older
+    return folder / MODEL_FILES.get(name, f"{name}.safetensors")
+
+
+def read_part(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a part of a verified checkpoint. Raises UserError, one line."""
+    path = part_file(folder, name)
+    try:
+        tensors = load_tensors(path)
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    return rename_tensors(tensors)
 
 
 def load_checkpoint(folder: Path, parts: Mapping[str, Stateful]) -> None:
     """Fill `parts` from a verified checkpoint. Raises UserError where they do not fit."""
     for name, part in parts.items():
         try:
-            unpack(part, load_tensors(folder / f"{name}.safetensors"))
-        except OSError as error:
-            raise describe_os_error(error, folder / name) from error
+            unpack(part, read_part(folder, name))
         except (LookupError, RuntimeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(
-                f"{folder}/{name}.safetensors does not fit this model: it was made with other settings"
+                f"{part_file(folder, name)} does not fit this model: it was made with other settings"
             ) from error
 
 
-def load_network(folder: Path, name: str, network: nn.Module) -> None:
+def load_network(folder: Path, name: str, network: nn.Module, optional: bool = False) -> None:
     """Fill a network from a part of a verified checkpoint of another run, which may have more tensors.
 
-    Raises UserError, one line, where it lacks one or has it in another shape.
+    optional: the checkpoint may lack the part. Raises UserError, one line, where it lacks a tensor or has it in another
+    shape.
     """
-    path = folder / f"{name}.safetensors"
-    try:
-        tensors = load_tensors(path)
-    except OSError as error:
-        raise describe_os_error(error, path) from error
+    path = part_file(folder, name)
+    if optional and not path.is_file():
+        return
+    tensors = read_part(folder, name)
     wanted = network.state_dict()
     for key, value in wanted.items():
         if key not in tensors or tensors[key].shape != value.shape:

@@ -1,12 +1,15 @@
 """Exponential moving average of the generator's weights; everything that draws or is scored uses it."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class EMA:
+
+class EMA(Generic[Network]):
     """Follows `model` with a half-life counted in images.
 
     beta = 0.5 ** (batch / half_life); the half-life is at most `ramp` times the images seen so far, so that a short
@@ -15,7 +18,7 @@ class EMA:
     then).
     """
 
-    def __init__(self, model: nn.Module, half_life: float, ramp: float = 0.05):
+    def __init__(self, model: Network, half_life: float, ramp: float = 0.05):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.half_life, self.ramp = half_life, ramp
 

@@ -2,17 +2,16 @@
 
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from t2i.data.negatives import belonging, mismatch
 from t2i.data.prepared import PreparedDataset
 from t2i.data.sampler import choice_at, run_of_pictures
-from t2i.data.sides import mirror_axis
+from t2i.data.spatial_words import flip_axis
 from t2i.device import send
-from t2i.losses.matching import belonging, mismatch
 from t2i.text.pooler import TextBatch
 from t2i.training.batch import Batch
 from t2i.training.distributed import ALONE, Ranks
@@ -22,17 +21,17 @@ from t2i.training.text import PreparedText, TrainedText
 RESIDENT_SHARE = 0.25  # of the free memory of a GPU, which a data set may take
 
 
-def resident_pictures(dataset: PreparedDataset, device: torch.device) -> Tensor | None:
+def resident_images(dataset: PreparedDataset, device: torch.device) -> Tensor | None:
     """All pictures, uint8 [N, R, R, 3], on a GPU that has the room for them; None on another device."""
     if device.type != "cuda":
         return None
     size = len(dataset) * math.prod(dataset.picture_shape)
     if size > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return None
-    return gather_pictures(dataset, device)
+    return gather_images(dataset, device)
 
 
-def gather_pictures(dataset: PreparedDataset, device: torch.device, step: int = 4096) -> Tensor:
+def gather_images(dataset: PreparedDataset, device: torch.device, step: int = 4096) -> Tensor:
     """All pictures, uint8 [N, R, R, 3], on `device`; read `step` at a time."""
     pictures = torch.empty(len(dataset), *dataset.picture_shape, dtype=torch.uint8, device=device)
     for start in range(0, len(dataset), step):
@@ -45,8 +44,8 @@ class BatchLoader:
     """Makes the batch that starts at `images_seen`; the next one is read in the background meanwhile.
 
     The global batch is a pure function of (data set, seed, images seen, size); a rank reads its rows of it.
-    mismatches: wrong captions for each picture. mirrors: say which pictures, mirrored, belie their captions.
-    resident: all pictures of the data set on the device (resident_pictures); None: a batch's are read from the disk.
+    mismatches: wrong captions for each image. flips: find the axis along which each image is wrong for its caption.
+    resident: all pictures of the data set on the device (resident_images); None: a batch's are read from the disk.
     """
 
     def __init__(
@@ -57,11 +56,11 @@ class BatchLoader:
         device: torch.device | str,
         ranks: Ranks = ALONE,
         mismatches: int = 1,
-        mirrors: bool = False,
+        flips: bool = False,
         resident: Tensor | None = None,
     ):
         self.dataset, self.text, self.seed, self.ranks = dataset, text, seed, ranks
-        self.mismatches, self.mirrors, self.resident = mismatches, mirrors, resident
+        self.mismatches, self.flips, self.resident = mismatches, flips, resident
         self.device = torch.device(device)
         self._order_seed = derive_seed(seed, "order")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -76,8 +75,12 @@ class BatchLoader:
         following = images_seen + size, size
         self._ahead = following, self._thread.submit(self._read, *following)
         if self.resident is not None:  # the pictures' numbers were read in their place
-            batch = replace(batch, images=self.resident[send(batch.images, self.device)])
+            batch = batch.with_images(self.resident[send(batch.images, self.device)])
         return to_device(batch, self.ranks.rows(size), self.device)
+
+    def reseed(self, seed: int) -> None:
+        """Draw from now on with another seed."""
+        self.seed, self._order_seed, self._ahead = seed, derive_seed(seed, "order"), None
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
@@ -102,13 +105,13 @@ class BatchLoader:
             captions=texts,
             belongs=self._pin(torch.from_numpy(belongs[rows])),
             wrong=self._pin(torch.from_numpy(wrong[rows])),
-            mirror=self._mirror_axes(captions[rows]),
+            flip_axis=self._flip_axes(captions[rows]),
         )
 
-    def _mirror_axes(self, captions: np.ndarray) -> np.ndarray:
-        if not self.mirrors:
+    def _flip_axes(self, captions: np.ndarray) -> np.ndarray:
+        if not self.flips:
             return np.zeros(len(captions), int)
-        return np.array([mirror_axis(self.dataset.caption(caption)) for caption in captions.tolist()])
+        return np.array([flip_axis(self.dataset.caption(caption)) for caption in captions.tolist()])
 
     def _pin(self, tensor: Tensor) -> Tensor:
         """Here in the background, so that sending it costs the training nothing."""
@@ -130,5 +133,5 @@ def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
         captions,
         send(batch.belongs, device),
         send(batch.wrong, device),
-        batch.mirror,
+        batch.flip_axis,
     )

@@ -2,8 +2,6 @@
 
 import contextlib
 import ctypes
-import dataclasses
-import gc
 import math
 import re
 import sys
@@ -12,22 +10,14 @@ from pathlib import Path
 import torch
 
 from t2i.config import TrainConfig
-from t2i.errors import UsageError, UserError, is_out_of_memory
-from t2i.models.growing import real_at
+from t2i.errors import UsageError, UserError
 from t2i.training.distributed import Ranks
-from t2i.training.growth import Span
-from t2i.training.loading import BatchLoader
-from t2i.training.randomness import StepRandom
-from t2i.training.setup import check_together
-from t2i.training.state import TrainingState
+from t2i.training.schedule import StepPlan
+from t2i.training.tables import check_together
 
 # Of glibc's malloc.h, and what train() sets them to, in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT, MAPPED = 1 << 30, 1 << 25
-
-# A graph older than any of a training.
-_OLDER = torch.zeros((), requires_grad=True)
-_OLD = _OLDER * 1
 
 
 def memory_gib(device: torch.device) -> float:
@@ -61,75 +51,30 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
-def out_of_memory(
-    state: TrainingState, loader: BatchLoader, span: Span, images_seen: int, random: StepRandom, ranks: Ranks
-) -> UserError:
-    """The line for the user: the largest micro-batch that fits, found by trying, and the --accumulate that makes it.
+def out_of_memory(config: TrainConfig, plan: StepPlan, ranks: Ranks) -> UserError:
+    """The line for the user: the --accumulate that halves the micro-batch and keeps the batch.
 
-    The batch is never changed silently. Nothing is learned from the tries: no optimiser steps.
+    The batch is never changed silently.
     """
-    local = span.batch // ranks.size
-    line = f"out of memory with a micro-batch of {local // state.config.accumulate} at {span.resolution} px"
-    if ranks.size > 1:  # the others wait in a step that this rank does not take
-        return UserError(f"{line}; the last checkpoint is good: give a larger --accumulate or a smaller --batch")
-    release(state)
-    for pieces in range(state.config.accumulate + 1, local + 1):
-        if not may_resume(state.config, pieces):
-            continue
-        found = fits(state, loader, span, images_seen, random, ranks, pieces)
-        release(state)
-        if found:
-            fitting = f"{local // pieces} fits: go on with t2i train --resume --accumulate {pieces}"
-            return UserError(f"{line}; {fitting}, which keeps the batch of {span.batch}")
+    local = plan.batch // ranks.size
+    size = local // config.optim.accumulate
+    line = f"out of memory with a micro-batch of {size} at {plan.growth.resolution} px"
+    for pieces in range(2 * config.optim.accumulate, local + 1):
+        if may_resume(config, pieces, ranks.size):
+            smaller = f"t2i train --resume --accumulate {pieces} halves it to {local // pieces}"
+            if pieces > 2 * config.optim.accumulate:
+                smaller = f"t2i train --resume --accumulate {pieces} makes it {local // pieces}"
+            return UserError(f"{line}; {smaller} and keeps the batch of {plan.batch}")
     return UserError(
-        f"{line}, and no smaller one that divides the batches of its run fits; prepare at a lower --resolution, or "
-        "train narrower networks"
+        f"{line}, and no smaller one divides the batches of this run; prepare at a lower --resolution, or train "
+        "narrower networks"
     )
 
 
-def may_resume(config: TrainConfig, pieces: int) -> bool:
+def may_resume(config: TrainConfig, pieces: int, ranks: int) -> bool:
     """Is --accumulate `pieces` taken by t2i train --resume? It must divide the batches of all stages."""
     try:
-        check_together(dataclasses.replace(config, accumulate=pieces).check())
+        check_together(config.changed(optim__accumulate=pieces), ranks)
     except UsageError:
         return False
     return True
-
-
-def fits(
-    state: TrainingState,
-    loader: BatchLoader,
-    span: Span,
-    images_seen: int,
-    random: StepRandom,
-    ranks: Ranks,
-    pieces: int,
-) -> bool:
-    """Is there memory for the gradients of the step that begins at `images_seen`, in so many pieces?
-
-    As the loop takes them, the phases' gradients side by side, but as a first step, which takes a lazy penalty too.
-    """
-    try:
-        batch = loader.load(images_seen, span.batch)
-        batch.images = real_at(batch.images, span.growth(images_seen))
-        for phase in state.due:
-            state.accumulate(phase, batch, pieces, 0, random, ranks, span.batch)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return False
-    return True
-
-
-def release(state: TrainingState) -> None:
-    """Give back what a step that failed still held."""
-    for phase in state.phases:
-        phase.optimizer.zero_grad(set_to_none=True)
-    state.graphs = None
-    state.objective.forget()
-    # A backward pass that failed leaves what it had yet to do in its thread's queue, graph and all. The newest is done
-    # first, and what belongs to a failed pass is dropped then: an old graph's pass empties the queue.
-    torch.autograd.grad(_OLD, _OLDER, retain_graph=True)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from t2i.data.prepared import PreparedDataset
 from t2i.grids import captioned_grid, save_png, table_grid
-from t2i.precision import to_pixels
+from t2i.models.base import Generator
+from t2i.models.growing import Growth
+from t2i.sampling import Sampler
 from t2i.training.randomness import derive_seed
 from t2i.training.text import PreparedText, TrainedText
 
@@ -42,10 +43,12 @@ class Preview:
         """The real pictures of the prompts."""
         save_png(captioned_grid(list(self.reals), self.prompts, columns=4), path)
 
-    def save(self, generator: nn.Module, path: Path, title: str) -> None:
-        """A grid of prompts by noises, drawn by `generator`."""
-        with torch.inference_mode():
-            text = self.source.for_drawing(self.text)
-            columns = [to_pixels(generator(z.expand(len(self.prompts), -1), text)).numpy() for z in self.noise]
-        rows = [[column[row] for column in columns] for row in range(len(self.prompts))]
+    def save(self, generator: Generator, growth: Growth, path: Path, title: str) -> None:
+        """A grid of prompts by noises, drawn by a generator that stands at `growth`."""
+        sampler = Sampler(generator, self.noise.device, growth)
+        condition = sampler.pool(self.source.for_drawing(self.text))
+        prompts, columns = len(self.prompts), len(self.noise)
+        noise = self.noise.repeat(prompts, 1)
+        images = torch.cat(list(sampler.draw(noise, condition.repeat_interleave(columns, 0)))).numpy()
+        rows = [list(images[row * columns : (row + 1) * columns]) for row in range(prompts)]
         save_png(table_grid(rows, self.prompts, title=title), path)

@@ -5,9 +5,8 @@ runs/00003-dfgan-noto-train-32/
     log.txt         what was printed
     metrics.jsonl metrics.csv losses.png
     samples/        reals.png once; fixed prompts and noise at every snapshot
-    checkpoints/    to resume from
-    model/          to draw with: the averaged generator
-    best/           with --eval-every: the model that had the best score
+    checkpoints/    snapshots: to draw with, the last two to resume from
+    best.json       with --eval-every: which snapshot had the best score
 """
 
 import contextlib
@@ -15,18 +14,19 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from t2i.config import FIELDS, TrainConfig, validate
+from t2i.aliases import rename_settings
+from t2i.config import TrainConfig, flatten
 from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset, find_datasets
 from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, make_folder, read_json, write_json
-from t2i.models.folder import BUILT_IN
+from t2i.models.find import BEST, BUILT_IN, newest_in_run
 from t2i.training.checkpoint import list_checkpoints
+from t2i.training.tables import config_from
 from t2i.version import __version__
 
 
@@ -53,9 +53,9 @@ class Run:
                 number += 1
             except OSError as error:
                 raise describe_os_error(error, root / name) from error
-        facts = {"t2i_version": __version__, "device": device, "data": data, "settings": asdict(config)}
+        facts = {"t2i_version": __version__, "device": device, "data": data, "settings": config.tables()}
         try:
-            for part in ("samples", "checkpoints", "model"):
+            for part in ("samples", "checkpoints"):
                 make_folder(root / name / part)
             write_json(root / name / "config.json", facts)
         except UserError:
@@ -72,12 +72,9 @@ class Run:
         return self.folder / "samples"
 
     @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best"
+    def model(self) -> Path | None:
+        """Its newest model; None where it has none yet."""
+        return newest_in_run(self.folder)
 
     def read_config(self) -> tuple[TrainConfig, dict[str, Any]]:
         """The settings of the run, and the facts on its data. Raises UserError, one line."""
@@ -85,19 +82,24 @@ class Run:
         if not isinstance(facts.get("settings"), dict) or not isinstance(facts.get("data"), dict):
             raise UserError(f"{self.folder}/config.json is not a run's configuration")
         try:
-            return validate(facts["settings"]), facts["data"]
+            return settings_from(facts["settings"]), facts["data"]
         except UsageError as error:
             raise UserError(f"{self.folder}/config.json is damaged: {error}") from error
 
-    def unknown_settings(self) -> list[str]:
-        """Settings that it was begun with, by another version, and that this one does not have."""
-        settings = read_json(self.folder / "config.json", "run configuration").get("settings", {})
-        return [name for name in settings if name not in FIELDS]
+    def read_best(self) -> dict[str, Any] | None:
+        """Which snapshot had the best score: snapshot, best_by, score, chosen_on; None where none was scored."""
+        with contextlib.suppress(UserError):
+            return read_json(self.folder / BEST)
+        return None
+
+    def write_best(self, best: dict[str, Any]) -> None:
+        write_json(self.folder / BEST, best)
 
     def keep_config(self, config: TrainConfig, data_path: Path | str) -> None:
         """Remember what a run goes on with, so that the next --resume does too; --minutes is of one sitting alone."""
         facts = read_json(self.folder / "config.json", "run configuration")
-        settings = {**asdict(config), "minutes": facts["settings"].get("minutes")}
+        minutes = settings_from(facts["settings"]).schedule.minutes
+        settings = config.changed(schedule__minutes=minutes).tables()
         path = facts["data"].get("path")
         with contextlib.suppress(OSError, TypeError):
             data_path = path if os.path.samefile(path, data_path) else data_path
@@ -114,6 +116,11 @@ class Run:
                 stream.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
         except OSError as error:
             raise describe_os_error(error, self.folder / "log.txt") from error
+
+
+def settings_from(tables: dict[str, Any]) -> TrainConfig:
+    """The settings that a config.json holds, of any version. Raises UsageError, one line."""
+    return config_from(rename_settings(flatten(tables)))
 
 
 def find_data(fingerprint: str | None, run: Path | None = None) -> PreparedDataset | None:
@@ -143,21 +150,15 @@ def find_runs(root: Path | str = "runs") -> list[Path]:
     found = []
     with contextlib.suppress(OSError):
         for path in Path(root).iterdir():
-            if (match := re.match(r"(\d+)-", path.name)) and (path / "model" / "model_index.json").is_file():
+            if (match := re.match(r"(\d+)-", path.name)) and newest_in_run(path):
                 found.append((int(match[1]), path))
     return [path for _, path in sorted(found)]
 
 
-def newest_model(root: Path | str = "runs") -> Path:
-    """The model folder of the newest run below `root`. Raises UserError, one line, where there is none."""
-    if runs := find_runs(root):
-        return runs[-1] / "model"
-    raise UserError(f"no model here: no run in {root}/ has one; train one with t2i train, or name a model folder")
-
-
 def default_model(root: Path | str = "runs") -> Path:
-    """What to draw with where nobody said: the newest run's model below `root`, else the built-in one."""
-    return newest_model(root) if find_runs(root) else BUILT_IN
+    """What to draw with where nobody said: the newest run below `root`, else the built-in model."""
+    runs = find_runs(root)
+    return runs[-1] if runs else BUILT_IN
 
 
 def newest_resumable(root: Path | str = "runs") -> Run:

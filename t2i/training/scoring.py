@@ -3,15 +3,16 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
 
 from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.errors import UserError
-from t2i.evaluation.painter import Painter
 from t2i.evaluation.protocol import Evaluator, Options
-from t2i.files import read_json
-from t2i.models.folder import ModelDescription, save_model
+from t2i.evaluation.sampler import CaptionSampler
+from t2i.models.base import Generator
+from t2i.models.folder import ModelDescription
+from t2i.models.growing import Growth
+from t2i.sampling import Sampler
 from t2i.text.pooler import TextBatch
 from t2i.training.run import Run
 from t2i.training.text import PreparedText, TrainedText
@@ -28,16 +29,16 @@ DISTANCES = ("kd", "fd")  # lower is better
 
 def held_out(config: TrainConfig, dataset: PreparedDataset) -> PreparedDataset:
     """The data that a run on `dataset` is scored on. Raises UserError, one line, where there are none that fit."""
-    data = PreparedDataset(config.eval_data) if config.eval_data else find_validation(dataset)
+    data = PreparedDataset(config.eval.data) if config.eval.data else find_validation(dataset)
     if data is None:
         raise UserError(
             f"--eval-every needs a validation split of {dataset.name} at {dataset.resolution} px beside "
-            f"{dataset.path}: t2i prepare --split val or --val-fraction makes one, eval_data in a run.toml names one"
+            f"{dataset.path}: t2i prepare --split val or --val-fraction makes one, eval.data in a run.toml names one"
         )
     data.check()
     if data.resolution != dataset.resolution:
         raise UserError(f"{data.path} holds {data.resolution} px, {dataset.path} {dataset.resolution} px")
-    if config.text_encoder == "prepared" and data.text["sha256"] != dataset.text["sha256"]:
+    if config.text.encoder == "prepared" and data.text["sha256"] != dataset.text["sha256"]:
         raise UserError(f"{data.path} was prepared with another text encoder than {dataset.path}")
     return data
 
@@ -58,32 +59,37 @@ class Scoring:
         device: torch.device,
         say: Callable[[str], None],
     ):
-        self.best_by, self.run, self.text, self.device = config.best_by, run, text, device
+        self.best_by, self.run, self.text, self.device = config.eval.best_by, run, text, device
         data = held_out(config, dataset)
         self.evaluator = self._evaluator(data, dataset, config, say)
         say(
-            f"scores every {config.eval_every:,} images: {self.evaluator.samples:,} samples against "
+            f"scores every {config.eval.every:,} images: {self.evaluator.samples:,} samples against "
             f"{len(data):,} pictures of {data.path}; best by {SCORES[self.best_by][0]}"
         )
 
-    def look_and_keep(self, generator: nn.Module, description: ModelDescription) -> dict[str, float]:
-        """Score a generator in eval mode, {column: value}, and keep it where it is the best so far."""
+    def score(
+        self, generator: Generator, description: ModelDescription, growth: Growth
+    ) -> tuple[dict[str, float], bool]:
+        """Scores of a generator in eval mode, {column: value}, and whether it is the best so far, which the run then
+        remembers."""
         sha256 = "" if isinstance(self.text, TrainedText) else self.evaluator.data.text["sha256"]
-        painter = Painter.of_generator(generator, self.evaluator.data.resolution, sha256, self._encode, self.device)
-        values = self.evaluator.score(painter).values()
+        sampler = CaptionSampler(Sampler(generator, self.device, growth), generator.resolution, self._encode, sha256)
+        values = self.evaluator.score(sampler).values()
         name, _ = SCORES[self.best_by]
         value, before = values[name], self._best()
-        if before is None or (value < before if self.best_by in DISTANCES else value > before):
+        best = before is None or (value < before if self.best_by in DISTANCES else value > before)
+        if best:
             # Evaluating it on the same data, t2i evaluate says that the score is no held-out one any more.
-            description.training.update(best_by=name, score=value, chosen_on=self.evaluator.data.fingerprint)
-            self.text.save(self.run.best)
-            save_model(self.run.best, generator, description)
-        return {column: values[name] for name, column in SCORES.values() if name in values}
+            self.run.write_best({
+                "snapshot": description.training["images_seen"], "best_by": name, "score": value,
+                "chosen_on": self.evaluator.data.fingerprint,
+            })  # fmt: skip
+        return {column: values[name] for name, column in SCORES.values() if name in values}, best
 
     def _evaluator(
         self, data: PreparedDataset, train: PreparedDataset, config: TrainConfig, say: Callable[[str], None]
     ) -> Evaluator:
-        options = {"samples": config.eval_samples, "device": str(self.device)}
+        options = {"samples": config.eval.samples, "device": str(self.device)}
         try:
             return Evaluator(data, train, Options(tuple(SCORES), **options))
         except UserError as error:
@@ -95,17 +101,13 @@ class Scoring:
             return evaluator
 
     def _best(self) -> float | None:
-        """The score of the best model so far; None where there is none by that score on these pictures."""
-        name, _ = SCORES[self.best_by]
-        index = self.run.best / "model_index.json"
-        if not index.is_file():
+        """The score of the best model so far; None where there is none by that score on these images."""
+        best = self.run.read_best()
+        if best is None or best.get("best_by") != SCORES[self.best_by][0]:
             return None
-        training = read_json(index, "model description").get("training")
-        if not isinstance(training, dict) or training.get("best_by") != name:
-            return None
-        if training.get("chosen_on", data := self.evaluator.data.fingerprint) != data:
-            return None  # of other pictures: it says nothing of these
-        value = training.get("score")
+        if best.get("chosen_on") != self.evaluator.data.fingerprint:
+            return None  # of other images: it says nothing of these
+        value = best.get("score")
         return float(value) if isinstance(value, int | float) else None
 
     def _encode(self, prompts: Sequence[str]) -> TextBatch:

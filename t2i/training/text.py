@@ -1,6 +1,7 @@
 """How captions reach a step: as embeddings that prepare made, or as ids for an encoder that trains with the GAN."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,31 @@ from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError
 from t2i.files import first_line
-from t2i.models.folder import encoder_in_use
 from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.text.tokenizer import CaptionTokenizer
-from t2i.text.transformer import SETTINGS, TrainedEncoder, TransformerEncoder, pad_ids, save_text_encoder
+from t2i.text.transformer import TrainedEncoder, TransformerEncoder, pad_ids, save_text_encoder
 from t2i.training.ema import EMA
 from t2i.training.randomness import derive_seed
 
 
-class PreparedText:
-    """The token embeddings of a prepared data set, by a frozen encoder. cut: nothing to say; prepare said it."""
+class FrozenText:
+    """Captions that reach a step as the token embeddings of a frozen encoder. cut: nothing to say; prepare said it."""
 
-    encoder = None
+    encoder: TransformerEncoder | None = None
     cut = ""
+    statistics = TextStatistics.identity(1)
+
+    def average(self, images_seen: int, batch: int) -> None:
+        """Nothing: it does not change."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps of it: nothing."""
+        return {}
+
+
+class PreparedText(FrozenText):
+    """The token embeddings of a prepared data set."""
 
     def __init__(self, dataset: PreparedDataset):
         self.dataset = dataset
@@ -46,13 +58,6 @@ class PreparedText:
     def save(self, model_folder: Path) -> None:
         """Nothing: a frozen encoder is found by its name."""
 
-    def average(self, images_seen: int, batch: int) -> None:
-        """Nothing: it does not change."""
-
-    def modules(self) -> dict[str, nn.Module]:
-        """What a checkpoint keeps of it: nothing."""
-        return {}
-
 
 class TrainedText:
     """Captions as ids, and the encoder that trains with the GAN; its average is what draws.
@@ -63,21 +68,21 @@ class TrainedText:
 
     def __init__(self, config: TrainConfig, dataset: PreparedDataset, tokenizer: CaptionTokenizer | None = None):
         captions = list(dataset.captions())
-        settings = {**SETTINGS, **config.encoder}
+        settings = asdict(config.transformer)
         vocabulary, longest = settings.pop("vocabulary"), settings["max_tokens"]
         self.tokenizer = tokenizer or CaptionTokenizer.train(captions, vocabulary=vocabulary, max_tokens=longest)
         self.rows = self.tokenizer.encode(captions)
         cut, longest = self.tokenizer.truncated, self.tokenizer.max_tokens
-        reads = f"cut to {longest} tokens, all that the text encoder reads ([encoder] max_tokens)"
+        reads = f"cut to {longest} tokens, all that the text encoder reads (text.transformer.max_tokens)"
         self.cut = f"{cut:,} of {len(captions):,} captions are {reads}" if cut else ""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(config.seed, "text encoder"))
+            torch.manual_seed(derive_seed(config.run.seed, "text encoder"))
             try:
                 self.encoder = TransformerEncoder(self.tokenizer.vocabulary_size, **settings)
             except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-                raise UsageError(f"[encoder]: {first_line(error)}") from error
+                raise UsageError(f"[text.transformer]: {first_line(error)}") from error
         self.statistics = TextStatistics.identity(self.encoder.width)
-        self.ema = EMA(self.encoder, config.ema_kimg * 1000)
+        self.ema = EMA(self.encoder, config.optim.ema_kimg * 1000)
 
     def batch(self, caption_ids: Sequence[int] | np.ndarray) -> TextBatch:
         """Captions, by their ids in the data set, as token ids [B, L]."""
@@ -98,7 +103,7 @@ class TrainedText:
 
     def save(self, model_folder: Path) -> None:
         """Write the averaged encoder beside a generator."""
-        save_text_encoder(model_folder, self.ema.model, self.tokenizer, encoder_in_use(model_folder))
+        save_text_encoder(model_folder, self.ema.model, self.tokenizer)
 
     def average(self, images_seen: int, batch: int) -> None:
         """Move the average after a step, as EMA.update does."""
@@ -116,7 +121,7 @@ def make_text(
 
     write: False on the ranks that only read; the vocabulary of the same captions is the same in every process.
     """
-    if config.text_encoder == "prepared":
+    if config.text.encoder == "prepared":
         return PreparedText(dataset)
     path = run_folder / "tokenizer.json"
     tokenizer = CaptionTokenizer.load(path) if path.is_file() else None

@@ -11,7 +11,7 @@ from t2i import TextToImagePipeline
 from t2i.cli import run
 from t2i.data.prepared import PreparedDataset
 from t2i.evaluation import protocol
-from t2i.evaluation.painter import Painter
+from t2i.evaluation.sampler import CaptionSampler
 from t2i.evaluation.protocol import Evaluator, Options
 
 
@@ -59,8 +59,8 @@ def train(house) -> PreparedDataset:
 
 
 @pytest.fixture(scope="module")
-def painter(house) -> Painter:
-    return Painter.of_pipeline(
+def sampler(house) -> CaptionSampler:
+    return CaptionSampler.of_pipeline(
         TextToImagePipeline.from_pretrained(house / "runs" / "00000-dfgan-shapes-train-32", "cpu")
     )
 

@@ -33,7 +33,7 @@ def test_without_arguments_it_picks_the_newest_run_and_its_validation_split(here
         assert sheet.width > 700 and sheet.height > 900
 
 
-def test_json_says_what_every_score_was_measured_with_and_so_does_the_history(here, t2i, tmp_path, evaluator, painter):
+def test_json_says_what_every_score_was_measured_with_and_so_does_the_history(here, t2i, tmp_path, evaluator, sampler):
     shutil.copytree("runs/00000-dfgan-shapes-train-32/model", tmp_path / "model")
     said = json.loads(t2i("evaluate", tmp_path / "model", "t2i-data/shapes-val-32", *QUICK, "--json"))
     assert said["notes"][-1].startswith("the model is in no run folder: --out FOLDER")
@@ -45,7 +45,7 @@ def test_json_says_what_every_score_was_measured_with_and_so_does_the_history(he
     assert said["networks"]["lite2"]["sha256"].startswith("9656183e")
     for score in said["scores"]:
         assert {"name", "value", "better", "network", "reference", "samples", "ceiling", "ceiling_of"} <= set(score)
-    assert {s["name"]: s["value"] for s in said["scores"]} == pytest.approx(evaluator.score(painter).values())
+    assert {s["name"]: s["value"] for s in said["scores"]} == pytest.approx(evaluator.score(sampler).values())
     retrieval = said["scores"][-1]
     assert retrieval["name"] == "R-precision" and "floor" in retrieval and "error" in retrieval
     line, = (tmp_path / "scores" / "metrics-eval.jsonl").read_text().splitlines()  # fmt: skip

@@ -17,7 +17,7 @@ from t2i.errors import UserError
 from t2i.evaluation import attributes, distances, matcher, protocol, statistics
 from t2i.evaluation.cache import cached
 from t2i.evaluation.features import silent
-from t2i.evaluation.painter import Painter
+from t2i.evaluation.sampler import CaptionSampler
 from t2i.evaluation.protocol import Evaluator, Options, data_features
 from t2i.evaluation.retrieval import CHOICES, Judge, ask, right, shuffled
 
@@ -211,27 +211,27 @@ def test_features_of_the_reference_are_computed_once(evaluator, data, train):
 # ---- the evaluator ---------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_scores_and_another_seed_others(evaluator, painter, data, train):
+def test_the_same_seed_gives_the_same_scores_and_another_seed_others(evaluator, sampler, data, train):
     options = evaluator.options
-    first, again = evaluator.score(painter).values(), evaluator.score(painter).values()
+    first, again = evaluator.score(sampler).values(), evaluator.score(sampler).values()
     assert first == again
     assert list(first) == ["FD-lite2", "KD-lite2", "precision", "recall", "density", "coverage", "R-precision"]
     other = Evaluator(data, train, replace(options, metrics=("fd",), seed=1))
-    assert other.score(painter).values()["FD-lite2"] != first["FD-lite2"]
+    assert other.score(sampler).values()["FD-lite2"] != first["FD-lite2"]
     assert set(zip(other.seeds, other.caption_ids)).isdisjoint(zip(evaluator.seeds, evaluator.caption_ids))
-    caption = painter.captions(data, [0])
-    drawn = [painter.draw(caption, [int(each.seeds[0])]) for each in (evaluator, other)]
+    caption = sampler.captions(data, [0])
+    drawn = [sampler.draw(caption, [int(each.seeds[0])]) for each in (evaluator, other)]
     assert (drawn[0] != drawn[1]).any()  # of one caption, by other noise
 
 
-def test_a_generator_in_training_is_scored_without_a_pipeline(house, painter, data, train):
+def test_a_generator_in_training_is_scored_without_a_pipeline(house, sampler, data, train):
     pipe = TextToImagePipeline.from_pretrained(house / "runs" / "00000-dfgan-shapes-train-32", "cpu")
-    bare = Painter.of_generator(pipe.generator, 32, painter.encoder_sha256, pipe.encode)
-    text = painter.captions(data, np.arange(3))
-    difference = bare.draw(text, range(3)).astype(int) - painter.draw(text, range(3))
+    bare = CaptionSampler.of_generator(pipe.generator, 32, sampler.encoder_sha256, pipe.encode)
+    text = sampler.captions(data, np.arange(3))
+    difference = bare.draw(text, range(3)).astype(int) - sampler.draw(text, range(3))
     assert np.abs(difference).max() <= 1  # the pipeline's groups round otherwise
     asked = pipe([data.caption(number) for number in range(3)], seeds=[7], output_type="np").images
-    assert np.abs(painter.draw(text, [7] * 3).astype(int) - asked).max() <= 2  # embeddings were rounded in a batch
+    assert np.abs(sampler.draw(text, [7] * 3).astype(int) - asked).max() <= 2  # embeddings were rounded in a batch
     scores = protocol.score(bare, data, train, metrics=("kd",), samples=100)
     assert list(scores) == ["KD-lite2"] and scores["KD-lite2"] > 0
 
@@ -244,9 +244,9 @@ def test_more_samples_than_pictures_take_other_captions_and_noise(data, train):
     assert all(caption in captions for caption, captions in zip(evaluator.caption_ids, own))
 
 
-def test_a_data_set_of_another_encoder_is_encoded_by_the_model_s_own(painter, data):
+def test_a_data_set_of_another_encoder_is_encoded_by_the_model_s_own(sampler, data):
     asked = []
-    other = replace(painter, encoder_sha256="1" * 64, encode=lambda texts: asked.extend(texts))
+    other = replace(sampler, encoder_sha256="1" * 64, encode=lambda texts: asked.extend(texts))
     other.captions(data, [0, 2])
     assert asked == [data.caption(0), data.caption(2)]
 
@@ -271,14 +271,14 @@ def test_a_reference_of_few_pictures_is_said_too(monkeypatch):
         assert [score.note for score in scored] == [note]
 
 
-def test_without_training_data_the_ceiling_is_one_half_against_the_other(data, painter, monkeypatch):
+def test_without_training_data_the_ceiling_is_one_half_against_the_other(data, sampler, monkeypatch):
     monkeypatch.setattr(statistics, "LEAST", 50)
-    report = Evaluator(data, None, Options(metrics=("kd", "prdc"), samples=60)).score(painter)
+    report = Evaluator(data, None, Options(metrics=("kd", "prdc"), samples=60)).score(sampler)
     score = report.scores[0]
     assert score.ceiling_of == "63 pictures of shapes val, against the other 63" and score.ceiling < score.value
 
 
-def test_attributes_are_read_off_drawn_shapes(data, painter):
+def test_attributes_are_read_off_drawn_shapes(data, sampler):
     scenes = {
         canonical_caption(scene): scene
         for objects in (1, 2) for seen in (True, False) for scene in evaluation_scenes(6, seen, objects)
@@ -288,7 +288,7 @@ def test_attributes_are_read_off_drawn_shapes(data, painter):
     for rulers in obedient.values():
         assert set(rulers["model"].values()) == set(rulers["ceiling"].values()) == {1.0}
         assert rulers["floor"]["all"] < 0.5
-    report = Evaluator(data, None, Options(metrics=("attributes",), scenes=6)).score(painter)
+    report = Evaluator(data, None, Options(metrics=("attributes",), scenes=6)).score(sampler)
     assert len(report.scores) == 22 and report.scores[0].name == "colour, one object, seen"
     assert all(score.ceiling == 1 and 0 <= score.value <= 1 for score in report.scores)
     from t2i.cli.evaluate import _show

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from t2i.data.images import FilePicture
-from t2i.data.inside import leaves_folder
 from t2i.data.records import Record, Skip
+from t2i.data.safe_paths import leaves_folder
 from t2i.data.sources.common import (
     Presence,
     check_folder,

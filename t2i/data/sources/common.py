@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from t2i.data.images import EXTENSIONS
-from t2i.data.inside import inside
 from t2i.data.records import PictureError
+from t2i.data.safe_paths import inside
 from t2i.errors import UserError
 from t2i.files import brief, describe_os_error
 

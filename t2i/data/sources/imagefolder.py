@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from t2i.data.images import FilePicture
-from t2i.data.inside import leaves_folder
 from t2i.data.records import VALIDATION, Record, Skip
+from t2i.data.safe_paths import leaves_folder
 from t2i.data.sources.common import (
     CAPTION_KEYS,
     MAX_CAPTION_BYTES,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NUMBERS = 4  # uniform numbers per picture: translation x and y, cutout x and y
+AUGMENT_NUMBERS = 4  # uniform numbers per picture: translation x and y, cutout x and y
 
 
 def augment(images: Tensor, uniform: Tensor, kinds: tuple[str, ...]) -> Tensor:

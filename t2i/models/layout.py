@@ -1,4 +1,4 @@
-"""What is to lie where, from text by a perceptron: a first sketch for the convolutions of a generator.
+"""Layout MLP: a coarse map of what lies where, from styles and text, that is added to a generator's features.
 
 Modulation turns a channel up or down everywhere at once, so that what lies where is learned from text slowly. A
 perceptron costs little beside convolutions, and learns it fast (docs/recipes.md has what was measured).
@@ -9,10 +9,10 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i.text.attention import Linear
+from t2i.layers import Linear
 
 
-class Sketch(nn.Module):
+class LayoutMLP(nn.Module):
     """[B, S] -> [B, channels, side, side], by two hidden layers: no equalised learning rates, and GELU."""
 
     def __init__(self, styles: int, channels: int, side: int, hidden: int = 512, lr_multiplier: float = 1.0):

@@ -2,14 +2,14 @@
 
 import re
 
-ACROSS, UP_AND_DOWN = 3, 2  # axes of pictures [B, 3, R, R]
-MIRRORS = (ACROSS, UP_AND_DOWN)
+HORIZONTAL, VERTICAL = 3, 2  # axes of pictures [B, 3, R, R]
+FLIPS = (HORIZONTAL, VERTICAL)
 _LEFT_RIGHT = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _ABOVE_BELOW = re.compile(r"\b(above|below|over|under|beneath|underneath|top|bottom)\b", re.IGNORECASE)
 
 
-def mirror_axis(caption: str) -> int:
+def flip_axis(caption: str) -> int:
     """The axis along which a picture of this caption, mirrored, belies it; 0 where it speaks of no side (English)."""
     if _LEFT_RIGHT.search(caption):
-        return ACROSS
-    return UP_AND_DOWN if _ABOVE_BELOW.search(caption) else 0
+        return HORIZONTAL
+    return VERTICAL if _ABOVE_BELOW.search(caption) else 0

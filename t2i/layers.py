@@ -1,4 +1,4 @@
-"""Layers that architectures share: equalised learning rate, filters, statistics over a minibatch."""
+"""Layers that networks share: learning-rate multipliers, equalised learning rate, spectral norm, filters."""
 
 import math
 from itertools import pairwise
@@ -12,7 +12,7 @@ from t2i.precision import at_least_fp32
 
 SQRT2 = math.sqrt(2)
 VECTOR = 32  # bf16 numbers that a CPU works on at once
-GROUP = 4  # pictures of a minibatch that minibatch standard deviation looks at together
+GROUP = 4  # images of a minibatch that minibatch standard deviation looks at together
 
 
 def resolutions_to(resolution: int) -> list[int]:
@@ -29,6 +29,39 @@ def width(resolution: int, fmap_base: int, fmap_max: int) -> int:
 
 def leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
+
+
+class Linear(nn.Linear):
+    """A linear layer whose steps are lr_multiplier times as large: its weights are stored divided by it.
+
+    Beside networks with an equalised learning rate Adam takes steps that are made for weights of size 1. It begins as
+    those do then, with normal weights that keep the variance of the input, else as torch's own.
+    """
+
+    def __init__(self, c_in: int, c_out: int, bias: bool = True, lr_multiplier: float = 1.0):
+        if not lr_multiplier > 0:
+            raise ValueError(f"text.lr_multiplier is above 0, not {lr_multiplier}")
+        self.lr_multiplier = lr_multiplier
+        super().__init__(c_in, c_out, bias)
+
+    def reset_parameters(self) -> None:
+        if self.lr_multiplier == 1:
+            super().reset_parameters()
+        else:
+            self.keep_variance()
+
+    def keep_variance(self) -> None:
+        nn.init.normal_(self.weight, std=self.in_features**-0.5 / self.lr_multiplier)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.lr_multiplier == 1:
+            return F.linear(x, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias * self.lr_multiplier
+        if x.numel() < self.weight.numel():  # the fewer numbers are multiplied
+            return F.linear(x * self.lr_multiplier, self.weight, bias)
+        return F.linear(x, self.weight * self.lr_multiplier, bias)
 
 
 class EqualLinear(nn.Module):
@@ -80,6 +113,43 @@ class EqualConv2d(nn.Module):
         if self.upsampled:
             return upsampling_conv3(x, weight, bias)
         return conv2d(x, weight, bias, self.stride, self.padding)
+
+
+class SpectralConv2d(nn.Module):
+    """A convolution whose weight, as a matrix, has a spectral norm of about 1 (Miyato et al. 2018).
+
+    The norm is estimated anew each time by power iterations from a fixed start: with torch's running estimate, which
+    every pass moves, a batch in pieces would have other gradients than the whole. Weights begin with variance 1:
+    the norm takes their size out, so that it only says how much a step of the optimiser changes them, which is as much
+    as it does where learning rates are equalised.
+    """
+
+    SQUARINGS = 3  # 8 power iterations in a few products of small matrices, where a GPU needs as long as for one
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, padding: int = 0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+        self.stride, self.padding = stride, padding
+        self.register_buffer("start", F.normalize(torch.randn(c_out), dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.weight / self.norm()
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+    def norm(self) -> Tensor:
+        """The largest singular value, []; its gradient is that of u^T W v with the singular vectors held fixed."""
+        matrix = self.weight.flatten(1)
+        if len(matrix) == 1:
+            return torch.linalg.vector_norm(matrix)
+        with torch.no_grad():
+            power = matrix @ matrix.T  # [c_out, c_out]
+            power = power / power.diagonal().sum()  # eigenvalues in [0, 1]
+            for _ in range(self.SQUARINGS):
+                power = power @ power
+            u = F.normalize(power @ self.start, dim=0, eps=0.0)
+        return torch.linalg.vector_norm(u @ matrix)  # v is u @ matrix, normalised
 
 
 def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -137,7 +207,7 @@ class Blur(nn.Module):
 
 
 def minibatch_std(x: Tensor) -> Tensor:
-    """Append how much the pictures of a group differ as one more channel: Karras et al. 2018, sec. 3.
+    """Append how much the images of a group differ as one more channel: Karras et al. 2018, sec. 3.
 
     x: [B, C, h, w] -> [B, C + 1, h, w]. A group is GROUP consecutive rows (or the largest power of two below it that
     divides B), so that a batch in pieces of whole groups gives what the batch gives. Sums in at least fp32.
@@ -178,7 +248,7 @@ class ProjectionHead(nn.Module):
         self.project = EqualLinear(text_width or condition, width, gain=1.0)
 
     def features(self, x: Tensor) -> Tensor:
-        """[B, C, 4, 4] -> [B, width], which know how much the pictures of a group differ."""
+        """[B, C, 4, 4] -> [B, width], which know how much the images of a group differ."""
         x = leaky_relu(self.conv(minibatch_std(x)))
         return leaky_relu(self.dense(x.flatten(1)))
 

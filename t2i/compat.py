@@ -19,24 +19,27 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from t2i.config import Adversarial, Penalty, TrainConfig
 from t2i.data.images import load_whole
+from t2i.data.negatives import mismatch
 from t2i.data.records import PictureError, Record, Source
 from t2i.data.sources import CocoSource, FolderPairSource
-from t2i.errors import UserError
-from t2i.losses.adversarial import HINGE, WASSERSTEIN
-from t2i.losses.matching import mismatch
-from t2i.losses.penalties import PENALTIES
+from t2i.errors import UsageError, UserError
 from t2i.models import get_architecture
+from t2i.models.base import Discriminator, Generator
 from t2i.models.growing import Growth, real_at
+from t2i.models.registry import build_networks, options_of
 from t2i.text.encoders import load_encoder
 from t2i.text.frozen import FrozenEncoder, pad_tokens
-from t2i.text.pooler import TextBatch, TextStatistics
+from t2i.text.pooler import Conditioning, TextBatch, TextStatistics
 from t2i.training.batch import Batch
-from t2i.training.objective import GANObjective, Phase
 from t2i.training.randomness import StepRandom
+from t2i.training.schedule import StepPlan
+from t2i.training.text import FrozenText
+from t2i.training.trainer import Trainer
 
 EncodeLabel = Callable[[str], np.ndarray]
 
@@ -126,19 +129,25 @@ def _collate(items: Sequence[tuple[Tensor, str, np.ndarray]]) -> tuple[Tensor, l
 
 def get_networks(
     arch: str = "dfgan", resolution: int = 64, width: int = 384, **options: Any
-) -> tuple[nn.Module, nn.Module]:
-    """A new generator and critic. width: of the text encoder's vectors (384 for the default one)."""
+) -> tuple[Generator, Discriminator]:
+    """A new generator and critic. width: of the text encoder's vectors (384 for the default one). options: those of
+    either network."""
     architecture = get_architecture(arch)
-    settings = {**architecture.model_options, **options}
-    if architecture.grows:  # as the original did, from 4 px on
-        settings["shown_at"] = [side for side in (4 * 2**step for step in range(9)) if side <= resolution]
+    # As the original did, from 4 px on.
+    growing = [side for side in (4 * 2**step for step in range(9)) if side <= resolution]
+    g, d = ({n: v for n, v in options.items() if n in options_of(network)}
+            for network in (architecture.generator, architecture.discriminator))  # fmt: skip
+    if unknown := set(options) - set(g) - set(d):
+        raise UsageError(f"{arch} has no option {', '.join(sorted(unknown))}")
     seed = int(torch.randint(2**31, ()))  # torch.manual_seed in a notebook decides it
-    return architecture.build(resolution, "attention", TextStatistics.identity(width), settings, seed)
+    text = Conditioning(TextStatistics.identity(width))
+    sides = growing if architecture.generator.grows else [resolution]
+    return build_networks(arch, resolution, text, g, arch, d, sides, seed)
 
 
 def train_fn(
-    critic: nn.Module,
-    gen: nn.Module,
+    critic: Discriminator,
+    gen: Generator,
     loader: Iterable[tuple[Tensor, list[str], TextBatch]],
     dataset: Any,
     step: int,
@@ -151,32 +160,27 @@ def train_fn(
     Networks that grow work at 4 * 2^step px, faded in by alpha, and learn by WGAN-GP (lambda 10, drift 0.001);
     dfgan has one size, and learns by the hinge loss with MA-GP. Both see mismatched captions.
     """
-    if grows := hasattr(gen, "growth"):
-        objective = GANObjective(gen, critic, loss=WASSERSTEIN, penalty=PENALTIES["wgan-gp"], penalty_weight=10.0)
-    else:
-        objective = GANObjective(gen, critic, loss=HINGE, penalty=PENALTIES["ma-gp"], penalty_weight=2.0)
+    loss, penalty, weight = ("wgan-gp", "wgan-gp", 10.0) if gen.grows else ("hinge", "ma-gp", 2.0)
+    config = TrainConfig(adversarial=Adversarial(kind=loss, augment=()), penalty=Penalty(kind=penalty, weight=weight))
     device = next(gen.parameters()).device
-    phases = (Phase("D", critic, opt_critic), Phase("G", gen, opt_gen))
+    trainer = Trainer(
+        config, gen.resolution, FrozenText(), device, networks=(gen, critic), optimizers=(opt_gen, opt_critic)
+    )
+    rates = opt_gen.param_groups[0]["lr"], opt_critic.param_groups[0]["lr"]
     for number, (images, captions, text) in enumerate(loader):
         ids = np.unique(captions, return_inverse=True)[1]
-        random = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
+        growth = Growth(4 * 2**step, alpha if step else 1.0) if gen.grows else Growth(gen.resolution)
+        plan = StepPlan(number * len(images), len(images), growth, *rates, penalty=weight)
+        rng = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
         same = ids[:, None] == ids
-        wrong = mismatch(same, random.numpy("mismatch"))
+        wrong = torch.from_numpy(mismatch(same, rng.numpy("mismatch")))[:, None].to(device)
         text = text.to(device)
-        wrong = torch.from_numpy(wrong)[:, None].to(device)
-        if grows:
-            growth = Growth(4 * 2**step, alpha if step else 1.0)
-            gen.growth = critic.growth = growth
-            images = real_at(images, growth)
         belongs = torch.from_numpy(same).to(device)
-        batch = Batch(images.to(device), text, text, belongs, wrong, np.zeros(len(ids)))
-        for phase in phases:
-            gen.requires_grad_(phase.name == "G")
-            critic.requires_grad_(phase.name == "D")
-            phase.optimizer.zero_grad()
-            objective.accumulate_gradients(phase, batch, 1.0, number, random)
-            phase.optimizer.step()
+        batch = Batch(real_at(images.to(device), growth), text, text, belongs, wrong, np.zeros(len(ids)))
+        trainer.step(plan, batch, rng)
         alpha = min(1.0, alpha + len(images) / (0.5 * len(dataset)))
+    for network in (gen, critic):
+        network.requires_grad_(True)
     return alpha
 
 

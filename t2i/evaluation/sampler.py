@@ -1,0 +1,67 @@
+"""What evaluation needs of a model: a way to draw captions with seeds, and a way to encode prompts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from t2i.data.prepared import PreparedDataset
+from t2i.errors import UserError
+from t2i.sampling import Sampler
+from t2i.text.frozen import pad_tokens
+from t2i.text.pooler import TextBatch
+
+CHUNK = 64  # images handed on at once: memory does not grow with their number
+
+
+@dataclass(frozen=True)
+class CaptionSampler:
+    """Draws captions with seeds, as `t2i generate` does.
+
+    resolution: R of the images, px. encode: prompts -> captions as the model wants them. encoder_sha256: of the text
+    encoder; a data set of the same encoder lends its embeddings.
+    """
+
+    sampler: Sampler
+    resolution: int
+    encode: Callable[[Sequence[str]], TextBatch]
+    encoder_sha256: str
+    truncation_psi: float = 1.0
+
+    @classmethod
+    def of_pipeline(cls, pipe: Any, truncation_psi: float = 1.0) -> "CaptionSampler":
+        """pipe: a TextToImagePipeline."""
+        sha256 = str(pipe.description.text_encoder["sha256"])
+        return cls(pipe.sampler, pipe.resolution, pipe.encode, sha256, truncation_psi)
+
+    def check(self, data: PreparedDataset) -> None:
+        """Raises UserError, one line, where the model draws another size than the data set holds."""
+        if self.resolution != data.resolution:
+            raise UserError(
+                f"the model draws {self.resolution} px, {data.path} holds {data.resolution} px: prepare the data with "
+                f"--resolution {self.resolution}"
+            )
+
+    def captions(self, data: PreparedDataset, caption_ids: Sequence[int] | np.ndarray) -> TextBatch:
+        """Captions of a data set as the model wants them: from the data set's embeddings where these fit."""
+        if data.text.get("sha256") == self.encoder_sha256:
+            return pad_tokens(data.tokens(caption_ids))
+        return self.encode([data.caption(int(caption)) for caption in caption_ids])
+
+    def draw(self, text: TextBatch, seeds: Sequence[int]) -> np.ndarray:
+        """One image for each caption and seed: uint8 [N, R, R, 3]."""
+        return self.sampler.images(text, seeds, self.truncation_psi).numpy()
+
+    def prompts(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        """One image for each prompt and seed: uint8 [N, R, R, 3]."""
+        parts = [slice(start, start + CHUNK) for start in range(0, len(prompts), CHUNK)]
+        return np.concatenate([self.draw(self.encode(prompts[part]), seeds[part]) for part in parts])
+
+    def draw_dataset(
+        self, data: PreparedDataset, caption_ids: np.ndarray, seeds: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """One image for each caption and seed, `CHUNK` at a time: their rows and uint8 [<= CHUNK, R, R, 3]."""
+        for start in range(0, len(caption_ids), CHUNK):
+            rows = slice(start, start + CHUNK)
+            yield rows, self.draw(self.captions(data, caption_ids[rows]), [int(seed) for seed in seeds[rows]])

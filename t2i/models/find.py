@@ -1,0 +1,87 @@
+"""Which model a user means: a folder, a run, a snapshot of a run, or the built-in one."""
+
+import contextlib
+import re
+from pathlib import Path
+
+from t2i.errors import UserError
+from t2i.files import read_json
+
+MODEL = "model"  # the model folder in a snapshot
+BUILT_IN = Path(__file__).parent.parent / "assets" / "emoji"  # the model that comes with the package
+RUN_FILES = ("config.json", "checkpoints")
+BEST = "best.json"  # in a run: which snapshot had the best score
+
+
+def list_snapshots(root: Path) -> list[Path]:
+    """The snapshots in a run's folder of checkpoints, oldest first."""
+    with contextlib.suppress(OSError):
+        found = [path for path in root.iterdir() if path.name.isdecimal() and path.is_dir()]
+        return sorted(found, key=lambda path: int(path.name))
+    return []
+
+
+def is_model(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / RUN_FILES[0]).is_file() and (folder / RUN_FILES[1]).is_dir()
+
+
+def newest_in_run(run: Path) -> Path | None:
+    """The newest model of a run; None where it has none yet."""
+    for snapshot in reversed(list_snapshots(run / "checkpoints")):
+        if is_model(snapshot / MODEL):
+            return snapshot / MODEL
+    older = run / "model"  # of 0.1
+    return older if is_model(older) else None
+
+
+def best_in_run(run: Path) -> Path | None:
+    """The model of a run that had the best score; None where none was scored."""
+    with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+        folder = run / "checkpoints" / f"{int(read_json(run / BEST)['snapshot']):09d}" / MODEL
+        if is_model(folder):
+            return folder
+    older = run / "best"  # of 0.1
+    return older if is_model(older) else None
+
+
+def find_snapshot(run: Path, which: str) -> Path:
+    """The snapshot's model that RUN@which names: images seen, or "best". Raises UserError, one line."""
+    if which == "best":
+        if found := best_in_run(run):
+            return found
+        raise UserError(f"{run}@best: none of its snapshots was scored; t2i train --eval-every scores them")
+    there = [int(path.name) for path in list_snapshots(run / "checkpoints") if is_model(path / MODEL)]
+    if which.isdecimal() and int(which) in there:
+        return run / "checkpoints" / f"{int(which):09d}" / MODEL
+    listed = ", ".join(map(str, there)) or "none"
+    raise UserError(f"{run}@{which}: there is no such snapshot; there are {listed}")
+
+
+def find_model(name: Path | str) -> Path:
+    """The model folder that a user means: one; a run (its newest snapshot); RUN@120000, RUN@best or a snapshot's
+    folder; or "emoji", the built-in one.
+
+    A model that lies at the path comes before a name. Where there is none, the path, of which load_model says why.
+    Raises UserError, one line, where a run has no such snapshot.
+    """
+    path = Path(name)
+    if is_model(path):
+        return path
+    if is_run(path):
+        return newest_in_run(path) or path
+    if is_model(path / MODEL):
+        return path / MODEL
+    if (match := re.fullmatch(r"(.+)@(\w+)", str(name))) and is_run(Path(match[1])):
+        return find_snapshot(Path(match[1]), match[2])
+    return BUILT_IN if str(name) == BUILT_IN.name else path
+
+
+def model_name(folder: Path) -> str:
+    """How a user calls a model folder: RUN@N for one in a run."""
+    if folder.name == MODEL and folder.parent.parent.name == "checkpoints":
+        return f"{folder.parent.parent.parent}@{int(folder.parent.name)}"
+    return str(folder)

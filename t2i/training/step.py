@@ -1,0 +1,319 @@
+"""The losses of one training step: the discriminator's, the generator's, and the warm-up's.
+
+Discriminator (DF-GAN eq. 1, for any adversarial loss):
+
+    real(D(x, e)) + 1/2 [fake(D(G(z, e), e)) + fake(D(x, e'))] + weight * penalty(x, e)
+
+with e' the caption of another image, or the mean over several. Generator: generator(D(G(z, e), e)). Each term of
+t2i/losses adds its part. Every loss is a mean over images and no network mixes them (or mixes them in groups of a fixed
+size), so that micro-batches weighted by their shares have the gradient of the whole batch.
+
+A text encoder that is trained belongs to the discriminator's phase: it learns from real images and their captions; the
+generator takes its embeddings as they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from t2i.augment import AUGMENT_NUMBERS, augment, blur
+from t2i.convolution import differentiated_twice
+from t2i.losses.adversarial import AdversarialLoss, sum_heads
+from t2i.losses.base import DiscriminatorPass, GeneratorPass, Log, Term
+from t2i.losses.penalties import GradientPenalty
+from t2i.losses.reconstruction import WARM_UP_RESOLUTIONS, coarse_difference
+from t2i.models.base import Discriminator, Features, Generator
+from t2i.text.pooler import TextBatch
+from t2i.text.transformer import TransformerEncoder
+from t2i.training.batch import Batch
+from t2i.training.latents import Latent, LatentSampler
+from t2i.training.randomness import StepRandom
+from t2i.training.schedule import StepPlan
+from t2i.training.statistics import Statistics, watch_collapse
+
+ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run minimises: its networks and its losses. text_encoder: one that is trained, or None."""
+
+    generator: Generator
+    discriminator: Discriminator
+    text_encoder: TransformerEncoder | None
+    adversarial: AdversarialLoss
+    penalty: GradientPenalty | None
+    terms: Sequence[Term] = ()
+    latents: LatentSampler = field(default_factory=LatentSampler)
+    augment: tuple[str, ...] = ()
+    shared_fakes: bool = False
+
+    @property
+    def needs_captions(self) -> bool:
+        return any(term.needs_captions for term in self.terms)
+
+    @property
+    def real_augmentation(self) -> str:
+        """The numbers that augment real images: the generator's, where a term compares the two."""
+        return "G" if any(term.pairs_images for term in self.terms) else "D real"
+
+    # ---- captions ----
+
+    def encode(self, text: TextBatch, rng: StepRandom, name: str, captions: int = 1) -> TextBatch:
+        """Embeddings of a trained encoder, with dropout; those of a frozen one are there already.
+
+        captions: how many rows of the text there are for each image.
+        """
+        if self.text_encoder is None:
+            return text
+        numbers = self.text_encoder.dropout_numbers
+        if not numbers:
+            return self.text_encoder(text)
+        return self.text_encoder(text, rng.uniform(name, captions * numbers).reshape(-1, numbers))
+
+    @torch.no_grad()
+    def encode_for_generator(self, text: TextBatch) -> TextBatch:
+        """The embeddings that a prompt will have when it is drawn."""
+        return text if self.text_encoder is None else self.text_encoder(text)
+
+    def read(
+        self, captions: TextBatch | None, text: TextBatch, rng: StepRandom
+    ) -> tuple[TextBatch | None, Tensor | None, Tensor]:
+        """All captions of the batch as the discriminator reads them, their conditions [N, E], and those of the images'
+        own, [B, E]. captions: None where no term needs the first two."""
+        if captions is None:
+            return None, None, self.discriminator.pool(text)
+        tokens = self.discriminator.read(captions)
+        conditions = self.discriminator.pooler.pool(tokens)
+        return tokens, conditions, conditions[rng.rows]
+
+    # ---- images ----
+
+    def draw(self, plan: StepPlan, z: Tensor, text: TextBatch, rng: StepRandom, name: str, rows: slice = ALL) -> Tensor:
+        """Images of this noise and these captions, with those rows of the random numbers called `name`."""
+        count = self.generator.training_noise(plan.growth)
+        training_noise = rng.normal(f"{name} shake", count)[rows] if count else None
+        return self.generator(z, text, growth=plan.growth, training_noise=training_noise)
+
+    def noise(self, rng: StepRandom, name: str) -> Tensor:
+        """[B, Z]."""
+        return rng.normal(f"{name} z", self.generator.z_dim)
+
+    def latent(self, plan: StepPlan, batch: Batch, text: TextBatch, rng: StepRandom) -> Latent:
+        """The noise that the generator learns with."""
+        z = self.noise(rng, "G")
+        return self.latents.sample(batch.images, text, z, rng, lambda z, text: self.draw(plan, z, text, rng, "G"))
+
+    def augmented(self, plan: StepPlan, images: Tensor, rng: StepRandom, name: str) -> Tensor:
+        """Images as the discriminator sees them: blurred, then DiffAugment."""
+        images = blur(images, plan.blur, plan.blur_radius)
+        if not self.augment:
+            return images
+        return augment(images, rng.uniform(f"{name} augment", AUGMENT_NUMBERS), self.augment)
+
+
+class Fakes(NamedTuple):
+    """Generated images: as drawn [B, 3, r, r], as the discriminator sees them, and the maps of its backbone."""
+
+    latent: Latent
+    images: Tensor
+    seen: Tensor
+    maps: Any
+
+
+class Shared(NamedTuple):
+    """What the discriminator's phase has computed and the generator's phase takes over, else computes again."""
+
+    fakes: Fakes | None
+    real_maps: Any
+
+
+# ---- the discriminator's phase ----
+
+
+def discriminator_loss(
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics, share: bool
+) -> tuple[Tensor, Shared | None]:
+    """The mean loss over a micro-batch, []. share: compute for the generator's phase what both phases have in common,
+    its graph included."""
+    fakes = draw_for_discriminator(nets, plan, batch, rng, share and nets.shared_fakes)
+    watch_collapse(statistics, batch.images, fakes.images.detach())
+    d, real_maps = discriminate(nets, plan, batch, rng, fakes, statistics.add)
+
+    none_wrong = batch.wrong < 0  # where all captions belong to the image
+    mismatch = (~none_wrong * sum_heads(nets.adversarial.fake(d.wrong), 2)).mean(1)
+    losses = sum_heads(nets.adversarial.real(d.real))
+    losses = losses + 0.5 * (sum_heads(nets.adversarial.fake(d.fake)) + mismatch)
+    statistics.add("loss_d", losses)
+    statistics.add("logits_real", d.real)
+    wrong = d.wrong.reshape(*none_wrong.shape, -1).mean(2)  # of one head or several
+    statistics.add("logits_mismatch", wrong.masked_fill(none_wrong, 0), left_out=none_wrong.sum())
+    statistics.add("logits_fake", d.fake)
+
+    if nets.penalty and plan.penalty:
+        where = (d.real, d.images, d.condition)
+        if nets.penalty.between:
+            where = logits_between(nets, d, fakes.seen.detach())
+        penalty = plan.penalty * nets.penalty.function(*where)
+        statistics.add("penalty", penalty)
+        losses = losses + plan.lazy * penalty
+    for term in nets.terms:
+        if (part := term.discriminator(d)) is not None:
+            losses = losses + term.weight * part
+    shared = Shared(fakes if nets.shared_fakes else None, detach(real_maps)) if share else None
+    return losses.mean(), shared
+
+
+def draw_for_discriminator(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, with_graph: bool) -> Fakes:
+    """Fakes for the discriminator's phase. with_graph: the generator's phase goes on from them."""
+    name = "G" if nets.shared_fakes else "D"
+    with torch.set_grad_enabled(with_graph):
+        with plan.autocast(batch.images.device.type):
+            text = nets.encode_for_generator(batch.text)
+            latent = nets.latent(plan, batch, text, rng) if nets.shared_fakes else Latent(nets.noise(rng, "D"))
+            images = nets.draw(plan, latent.z, text, rng, name)
+        seen = nets.augmented(plan, images, rng, "G" if nets.shared_fakes else "D fake")
+        with plan.autocast(batch.images.device.type):
+            maps = nets.discriminator.extract(seen)
+    return Fakes(latent, images, seen, maps)
+
+
+def discriminate(
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, fakes: Fakes, log: Log
+) -> tuple[DiscriminatorPass, Any]:
+    """The discriminator's pass over real and generated images, and its maps of the real ones.
+
+    One pass over the real images serves the right caption, the wrong ones, and a penalty on real pairs, which is taken
+    in fp32, where second derivatives are needed.
+    """
+    d, device = nets.discriminator, batch.images.device.type
+    penalised = nets.penalty is not None and plan.penalty > 0 and not nets.penalty.between
+    images = nets.augmented(plan, batch.images, rng, nets.real_augmentation).detach()
+    with plan.autocast(device):
+        captions, wrong_text = None, None
+        if nets.needs_captions:
+            captions = nets.encode(batch.captions, rng.take(slice(0, rng.batch)), "D text")
+            text = captions[rng.rows]
+        else:
+            text = nets.encode(batch.text, rng, "D text")
+            wrong = batch.captions[batch.wrong.flatten()]
+            wrong_text = nets.encode(wrong, rng, "D mismatch", batch.wrong.shape[1])  # [B K, L, T]
+    with differentiated_twice() if penalised else plan.autocast(device):
+        tokens, conditions, condition = nets.read(captions, text, rng)
+        if penalised:
+            images.requires_grad_(True)
+            if not condition.requires_grad:  # a pooler without weights
+                condition.requires_grad_(True)
+        maps, fake_maps = d.extract(images), detach(fakes.maps)
+        if penalised:
+            features, fake_features = d.features_of_maps(maps, plan.growth), None
+        else:
+            features, fake_features = features_of_both(d, maps, fake_maps, plan)
+        real = d.logits(features, condition)
+        others = (
+            conditions[batch.wrong] if conditions is not None else d.pool(wrong_text).unflatten(0, batch.wrong.shape)
+        )
+        wrong_logits = torch.stack([d.logits(features, other) for other in others.unbind(1)], dim=1)
+    with plan.autocast(device):
+        if fake_features is None:
+            fake_features = d.features_of_maps(fake_maps, plan.growth)
+        fake = d.logits(fake_features, d.pool(text))
+    found = DiscriminatorPass(
+        plan, batch, rng, log, d, text, tokens, conditions, condition, features,
+        images, fake_features, real, fake, wrong_logits,
+    )  # fmt: skip
+    return found, maps
+
+
+def features_of_both(d: Discriminator, first: Any, second: Any, plan: StepPlan) -> tuple[Features, Features]:
+    """The features of two batches of maps, [B, ...] each, in one pass."""
+    if len(first if isinstance(first, Tensor) else first[0]) % d.group:  # a group would hold images of both
+        return d.features_of_maps(first, plan.growth), d.features_of_maps(second, plan.growth)
+    if isinstance(first, Tensor):
+        both: Any = torch.cat([first, second])
+    else:
+        both = [torch.cat(parts) for parts in zip(first, second)]
+    summaries, regions = (part.chunk(2) for part in d.features_of_maps(both, plan.growth))
+    return Features(summaries[0], regions[0]), Features(summaries[1], regions[1])
+
+
+def logits_between(nets: Objective, d: DiscriminatorPass, fakes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, images and condition of random points between real and generated images, for a penalty that is taken
+    there (Gulrajani et al. 2017, alg. 1)."""
+    share = d.rng.uniform("D between", 1, 1, 1).to(fakes.dtype)
+    between = torch.lerp(d.images, fakes, share).requires_grad_(True)
+    with differentiated_twice():
+        condition = nets.discriminator.pool(d.text)
+        features = nets.discriminator.features(between, d.plan.growth)
+        return nets.discriminator.logits(features, condition), between, condition
+
+
+def detach(maps: Any) -> Any:
+    """A tensor, or a list of them, without its graph."""
+    return maps.detach() if isinstance(maps, Tensor) else [part.detach() for part in maps]
+
+
+# ---- the generator's phase ----
+
+
+def generator_loss(
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics, shared: Shared | None
+) -> Tensor:
+    """The mean loss over a micro-batch, []. shared: what the discriminator's phase returned for it."""
+    d, autocast = nets.discriminator, plan.autocast
+    device = batch.images.device.type
+    with autocast(device):
+        text = nets.encode_for_generator(batch.text)
+        captions = nets.encode_for_generator(batch.captions) if nets.needs_captions else None
+        fakes = shared.fakes if shared is not None else None
+        if fakes is None:
+            latent = nets.latent(plan, batch, text, rng)
+            images = nets.draw(plan, latent.z, text, rng, "G")
+            seen = nets.augmented(plan, images, rng, "G")
+            fakes = Fakes(latent, images, seen, d.extract(seen))
+        features = d.features_of_maps(fakes.maps, plan.growth)
+        tokens, conditions, condition = nets.read(captions, text, rng)
+        fake = d.logits(features, condition)
+
+    @torch.no_grad()
+    def real_maps() -> Any:
+        if shared is not None:
+            return shared.real_maps
+        images = nets.augmented(plan, batch.images, rng, nets.real_augmentation)
+        with autocast(device):
+            return d.extract(images)
+
+    def draw(z: Tensor, text: TextBatch, name: str, rows: slice) -> Tensor:
+        return nets.draw(plan, z, text, rng, name, rows)
+
+    losses = sum_heads(nets.adversarial.generator(fake))
+    statistics.add("loss_g", losses)
+    kl = fakes.latent.kl
+    if kl is not None:
+        statistics.add("posterior_kl", kl)
+    g = GeneratorPass(
+        plan, batch, rng, statistics.add, d, text, tokens, conditions, condition, features,
+        nets.generator, draw, fakes.images, kl, fakes.maps, real_maps, fake,
+    )  # fmt: skip
+    for term in nets.terms:
+        if (part := term.generator(g)) is not None:
+            losses = losses + term.weight * part
+    return losses.mean()
+
+
+def warm_up_loss(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics) -> Tensor:
+    """The mean reconstruction loss over a micro-batch, []: all that the generator learns by in the warm-up."""
+    text = nets.encode_for_generator(batch.text)
+    with plan.autocast(batch.images.device.type):
+        latent = nets.latent(plan, batch, text, rng)
+        fakes = nets.draw(plan, latent.z, text, rng, "G")
+    watch_collapse(statistics, batch.images, fakes.detach())
+    losses = coarse_difference(fakes, batch.images, WARM_UP_RESOLUTIONS)
+    statistics.add("reconstruction", losses)
+    if latent.kl is not None:
+        statistics.add("posterior_kl", latent.kl)
+        losses = losses + latent.kl
+    return losses.mean()

@@ -1,0 +1,148 @@
+"""The tables of a run's settings that belong to losses and networks: what they may hold, and what goes together."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from t2i.config import FIELDS, Layers, TrainConfig, build, check_value, flatten, is_on, nest
+from t2i.errors import UsageError
+from t2i.losses.registry import TERMS
+from t2i.models import get_architecture
+from t2i.models.registry import get_discriminator, options_of
+from t2i.training.latents import SAMPLERS
+
+LOSSES: dict[str, Any] = {**TERMS, **SAMPLERS}  # all that have a table [loss.NAME], but adversarial and penalty
+SWITCHES = {name: "latents" if name == "imle" else "weight" for name in LOSSES}  # the key that turns a loss on
+
+
+def networks_of(flat: Mapping[str, Any]) -> dict[str, tuple[str, type]]:
+    """The networks of a run: "generator" and "discriminator" -> how it is called, its class. Raises UsageError."""
+    arch = str(flat.get("arch", TrainConfig.arch))
+    kind = str(flat.get("model.discriminator.kind") or arch)
+    try:
+        generator, discriminator = get_architecture(arch).generator, get_discriminator(kind)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return {
+        "generator": (f"the generator of {arch}", generator),
+        "discriminator": (f"the discriminator {kind}", discriminator),
+    }
+
+
+def check_networks(layers: Layers, named: Iterable[str]) -> None:
+    """Are [model.generator] and [model.discriminator] settings of these networks? Raises UsageError, one line."""
+    networks = networks_of(layers.values)
+    for name, value in layers.values.items():
+        match name.split("."):
+            case ["model", ("generator" | "discriminator") as which, key] if name != "model.discriminator.kind":
+                owner, network = networks[which]
+                known = options_of(network)
+                if key not in known:
+                    raise UsageError(f"{layers.called(name)} has no effect: {owner} has {', '.join(known)}")
+                check_like(layers.called(name), value, known[key])
+            case ["model", "both", key]:
+                found = [options_of(network)[key] for _, network in networks.values() if key in options_of(network)]
+                if not found:
+                    known = {key: 0 for _, network in networks.values() for key in options_of(network)}
+                    raise UsageError(f"{layers.origin[name]}: there is no [model] setting {key!r}; it has "
+                                     f"{', '.join(known)}")  # fmt: skip
+                check_like(f"{layers.origin[name]}: [model] {key}", value, found[0])
+
+
+def check_like(called: str, value: Any, default: Any) -> None:
+    """Raises UsageError where a network's option is of another type than its default."""
+    kind = type(default)
+    if type(value) is not kind and (kind, type(value)) != (float, int):
+        raise UsageError(f"{called} must be of type {kind.__name__}, such as {default!r}, not {value!r:.60}")
+
+
+def check_losses(layers: Layers, named: Mapping[str, Any]) -> None:
+    """Are the tables [loss.NAME] those of losses, and of ones that are in use? Raises UsageError, one line."""
+    for name, value in layers.values.items():
+        match name.split("."):
+            case ["loss", loss, key] if name not in FIELDS:
+                if loss not in LOSSES:
+                    listed = ", ".join(["adversarial", "penalty", *LOSSES])
+                    raise UsageError(f"{layers.called(name)}: there is no loss {loss!r}; there is {listed}")
+                fields = {f.name: f for f in dataclasses.fields(LOSSES[loss].Settings)}
+                if key not in fields:
+                    raise UsageError(f"{layers.called(name)}: {loss} has {', '.join(fields)}")
+                check_value(layers.called(name), type(fields[key].default), value, fields[key].metadata)
+                if name in named and key != SWITCHES[loss] and not in_use(layers.values, loss):
+                    switch = f"loss.{loss}.{SWITCHES[loss]}"
+                    raise UsageError(f"{layers.called(name)} has no effect: {switch} is 0")
+
+
+def in_use(flat: Mapping[str, Any], loss: str) -> bool:
+    value = flat.get(f"loss.{loss}.{SWITCHES[loss]}", 0)
+    return value > (1 if SWITCHES[loss] == "latents" else 0)
+
+
+def complete(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with every option of the networks and of the losses in use: what a config.json holds.
+
+    Losses that are not in use are left out. A key of model.both, of an older version, goes to each network that takes
+    it.
+    """
+    found = {name: value for name, value in flat.items() if not name.startswith(("model.both.", "loss."))}
+    found |= {name: value for name, value in flat.items() if name in FIELDS}
+    for which, (_, network) in networks_of(flat).items():
+        for key, default in options_of(network).items():
+            name = f"model.{which}.{key}"
+            found[name] = flat.get(name, flat.get(f"model.both.{key}", default))
+            if isinstance(default, float) and isinstance(found[name], int):
+                found[name] = float(found[name])
+    for loss, kind in LOSSES.items():
+        if in_use(flat, loss):
+            for field in dataclasses.fields(kind.Settings):
+                name = f"loss.{loss}.{field.name}"
+                found[name] = type(field.default)(flat.get(name, field.default))
+    return found
+
+
+def check_together(settings: TrainConfig, ranks: int = 1) -> None:
+    """Raises UsageError where a setting makes no sense with the networks, or with so many ranks."""
+    networks = networks_of(flatten(settings.tables()))
+    if settings.schedule.growing:
+        for owner, network in networks.values():
+            if not network.grows and network.__name__ != "ProjectedDiscriminator":
+                raise UsageError(f"--growing: {owner} has one size; it does not grow")
+    for loss in settings.terms:
+        LOSSES[loss].check(settings)
+    if settings.text.conditioning == "sentence" and settings.text.layers:
+        raise UsageError("text.layers mixes tokens; --conditioning sentence has none")
+    pieces, group = settings.optim.accumulate * ranks, get_discriminator(str(settings.discriminator_kind)).group
+    stages = settings.schedule.stages if settings.schedule.growing else ()
+    for batch in [stage.batch or settings.optim.batch for stage in stages] or [settings.optim.batch]:
+        if batch % pieces:
+            raise UsageError(
+                f"a batch of {batch} cannot be divided among {ranks} processes and --accumulate "
+                f"{settings.optim.accumulate}; choose another --batch"
+            )
+        if pieces > 1 and batch // pieces % group:
+            raise UsageError(
+                f"a batch of {batch} falls into {pieces} pieces of {batch // pieces} (--accumulate, processes); "
+                f"the discriminator {settings.discriminator_kind} compares images in groups of {group}, "
+                "so a piece must be a multiple of that"
+            )
+
+
+def config_from(flat: Mapping[str, Any]) -> TrainConfig:
+    """A config from {dotted name: value}, with every option of its networks and losses. Raises UsageError."""
+    return build(complete(flat))
+
+
+def effective(config: TrainConfig) -> dict[str, Any]:
+    """The settings of a run that have an effect, as the tables of a file that repeats it; losses that are off are said
+    to be."""
+    values = flatten(config.tables())
+    found = {}
+    for name, value in values.items():
+        needs = FIELDS[name].metadata.get("needs") if name in FIELDS else None
+        if needs is not None:
+            other, _, wanted = needs.partition("=")
+            if values.get(other) != wanted if wanted else not is_on(values.get(other)):
+                continue
+        found[name] = value
+    off = {f"loss.{loss}.{key}": 1 if key == "latents" else 0.0 for loss, key in SWITCHES.items()}
+    return nest({**{name: value for name, value in off.items() if name not in found}, **found})
