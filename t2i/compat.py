@@ -160,8 +160,14 @@ def train_fn(
     Networks that grow work at 4 * 2^step px, faded in by alpha, and learn by WGAN-GP (lambda 10, drift 0.001);
     dfgan has one size, and learns by the hinge loss with MA-GP. Both see mismatched captions.
     """
-    loss, penalty, weight = ("wgan-gp", "wgan-gp", 10.0) if gen.grows else ("hinge", "ma-gp", 2.0)
-    config = TrainConfig(adversarial=Adversarial(kind=loss, augment=()), penalty=Penalty(kind=penalty, weight=weight))
+    if gen.grows:
+        config = TrainConfig(
+            adversarial=Adversarial(kind="wgan-gp", augment=()), penalty=Penalty(kind="wgan-gp", weight=10.0)
+        )
+    else:
+        config = TrainConfig(
+            adversarial=Adversarial(kind="hinge", augment=()), penalty=Penalty(kind="ma-gp", weight=2.0)
+        )
     device = next(gen.parameters()).device
     trainer = Trainer(
         config, gen.resolution, FrozenText(), device, networks=(gen, critic), optimizers=(opt_gen, opt_critic)
@@ -170,7 +176,7 @@ def train_fn(
     for number, (images, captions, text) in enumerate(loader):
         ids = np.unique(captions, return_inverse=True)[1]
         growth = Growth(4 * 2**step, alpha if step else 1.0) if gen.grows else Growth(gen.resolution)
-        plan = StepPlan(number * len(images), len(images), growth, *rates, penalty=weight)
+        plan = StepPlan(number * len(images), len(images), growth, *rates, penalty=config.penalty.weight)
         rng = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
         same = ids[:, None] == ids
         wrong = torch.from_numpy(mismatch(same, rng.numpy("mismatch")))[:, None].to(device)

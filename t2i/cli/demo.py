@@ -48,7 +48,7 @@ def demo(
     from t2i.training.run import find_runs
 
     newest = find_runs(out / "runs")[-1]
-    sample_grid(prompt=list(PROMPTS), model=str(newest), cols=6, out=out / "demo.png")
+    sample_grid(prompt=list(PROMPTS), model=newest, cols=6, out=out / "demo.png")
     console.say(f"4. does it obey? {SCENES} prompts with pairs of colour and shape from training, {SCENES} with others")
     _say_obedience(newest)
     command = f'generate "a purple heart" --model {shell_word(newest)} -o heart.png'

@@ -40,6 +40,8 @@ class ProjectedDiscriminator(Discriminator):
     weights are not installed.
     """
 
+    grows = True  # images of every size are resized
+
     def __init__(
         self,
         resolution: int,

@@ -15,6 +15,7 @@ parallel within one domain; without this the captions would hardly differ. The s
 to the model and are saved with it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ from t2i.text.attention import TokenMixer
 CONDITIONINGS = ("attention", "sentence")
 
 
-class TextBatch(NamedTuple):
+@dataclass(frozen=True)
+class TextBatch:
     """A batch of captions as a text encoder gives them.
 
     tokens: [B, L, T] float, any finite value at padding.
@@ -45,9 +47,11 @@ class TextBatch(NamedTuple):
         tokens = self.tokens.to(device, dtype, non_blocking=background)
         return TextBatch(tokens, self.mask.to(device, non_blocking=background))
 
-    def __getitem__(self, rows) -> "TextBatch":  # type: ignore[override]  # rows of the batch, not a tuple's field
-        tokens, mask = tuple(self)
-        return TextBatch(tokens[rows], mask[rows])
+    def __getitem__(self, rows: slice | Tensor) -> "TextBatch":
+        return TextBatch(self.tokens[rows], self.mask[rows])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from (self.tokens, self.mask)
 
 
 class TextStatistics(NamedTuple):

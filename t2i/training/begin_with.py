@@ -14,7 +14,7 @@ from t2i.files import read_json
 from t2i.models import get_architecture
 from t2i.models.find import MODEL, find_model, is_run
 from t2i.models.folder import ModelDescription, load_model
-from t2i.models.growing import Growth
+from t2i.models.growing import Growth, growth_at
 from t2i.text.transformer import NAME as TRAINED
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, verify
 from t2i.training.run import Run
@@ -58,7 +58,7 @@ class Source:
             found["preset"] = theirs.preset
         if theirs is None or Schedule(theirs, model.resolution).discriminator_trained(seen):
             found |= {"schedule.warm_up_kimg": 0.0, "schedule.blur_kimg": 0.0}
-        grown = Growth(*model.growth) if model.growth else Growth(model.resolution)
+        grown = growth_at(model.growth, model.rgb_resolutions) if model.growth else Growth(model.resolution)
         if self.checkpoint is not None and theirs is not None and model.resolution == resolution:
             kind = theirs.discriminator_kind
             options = {f"model.discriminator.{name}": value for name, value in theirs.discriminator.items()}

@@ -8,6 +8,7 @@ and averages, a few kernels each, run eagerly.
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ WARM_UP = 2  # eager steps of a kind before it is captured: libraries choose and
 LENGTHS = 8  # captions are padded to a multiple, so that a few graphs serve all lengths
 
 
-def capture_on_cuda(work: Callable[[], None], pool: object) -> Callable[[], None]:
+def capture_on_cuda(work: Callable[[], None], pool: Any) -> Callable[[], None]:
     """`work` as a CUDA graph; nothing is computed yet. pool: of the memory that the graphs of a run share."""
     graph = torch.cuda.CUDAGraph()
     # Batches are read ahead, into pinned memory, by a thread of their own: what it does is not to be captured.
@@ -88,7 +89,7 @@ class StepGraphs:
         self._current = None
         self._pool = self._new_pool()  # the old one went with its graphs
 
-    def _new_pool(self) -> object:
+    def _new_pool(self) -> Any:
         return torch.cuda.graph_pool_handle() if self.capture is capture_on_cuda else None
 
     def _kind_of(self, plan: StepPlan, batch: Batch, rng: StepRandom, rows: slice) -> "_Kind":

@@ -7,7 +7,7 @@ rises from 0 to 1.
 import contextlib
 import math
 import struct
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,8 +60,8 @@ class StepPlan:
         """The numbers that steps of one graph_key differ in."""
         return float(self.growth.alpha), float(self.blur)
 
-    def with_scalars(self, scalars: Sequence[Tensor]) -> "StepPlan":
-        """The same step with `scalars` as tensors."""
+    def with_scalars(self, scalars: Tensor) -> "StepPlan":
+        """The same step with `scalars` in a tensor."""
         growth = self.growth._replace(alpha=scalars[0]) if self.growth.fades else self.growth
         return replace(self, growth=growth, blur=scalars[1])
 

@@ -193,7 +193,8 @@ def discriminate(
     penalised = nets.penalty is not None and plan.penalty > 0 and not nets.penalty.between
     images = nets.augmented(plan, batch.images, rng, nets.real_augmentation).detach()
     with plan.autocast(device):
-        captions, wrong_text = None, None
+        captions: TextBatch | None = None
+        wrong_text: TextBatch | None = None
         if nets.needs_captions:
             captions = nets.encode(batch.captions, rng.take(slice(0, rng.batch)), "D text")
             text = captions[rng.rows]

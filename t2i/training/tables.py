@@ -8,6 +8,7 @@ from t2i.config import FIELDS, Layers, TrainConfig, build, check_value, flatten,
 from t2i.errors import UsageError
 from t2i.losses.registry import TERMS
 from t2i.models import get_architecture
+from t2i.models.base import Discriminator, Generator
 from t2i.models.registry import get_discriminator, options_of
 from t2i.training.latents import SAMPLERS
 
@@ -15,7 +16,7 @@ LOSSES: dict[str, Any] = {**TERMS, **SAMPLERS}  # all that have a table [loss.NA
 SWITCHES = {name: "latents" if name == "imle" else "weight" for name in LOSSES}  # the key that turns a loss on
 
 
-def networks_of(flat: Mapping[str, Any]) -> dict[str, tuple[str, type]]:
+def networks_of(flat: Mapping[str, Any]) -> dict[str, tuple[str, type[Generator] | type[Discriminator]]]:
     """The networks of a run: "generator" and "discriminator" -> how it is called, its class. Raises UsageError."""
     arch = str(flat.get("arch", TrainConfig.arch))
     kind = str(flat.get("model.discriminator.kind") or arch)
@@ -105,7 +106,7 @@ def check_together(settings: TrainConfig, ranks: int = 1) -> None:
     networks = networks_of(flatten(settings.tables()))
     if settings.schedule.growing:
         for owner, network in networks.values():
-            if not network.grows and network.__name__ != "ProjectedDiscriminator":
+            if not network.grows:
                 raise UsageError(f"--growing: {owner} has one size; it does not grow")
     for loss in settings.terms:
         LOSSES[loss].check(settings)
