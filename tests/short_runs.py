@@ -3,28 +3,53 @@
 import pytest
 import torch
 
-from t2i.config import validate
-from t2i.models import get_architecture, list_architectures
+from t2i.aliases import rename_settings
+from t2i.config import flatten
+from t2i.models import list_architectures
+from t2i.presets import preset_file, read_preset
 from t2i.tensors import load_tensors
-from t2i.training.checkpoint import list_checkpoints
+from t2i.training.checkpoint import list_checkpoints, part_file
 from t2i.training.loop import train
 from t2i.training.run import Run
+from t2i.training.tables import config_from
 
 CPU = torch.device("cpu")
 # For what differs little from one to the next: one architecture in the quick suite, all of them in the slow one.
 ONE_QUICKLY = [pytest.param(n, marks=() if n == "stylegan2" else pytest.mark.slow) for n in list_architectures()]
 SMALL_ENCODER = {"vocabulary": 300, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+# The narrowest networks that still have every part.
+SMALLEST = {
+    "dfgan": {"model": {"generator": {"nf": 4}, "discriminator": {"nf": 4}}},
+    "stylegan": {"model": {"generator": {"z_dim": 8, "w_dim": 16, "mapping_layers": 2, "fmap_base": 16, "fmap_max": 8},
+                           "discriminator": {"fmap_base": 16, "fmap_max": 8}}},
+    "stylegan2": {"model": {"generator": {"z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "layout_mlp": 8},
+                            "discriminator": {"fmap_base": 16, "fmap_max": 8, "match_width": 16}}},
+}  # fmt: skip
+STAGES = [{"resolution": 8, "share": 0.4}, {"resolution": 16, "share": 0.6}]
+
+
+def grows(arch):
+    return arch != "dfgan"
+
+
+def smallest(arch):
+    """{dotted name: value} of the narrowest networks of an architecture, with a token mixer."""
+    return {**flatten(SMALLEST[arch]), "text.layers": 1}
 
 
 def config(arch="dfgan", **changes):
-    """Six steps at 16 px, through every stage of growing where the architecture grows."""
-    architecture = get_architecture(arch)
-    stages = [{"resolution": 8, "share": 0.4}, {"resolution": 16, "share": 0.6}] if architecture.grows else []
-    settings = dict(
-        arch=arch, batch=8, kimg=0.048, log_kimg=0.008, snapshot_kimg=0.016, lr_g=1e-3,
-        growing=architecture.grows, stages=stages, model=architecture.smallest,
-    )  # fmt: skip
-    return validate({**architecture.defaults, **settings, **changes}).check()
+    """Six steps at 16 px, through every stage of growing where the architecture grows.
+
+    changes: settings by their dotted names, "__" for the dot; None leaves one out.
+    """
+    settings = {
+        **read_preset(preset_file(arch, "paper"), 16)[0],
+        "arch": arch, "optim.batch": 8, "schedule.kimg": 0.048, "run.log_kimg": 0.008, "run.snapshot_kimg": 0.016,
+        "optim.lr_g": 1e-3, "optim.lr_d": 4e-4, "schedule.growing": grows(arch),
+        "schedule.stages": STAGES if grows(arch) else [], **smallest(arch),
+    }  # fmt: skip
+    changes = rename_settings(flatten({name.replace("__", "."): value for name, value in changes.items()}))
+    return config_from({**settings, **changes})
 
 
 def start(settings, data, root, **how):
@@ -34,8 +59,13 @@ def start(settings, data, root, **how):
 
 
 def final_tensors(run):
+    """Part -> its tensors, of the last checkpoint; the averages too."""
     folder = list_checkpoints(run.checkpoints)[-1]
-    return {file.name: load_tensors(file) for file in folder.glob("*.safetensors")}
+    found = {file.stem: load_tensors(file) for file in folder.glob("*.safetensors")}
+    found["ema"] = load_tensors(part_file(folder, "ema"))
+    if (encoder := part_file(folder, "text_encoder_ema")).is_file():
+        found["text_encoder_ema"] = load_tensors(encoder)
+    return {f"{name}.safetensors": tensors for name, tensors in found.items()}
 
 
 def assert_same_bits(first, second):
