@@ -17,22 +17,23 @@ SETTINGS = {
     "beta1": "optim.beta1", "beta2": "optim.beta2", "ema_kimg": "optim.ema_kimg", "precision": "optim.precision",
     "cuda_graphs": "optim.cuda_graphs",
     "kimg": "schedule.kimg", "minutes": "schedule.minutes", "pretrain_kimg": "schedule.warm_up_kimg",
-    "pretrain_lr": "schedule.warm_up_lr", "blur_kimg": "schedule.blur_kimg", "growing": "schedule.growing",
+    "pretrain_lr": "schedule.warm_up_lr", "growing": "schedule.growing",
     "stages": "schedule.stages", "grow_kimg": "schedule.grow_kimg", "fade": "schedule.fade",
     "loss": "loss.adversarial.kind", "mismatches": "loss.adversarial.mismatches",
     "shared_fakes": "loss.adversarial.shared_fakes", "augment": "loss.adversarial.augment",
     "penalty": "loss.penalty.kind", "penalty_weight": "loss.penalty.weight", "penalty_every": "loss.penalty.every",
     "contrastive": "loss.contrastive.weight", "places": "loss.word_region.weight",
-    "likeness": "loss.reconstruction.weight", "perceptual": "loss.perceptual.weight",
-    "noise_kl": "loss.posterior.weight", "nearest_of": "loss.imle.latents", "diversity": "loss.diversity.weight",
     "eval_every": "eval.every", "eval_samples": "eval.samples", "eval_data": "eval.data", "best_by": "eval.best_by",
     "seed": "run.seed", "log_kimg": "run.log_kimg", "snapshot_kimg": "run.snapshot_kimg",
     "checkpoint_minutes": "run.checkpoint_minutes", "on_nan": "run.on_nan", "tensorboard": "run.tensorboard",
     "model.discriminator": "model.discriminator.kind", "model.sketch": "model.generator.layout_mlp",
 }  # fmt: skip
 
+# Settings of 0.1 that the energy score took the place of, and the value at which each was off.
+GONE = {"likeness": 0, "perceptual": 0, "noise_kl": 0, "nearest_of": 1, "diversity": 0, "blur_kimg": 0}
+
 # Parts of a checkpoint -> their files in 0.1.
-CHECKPOINT_PARTS = {"contrastive": "contrast", "word_region": "places", "posterior": "noise_encoder"}
+CHECKPOINT_PARTS = {"contrastive": "contrast", "word_region": "places"}
 
 # Beginnings of tensors' names in 0.1 -> what they are now.
 TENSORS = {
@@ -41,10 +42,17 @@ TENSORS = {
 }  # fmt: skip
 
 
+def gone_settings(flat: Mapping[str, Any]) -> list[str]:
+    """The settings of 0.1 among {name: value} that are on and have no counterpart any more."""
+    return [name for name, off in GONE.items() if flat.get(name, off) != off]
+
+
 def rename_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
     """{name: value}, some names those of 0.1, -> {dotted name: value}."""
     found: dict[str, Any] = {}
     for name, value in flat.items():
+        if name in GONE:
+            continue
         new = SETTINGS.get(name, name)
         if name == "places":
             value = (flat.get("contrastive") or 1.0) if value is True else 0.0 if value is False else value

@@ -4,10 +4,7 @@ Every picture that the discriminator sees, real or generated, in both phases, is
 Colour is left alone and nothing is mirrored: captions speak of colours, of left and of right.
 """
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 AUGMENT_NUMBERS = 4  # uniform numbers per picture: translation x and y, cutout x and y
@@ -46,27 +43,3 @@ def _cutout(images: Tensor, uniform: Tensor, ratio: float = 0.5) -> Tensor:
     columns = (steps >= start[:, 1:2]) & (steps < start[:, 1:2] + size)
     keep = ~(rows[:, :, None] & columns[:, None, :])  # [B, R, R]
     return images * keep[:, None].to(images.dtype)
-
-
-def blur_reach(sigma: float) -> int:
-    """How many pixels a blur of `sigma` looks at, each way."""
-    return math.ceil(3 * sigma)
-
-
-def blur(images: Tensor, sigma: float | Tensor, reach: int) -> Tensor:
-    """Gaussian blur of standard deviation `sigma` pixels, cut at `reach`, the edge repeated; [B, 3, R, R].
-
-    reach: see blur_reach; 0: the images themselves.
-
-    Over the first pictures of a run it keeps the discriminator from telling generated pictures by their fine grain
-    (StyleGAN-XL, Sauer et al. 2022, sec. 3.1).
-    """
-    if not reach:
-        return images
-    reach = min(reach, images.shape[-1] - 1)
-    steps = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-0.5 * (steps / sigma).square())
-    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
-    padded = F.pad(images, (reach,) * 4, mode="replicate")
-    rows = F.conv2d(padded, kernel, groups=images.shape[1])
-    return F.conv2d(rows, kernel.transpose(2, 3), groups=images.shape[1])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from t2i.aliases import rename_settings
+from t2i.aliases import gone_settings, rename_settings
 from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, first_line
 
@@ -117,16 +117,16 @@ class Timetable:
         None, "Stop after this many minutes, if that comes first.", option="--minutes", above=0
     )
     warm_up_kimg: float = setting(
-        0.0, "Train the generator alone by reconstruction for the first thousand images.", least=0
+        0.0,
+        "For so many thousand images the generator trains alone, by the energy score of coarse colours.",
+        least=0,
+        needs="loss.energy.weight",
     )
     warm_up_lr: float | None = setting(
         None,
         "The generator's learning rate when the warm-up begins; it falls to lr_g by a cosine.",
         above=0,
         needs="schedule.warm_up_kimg",
-    )
-    blur_kimg: float = setting(
-        0.0, "Blur the discriminator's images, from sigma R/32 px down to 0 after this many thousand images.", least=0
     )
     growing: bool = setting(False, "Grow progressively through the stages.", option="--growing/--no-growing")
     stages: tuple[Stage, ...] = setting((), "Resolutions to grow through, a table each.", needs="schedule.growing")
@@ -145,7 +145,9 @@ class Timetable:
 class Adversarial:
     """[loss.adversarial]: the GAN loss and what the discriminator sees."""
 
-    kind: Literal["hinge", "logistic", "wgan-gp"] = setting("hinge", "Adversarial loss.", option="--loss")
+    kind: Literal["hinge", "logistic", "wgan-gp", "relativistic"] = setting(
+        "hinge", "Adversarial loss.", option="--loss"
+    )
     mismatches: int = setting(1, "Wrong captions that the discriminator sees with each real image.", least=1)
     shared_fakes: bool = setting(
         False, "The generator learns from the images that the discriminator has just seen: one drawing a step."
@@ -483,7 +485,12 @@ def check_needs(layers: Layers, config: TrainConfig, named: Iterator[str] | Sequ
 
 def read_toml(path: Path | str) -> dict[str, Any]:
     """A config file as {dotted name: value}, names of older versions renamed. Raises UserError, one line."""
-    return rename_settings(flatten(read_tables(path)))
+    flat = flatten(read_tables(path))
+    if gone := gone_settings(flat):
+        raise UsageError(
+            f"{path}: {', '.join(gone)}: gone since 0.2; [loss.energy] weight, features and repulsion do that"
+        )
+    return rename_settings(flat)
 
 
 def read_tables(path: Path | str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def describe(status: "Status") -> str:
     from t2i.training.scoring import SCORES
 
     metrics = status.metrics
-    scores = "".join(f"  {name} {metrics[column]:.4f}" for name, column in SCORES.values() if column in metrics)
+    scores = "".join(f"  {name} {metrics[column]:.4f}" for name, column in SCORES.items() if column in metrics)
     return (
         f"{status.images_seen / 1000:.1f} kimg  {_size(metrics)}  {metrics['images_per_second']:.0f} img/s  "
         f"{metrics['memory_gib']:.1f} GiB  {_losses(metrics)}{scores}"
@@ -74,7 +74,7 @@ def describe(status: "Status") -> str:
 
 def _losses(metrics: dict[str, float]) -> str:
     if "loss_d" not in metrics:
-        return f"warm-up  reconstruction {metrics['reconstruction']:.3f}"
+        return f"warm-up  coarse distance {metrics['coarse_distance']:.3f}"
     logits = " ".join(f"{name} {value}" for name, value in zip(("real", "mismatch", "fake"), _logits(metrics, 2)))
     return f"loss G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f}  logits {logits}"
 
@@ -98,6 +98,6 @@ def describe_briefly(status: "Status") -> str:
         f"{metrics['memory_gib']:.1f} GiB "
     )
     if "loss_d" not in metrics:
-        return shown + f"reconstruction {metrics['reconstruction']:.3f}"
+        return shown + f"coarse distance {metrics['coarse_distance']:.3f}"
     logits = "/".join(_logits(metrics, 1))
     return shown + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"

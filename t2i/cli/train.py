@@ -356,7 +356,7 @@ def _train(
             say(f"it has grown to {reached} px only (stages: {schedule.describe()})")
         if not schedule.discriminator_trained(outcome.images_seen):
             begins = f"{settings.schedule.warm_up_kimg:g} kimg"
-            say(f"this was the reconstruction warm-up only: a discriminator trains from {begins} on")
+            say(f"this was the warm-up only: a discriminator trains from {begins} on")
         ranks.leave()
         if outcome.reason == "signal":
             number = caught[0] if caught else signal.SIGTERM  # another rank's signal: torchrun's end of the job

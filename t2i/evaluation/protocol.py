@@ -28,11 +28,12 @@ from t2i.evaluation.matcher import VERSION, degrade, sentences, too_few, train_m
 from t2i.evaluation.report import Report, Score
 from t2i.evaluation.retrieval import Judge, ask
 from t2i.evaluation.sampler import CHUNK, CaptionSampler
+from t2i.evaluation.variety import Variety
 
 LITE2, INCEPTION, CLIP = "lite2", "inception", "clip"
 # The names that --metrics takes, in reading order, with the network that each looks through.
 METRICS = {
-    "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "attributes": None, "fid": INCEPTION,
+    "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "variety": LITE2, "attributes": None, "fid": INCEPTION,
     "kid": INCEPTION, "clip": CLIP,
 }  # fmt: skip
 # The scores between two sets: metric -> kind of statistic, name.
@@ -93,8 +94,9 @@ class Evaluator:
         self.networks: dict[str, FeatureNetwork] = {}
         self.judges: dict[str, Judge] = {}
         self.distances: dict[str, Distances] = {}
+        self.variety: Variety | None = None
         self._set_up(progress)
-        if not (self.distances or self.judges or "attributes" in self.metrics):
+        if not (self.distances or self.judges or self.variety or "attributes" in self.metrics):
             raise UserError(self.notes[-1])
 
     def score(self, sampler: CaptionSampler, progress: Progress = silent) -> Report:
@@ -111,6 +113,9 @@ class Evaluator:
                 scores += judge.scores(features[name], self.options.seed)
                 if margins is None and judge.asks:
                     margins = judge.margins(features[name])
+        if self.variety is not None:
+            progress("variety", 0, None)
+            scores += self.variety.scores(sampler)
         if "attributes" in self.metrics:
             progress("attributes", 0, None)
             scores += _attribute_scores(sampler, self.options.scenes, self.options.seed)
@@ -217,6 +222,8 @@ class Evaluator:
             assert self.options.clip is not None
             clip = load_clip(self.options.clip, device)
             self.networks[CLIP] = clip.pictures
+        if "variety" in self.metrics:
+            self.variety = Variety.of(self.data, self.networks[LITE2], self.caption_ids)
         choices = self._choices()
         for name, network in self.networks.items():
             real = data_features(network, self.data, len(self.reference), progress)

@@ -6,7 +6,7 @@ lists them.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,7 @@ class DiscriminatorPass(Pass):
     """The discriminator's phase. images: [B, 3, r, r], the real ones as it sees them. fake_features: of the fakes.
 
     real, fake: logits [B] or [B, heads]; wrong: [B, K] or [B, K, heads], of real images with wrong captions.
+    words: [B, L, T], the images' own captions, standardised, where a penalty may differentiate `real` by them.
     """
 
     images: Tensor
@@ -66,6 +67,7 @@ class DiscriminatorPass(Pass):
     real: Tensor
     fake: Tensor
     wrong: Tensor
+    words: Tensor | None
 
 
 @dataclass
@@ -73,18 +75,25 @@ class GeneratorPass(Pass):
     """The generator's phase.
 
     generator: the network. fakes: [B, 3, r, r], drawn for the captions.
-    kl: [B], what the posterior that the latents come from costs; None where they come from the prior.
     maps: what the discriminator's backbone extracts from the fakes; real_maps(): the same from the real images.
+    other(): a second drawing of the same captions with independent noise, without gradients: the discriminator's.
     fake: logits [B] or [B, heads].
     """
 
     generator: Generator
-    draw: Callable[..., Tensor]
     fakes: Tensor
-    kl: Tensor | None
     maps: Any
     real_maps: Callable[[], Any]
+    other: Callable[[], "Fakes"]
     fake: Tensor
+
+
+class Fakes(NamedTuple):
+    """Generated images: as drawn [B, 3, r, r], as the discriminator sees them, and the maps of its backbone."""
+
+    images: Tensor
+    seen: Tensor
+    maps: Any
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class Term:
     """A loss beside the adversarial one.
 
     name: of its table [loss.NAME], of its part of a checkpoint. Settings: a frozen dataclass of config.setting fields,
-    `weight` among them: the term is in use where that is above 0.
+    `weight` among them: the term is in use where that is above 0. Its parts are weighted.
     columns: what it logs. needs_captions: it compares images with all captions of the batch. pairs_images: it compares
     generated with real images, which must then be augmented alike.
     module: what it trains in the discriminator's phase, or None.
@@ -122,9 +131,9 @@ class Term:
         """Raises UsageError, one line, where the term does not go with the other settings."""
 
     def discriminator(self, d: DiscriminatorPass) -> Tensor | None:
-        """Its part of the discriminator's loss, [B]; None where it has none."""
+        """Its weighted part of the discriminator's loss, [B]; None where it has none."""
         return None
 
     def generator(self, g: GeneratorPass) -> Tensor | None:
-        """Its part of the generator's loss, [B]; None where it has none."""
+        """Its weighted part of the generator's loss, [B]; None where it has none."""
         return None

@@ -101,4 +101,4 @@ class Contrastive(Term):
     def _loss(self, seen: Pass, column: str) -> Tensor:
         losses = contrastive_loss(self.head(seen.features.summary, seen.conditions), seen.own, seen.batch.belongs)
         seen.log(column, losses)
-        return losses
+        return self.weight * losses

@@ -14,29 +14,32 @@ from torch import Tensor
 from t2i.convolution import inputs_only
 from t2i.precision import at_least_fp32
 
-PenaltyFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+PenaltyFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def matching_aware_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
+def matching_aware_penalty(logits: Tensor, images: Tensor, words: Tensor | None) -> Tensor:
     """MA-GP, DF-GAN eq. 4, without its weight: ||[grad_x D ; grad_e D]||^6, on real matching pairs.
 
-    logits [B] were computed from images [B, 3, R, R] and condition [B, E], all in one graph. Returns [B].
+    logits [B] were computed from images [B, 3, R, R] and words [B, L, T], all in one graph. Returns [B]. e is the
+    standardised tokens (or sentence vector), which no weight scales: of a pooled condition the gradient falls to nothing
+    where the pooler's values grow and the head's weights shrink, and the logits stay as they are.
 
     It is (sum of squares)^3, not sqrt(sum of squares)^6: the root has no finite gradient at zero, and a discriminator
     that is flat there would turn into NaN.
     """
-    grad_images, grad_condition = _gradients(logits, images, condition)
-    squares = _squared_norm(grad_images) + _squared_norm(grad_condition)
+    assert words is not None
+    grad_images, grad_words = _gradients(logits, images, words)
+    squares = _squared_norm(grad_images) + _squared_norm(grad_words)
     return squares**3
 
 
-def r1_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
+def r1_penalty(logits: Tensor, images: Tensor, words: Tensor | None) -> Tensor:
     """R1, Mescheder et al. 2018 eq. 9, without its weight gamma: 1/2 ||grad_x D||^2, on real pairs. Returns [B]."""
     (grad_images,) = _gradients(logits, images)
     return 0.5 * _squared_norm(grad_images)
 
 
-def wgan_gp_penalty(logits: Tensor, images: Tensor, condition: Tensor) -> Tensor:
+def wgan_gp_penalty(logits: Tensor, images: Tensor, words: Tensor | None) -> Tensor:
     """WGAN-GP, Gulrajani et al. 2017 eq. 3, without its weight lambda: (||grad_x D|| - 1)^2. Returns [B].
 
     It is taken on random points between real and generated images.

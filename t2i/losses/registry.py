@@ -2,11 +2,7 @@
 
 from t2i.losses.base import Term
 from t2i.losses.contrastive import Contrastive
-from t2i.losses.diversity import Diversity
-from t2i.losses.perceptual import Perceptual
-from t2i.losses.reconstruction import Reconstruction
+from t2i.losses.energy import EnergyScore
 from t2i.losses.word_region import WordRegion
 
-TERMS: dict[str, type[Term]] = {
-    term.name: term for term in (Contrastive, WordRegion, Reconstruction, Perceptual, Diversity)
-}
+TERMS: dict[str, type[Term]] = {term.name: term for term in (Contrastive, WordRegion, EnergyScore)}

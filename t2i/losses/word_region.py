@@ -101,7 +101,7 @@ class WordRegion(Term):
     def _loss(self, seen: Pass, column: str) -> Tensor:
         losses = contrastive_loss(self.head(seen.features.regions, seen.tokens), seen.own, seen.batch.belongs)
         seen.log(column, losses)
-        return losses
+        return self.weight * losses
 
     def _flipped_negatives(self, d: DiscriminatorPass) -> Tensor:
         """[B]: an image flipped does not belong to its caption, where that speaks of sides."""
@@ -117,4 +117,4 @@ class WordRegion(Term):
             regions = d.discriminator.features(flipped, d.plan.growth).regions
         losses = F.softplus(self.head.pairs(regions, d.tokens[d.rng.rows][where]))
         d.log("flipped_negatives", losses)
-        return found.index_put((where,), losses)
+        return found.index_put((where,), self.weight * losses)

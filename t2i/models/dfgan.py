@@ -23,6 +23,7 @@ from t2i.convolution import Conv2d, upsampling_conv3
 from t2i.layers import scale_and_shift
 from t2i.models.base import Discriminator, Features, Generator
 from t2i.models.growing import Growth, growth_at
+from t2i.models.layout import LayoutMLP, check_layout
 from t2i.models.registry import Architecture, register
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import Conditioning
@@ -97,6 +98,7 @@ class DFGANGenerator(Generator):
         nf: int = 32,
         z_dim: int = 100,
         output: str = "linear",
+        layout_mlp: int = 0,
     ):
         super().__init__()
         if output not in ("linear", "tanh"):
@@ -109,6 +111,12 @@ class DFGANGenerator(Generator):
         self.stem = nn.Linear(z_dim, widths[0] * 4 * 4)
         self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths))
         self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        sides = [4 * 2**number for number in range(len(widths))]
+        check_layout(layout_mlp, sides)
+        self.layout_side, self.layout = layout_mlp, None
+        if layout_mlp:
+            channels_there = widths[sides.index(layout_mlp)]
+            self.layout = LayoutMLP(condition, channels_there, layout_mlp, lr_multiplier=text.lr_multiplier)
 
     def synthesis(
         self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None
@@ -118,6 +126,8 @@ class DFGANGenerator(Generator):
         x = self.stem(z).unflatten(1, (-1, 4, 4))  # [B, 8 nf, 4, 4]
         for block in self.blocks:
             x = block(x, condition)  # [B, C, 2h, 2w]
+            if self.layout is not None and x.shape[-1] == self.layout_side:
+                x = x + self.layout(condition).to(x.dtype)
         images = at_least_fp32(self.to_rgb(F.leaky_relu(x, 0.2)))
         return images.tanh() if self.output == "tanh" else images
 

@@ -5,11 +5,18 @@ perceptron costs little beside convolutions, and learns it fast (docs/recipes.md
 """
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.layers import Linear
+
+
+def check_layout(resolution: int, sides: Sequence[int]) -> None:
+    """Raises ValueError where a generator has no map of that resolution to add a layout to; 0 is none."""
+    if resolution and resolution not in sides[1:]:
+        raise ValueError(f"layout_mlp is one of 0, {', '.join(map(str, sides[1:]))}, not {resolution}")
 
 
 class LayoutMLP(nn.Module):

@@ -34,6 +34,7 @@ from t2i.layers import (
 )
 from t2i.models.base import Discriminator, Features, Generator
 from t2i.models.growing import Growth, blend, growth_at
+from t2i.models.layout import LayoutMLP, check_layout
 from t2i.models.registry import Architecture, register
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import Conditioning, TextBatch
@@ -94,12 +95,17 @@ class SynthesisBlock(nn.Module):
         self.conv2 = EqualConv2d(c_out, c_out, 3, bias=False)
         self.layer2 = StyleLayer(c_out, resolution, w_dim)
 
-    def forward(self, x: Tensor | None, w: Tensor, noise: Sequence[Tensor | None]) -> Tensor:  # w: [B, 2, W]
+    def forward(
+        self, x: Tensor | None, w: Tensor, noise: Sequence[Tensor | None], layout: Tensor | None = None
+    ) -> Tensor:
+        """w: [B, 2, W]; layout: [B, c_out, r, r], added between the two convolutions."""
         if self.constant is not None:
             x = self.constant.expand(len(w), -1, -1, -1)  # [B, C, 4, 4]
         else:
             x = self.blur(self.conv1(x))  # [B, c_out, 2h, 2w]
         x = self.layer1(x, w[:, 0], noise[0])
+        if layout is not None:
+            x = x + layout.to(x.dtype)
         return self.layer2(self.conv2(x), w[:, 1], noise[1])
 
 
@@ -124,9 +130,10 @@ class StyleGANGenerator(Generator):
         mapping_layers: int = 8,
         fmap_base: int = 8192,
         fmap_max: int = 512,
+        layout_mlp: int = 0,
     ):
         super().__init__()
-        self.resolution, self.z_dim = resolution, z_dim
+        self.resolution, self.z_dim, self.w_width = resolution, z_dim, w_dim
         self.rgb_resolutions = sorted({*rgb_resolutions, resolution})
         self.growth = growth_at(growth, self.rgb_resolutions)
         self.pooler = text.pooler(learns_mixer=False)
@@ -139,6 +146,11 @@ class StyleGANGenerator(Generator):
         self.to_rgb = nn.ModuleDict(
             {str(side): EqualConv2d(widths[side], 3, 1, gain=1.0) for side in self.rgb_resolutions}
         )
+        check_layout(layout_mlp, sides)
+        self.layout_side, self.layout = layout_mlp, None
+        if layout_mlp:
+            into = w_dim + self.pooler.out_width
+            self.layout = LayoutMLP(into, widths[layout_mlp], layout_mlp, lr_multiplier=text.lr_multiplier)
         self.register_buffer("w_avg_samples", torch.randn(W_AVG_SAMPLES, z_dim))
 
     def training_noise(self, growth: Growth | None = None) -> int:
@@ -147,18 +159,23 @@ class StyleGANGenerator(Generator):
         return self.z_dim + 2 + sum(2 * side * side for side in sides)
 
     def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None) -> Tensor:
-        """w for each layer, [B, layers, W]. truncation_psi pulls it to the mean w of the prompt (SG1, sec. B)."""
+        """w for each layer, [B, layers, W]; with a layout MLP, [B, layers, W + E]: the condition goes along.
+
+        truncation_psi pulls w to the mean w of the prompt (SG1, sec. B).
+        """
         w = self.mapping(z, condition)
         if truncation_psi != 1:
             count = len(condition)
             every = self.mapping(self.w_avg_samples.repeat(count, 1), condition.repeat_interleave(W_AVG_SAMPLES, 0))
             centre = every.unflatten(0, (count, W_AVG_SAMPLES)).mean(1)
             w = centre.lerp(w, truncation_psi)
+        if self.layout is not None:
+            w = torch.cat([w, at_least_fp32(condition)], dim=1)
         layers = 2 * len(resolutions_to((growth or self.growth).resolution))
         return w[:, None].expand(-1, layers, -1)
 
     def render(self, styles: Tensor, growth: Growth | None = None, noise: Tensor | None = None) -> Tensor:
-        """Styles [B, layers, W] -> images [B, 3, r, r]. noise: the noise inputs, flat [B, n]; None: the fixed ones."""
+        """Styles of `styles` -> images [B, 3, r, r]. noise: the noise inputs, flat [B, n]; None: the fixed ones."""
         growth = growth or self.growth
         sides = resolutions_to(growth.resolution)
         used = [side for side in sides for _ in range(2)]
@@ -167,12 +184,14 @@ class StyleGANGenerator(Generator):
         else:
             flat = noise.split([side * side for side in used], dim=1)
             inputs = [part.unflatten(1, (1, side, side)) for part, side in zip(flat, used)]
+        coarse, styles = styles[:, 0], styles[..., : self.w_width]
         x, old = None, None
         for number, side in enumerate(sides):
             if side == sides[-1] and growth.fades:
                 old = upsample(self._rgb(x, side // 2))
             rows = slice(2 * number, 2 * number + 2)
-            x = self.blocks[str(side)](x, styles[:, rows], inputs[rows])  # [B, C, side, side]
+            layout = self.layout(coarse) if self.layout is not None and side == self.layout_side else None
+            x = self.blocks[str(side)](x, styles[:, rows], inputs[rows], layout)  # [B, C, side, side]
         new = self._rgb(x, sides[-1])
         return new if old is None else blend(old, new, growth.alpha)
 

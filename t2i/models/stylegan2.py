@@ -40,7 +40,7 @@ from t2i.layers import (
 from t2i.layers import upsample as repeat_pixels
 from t2i.models.base import Discriminator, Features, Generator
 from t2i.models.growing import Growth, blend, growth_at
-from t2i.models.layout import LayoutMLP
+from t2i.models.layout import LayoutMLP, check_layout
 from t2i.models.registry import Architecture, register
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import Conditioning
@@ -158,8 +158,7 @@ class StyleGAN2Generator(Generator):
             for a, b in pairwise(channels)
         )
         self.to_rgb = nn.ModuleList(ToRGB(c, both) for c in channels)
-        if layout_mlp and layout_mlp not in sides[1:]:
-            raise ValueError(f"layout_mlp is one of 0, {', '.join(map(str, sides[1:]))}, not {layout_mlp}")
+        check_layout(layout_mlp, sides)
         self.layout_side, self.layout = layout_mlp, None
         if layout_mlp:
             width_in = both + self.pooler.out_width

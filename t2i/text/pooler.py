@@ -83,7 +83,7 @@ class AttentionPooler(nn.Module):
 
     text_layers: of the TokenMixer; with 0 tokens are only standardised. lr_multiplier: of the weights' steps.
     learns_mixer: False where the mixer is not trained here but copied from another pooler's.
-    read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such tokens -> [B, queries * query_width].
+    standardise, mix: the two halves of read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such tokens -> [B, queries * query_width].
     """
 
     def __init__(
@@ -107,13 +107,19 @@ class AttentionPooler(nn.Module):
         self.register_buffer("mean", statistics.token_mean.clone().float())
         self.register_buffer("std", statistics.token_std.clone().float())
 
-    def read(self, text: TextBatch) -> TextBatch:
-        tokens = (text.tokens - self.mean) / self.std  # [B, L, T]
+    def standardise(self, text: TextBatch) -> TextBatch:
+        return TextBatch((text.tokens - self.mean) / self.std, text.mask)
+
+    def mix(self, standardised: TextBatch) -> TextBatch:
+        tokens = standardised.tokens  # [B, L, T]
         if self.mixer is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_mixer):
-                said = self.mixer(tokens, text.mask)
-            tokens = torch.cat([tokens, said], dim=2)
-        return TextBatch(tokens, text.mask)
+                mixed = self.mixer(tokens, standardised.mask)
+            tokens = torch.cat([tokens, mixed], dim=2)
+        return TextBatch(tokens, standardised.mask)
+
+    def read(self, text: TextBatch) -> TextBatch:
+        return self.mix(self.standardise(text))
 
     def pool(self, read: TextBatch) -> Tensor:
         keys, values = self.key(read.tokens), self.value(read.tokens)  # [B, L, q]
@@ -141,9 +147,15 @@ class SentencePooler(nn.Module):
         self.register_buffer("mean", statistics.sentence_mean.clone().float())
         self.register_buffer("std", statistics.sentence_std.clone().float())
 
-    def read(self, text: TextBatch) -> TextBatch:
+    def standardise(self, text: TextBatch) -> TextBatch:
         vector = (sentence_vector(text) - self.mean) / self.std
         return TextBatch(vector[:, None], text.mask[:, :1])
+
+    def mix(self, standardised: TextBatch) -> TextBatch:
+        return standardised
+
+    def read(self, text: TextBatch) -> TextBatch:
+        return self.standardise(text)
 
     def pool(self, read: TextBatch) -> Tensor:
         return read.tokens[:, 0]

@@ -40,7 +40,7 @@ class Source:
 
     def settings(self, named: Mapping[str, Any], resolution: int) -> dict[str, Any]:
         """What the new run has from it, {dotted name: value}, where nothing else is named: the shape of its networks,
-        and that it need not warm up, be blurred, or grow once more. Raises UserError, one line."""
+        and that it need not warm up or grow once more. Raises UserError, one line."""
         model = self.describe()
         if named.get("arch", model.architecture) != model.architecture:
             return {}  # check says why they do not go together
@@ -57,7 +57,7 @@ class Source:
             theirs = Run(self.run).read_config()[0]
             found["preset"] = theirs.preset
         if theirs is None or Schedule(theirs, model.resolution).discriminator_trained(seen):
-            found |= {"schedule.warm_up_kimg": 0.0, "schedule.blur_kimg": 0.0}
+            found["schedule.warm_up_kimg"] = 0.0
         grown = growth_at(model.growth, model.rgb_resolutions) if model.growth else Growth(model.resolution)
         if self.checkpoint is not None and theirs is not None and model.resolution == resolution:
             kind = theirs.discriminator_kind

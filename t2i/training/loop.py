@@ -28,8 +28,7 @@ from t2i.training.progress import Due, Progress
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run
 from t2i.training.schedule import Schedule
-from t2i.training.scoring import COLUMNS as SCORES
-from t2i.training.scoring import Scoring
+from t2i.training.scoring import SCORES, Scoring
 from t2i.training.snapshots import Snapshots
 from t2i.training.text import make_text
 from t2i.training.trainer import Trainer
@@ -37,7 +36,7 @@ from t2i.training.trainer import Trainer
 COLUMNS = (
     "images_seen", "seconds", "images_per_second", "memory_gib", "loss_g", "loss_d", "penalty",
     "logits_real", "logits_mismatch", "logits_fake", *(name for term in TERMS.values() for name in term.columns),
-    "saturated", "diversity", "gradient_g", "gradient_d", "resolution", "alpha", *SCORES,
+    "saturated", "diversity", "gradient_g", "gradient_d", "resolution", "alpha", *SCORES.values(),
 )  # fmt: skip
 ROLLBACKS = 3
 

@@ -30,10 +30,8 @@ class StepPlan:
     images_seen: before it. batch: images of it. growth: where growing networks stand.
     penalty: weight of the gradient penalty, 0 in a step that does not take it; taken every k-th step it is `lazy` = k
     times as heavy (lazy regularisation, Karras et al. 2020, appendix B).
-    warm_up: the generator alone learns, by reconstruction. reset_optimizers: their moments are dropped before it.
-    blur: standard deviation of the blur over what the discriminator sees, pixels; blur_radius: its reach.
-    dtype: of the passes under autocast; None for fp32. While a captured step is replayed growth.alpha and blur are
-    tensors.
+    warm_up: the generator alone learns, by the energy score. reset_optimizers: their moments are dropped before it.
+    dtype: of the passes under autocast; None for fp32. While a captured step is replayed growth.alpha is a tensor.
     """
 
     images_seen: int
@@ -45,25 +43,23 @@ class StepPlan:
     lazy: int = 1
     warm_up: bool = False
     reset_optimizers: bool = False
-    blur: float | Tensor = 0.0
-    blur_radius: int = 0
     dtype: torch.dtype | None = None
 
     @property
     def graph_key(self) -> tuple[Hashable, ...]:
         """Equal for steps that differ in tensors and in `scalars` alone."""
         fades = self.growth.resolution, self.growth.fades
-        return *fades, self.warm_up, self.penalty, self.lazy, self.blur_radius
+        return *fades, self.warm_up, self.penalty, self.lazy
 
     @property
-    def scalars(self) -> tuple[float, float]:
+    def scalars(self) -> tuple[float]:
         """The numbers that steps of one graph_key differ in."""
-        return float(self.growth.alpha), float(self.blur)
+        return (float(self.growth.alpha),)
 
     def with_scalars(self, scalars: Tensor) -> "StepPlan":
         """The same step with `scalars` in a tensor."""
         growth = self.growth._replace(alpha=scalars[0]) if self.growth.fades else self.growth
-        return replace(self, growth=growth, blur=scalars[1])
+        return replace(self, growth=growth)
 
     def autocast(self, device: str) -> contextlib.AbstractContextManager[Any]:
         """For the networks' passes on a kind of device."""
@@ -129,7 +125,6 @@ class Schedule:
         if warm_up and (peak := self.config.schedule.warm_up_lr):
             lr_g += (peak - lr_g) * (1 + math.cos(math.pi * images_seen / end)) / 2
         due = (images_seen - stage.start) // stage.batch % every == 0
-        blur = self._blur(images_seen, growth.resolution)
         return StepPlan(
             images_seen, stage.batch, growth, lr_g, stage.lr_d,
             penalty=self._penalty(stage) if due and not warm_up else 0.0,
@@ -138,8 +133,6 @@ class Schedule:
             # Moments of another resolution mislead (Karras et al. 2018, sec. A.1), and so do those of the warm-up: the
             # gradients of the losses after it are a thousand times as large.
             reset_optimizers=images_seen == stage.start or images_seen - stage.batch < end <= images_seen,
-            blur=blur,
-            blur_radius=math.ceil(3 * blur),
             dtype=DTYPES[self.config.optim.precision],
         )  # fmt: skip
 
@@ -164,11 +157,6 @@ class Schedule:
         if weight is None:
             return default_weight(kind, stage.resolution, stage.batch)
         return weight * ((stage.resolution / self.resolution) ** 2 if kind == "r1" else 1.0)
-
-    def _blur(self, images_seen: int, resolution: int) -> float:
-        """Width in pixels of the blur that the run begins with."""
-        fading = 1000 * self.config.schedule.blur_kimg
-        return 0.0 if images_seen >= fading else as_fp32(resolution / 32 * (1 - images_seen / fading))
 
     def describe(self) -> str:
         """For the user: from which image on which resolution; batch and learning rates where not all have the run's."""

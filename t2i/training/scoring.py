@@ -17,14 +17,15 @@ from t2i.text.pooler import TextBatch
 from t2i.training.run import Run
 from t2i.training.text import PreparedText, TrainedText
 
-# The setting's names -> the score's in a report, its column in metrics.jsonl.
+# eval.best_by -> the score's name in a report.
+CHOICES = {"kd": "KD-lite2", "fd": "FD-lite2", "r-precision": "R-precision"}
+LOWER = ("kd", "fd")  # is better
+# A score's name in a report -> its column in metrics.jsonl.
 SCORES = {
-    "kd": ("KD-lite2", "kd_lite2"),
-    "fd": ("FD-lite2", "fd_lite2"),
-    "r-precision": ("R-precision", "r_precision"),
-}
-COLUMNS = tuple(column for _, column in SCORES.values())
-DISTANCES = ("kd", "fd")  # lower is better
+    "KD-lite2": "kd_lite2", "FD-lite2": "fd_lite2", "R-precision": "r_precision", "recall": "recall",
+    "variety, features": "variety", "variety, pixels": "variety_pixels",
+}  # fmt: skip
+DISTANCES, JUDGED = ("kd", "fd", "prdc", "variety"), ("r-precision", "variety")  # metrics that need the same of the data
 
 
 def held_out(config: TrainConfig, dataset: PreparedDataset) -> PreparedDataset:
@@ -64,7 +65,7 @@ class Scoring:
         self.evaluator = self._evaluator(data, dataset, config, say)
         say(
             f"scores every {config.eval.every:,} images: {self.evaluator.samples:,} samples against "
-            f"{len(data):,} pictures of {data.path}; best by {SCORES[self.best_by][0]}"
+            f"{len(data):,} pictures of {data.path}; best by {CHOICES[self.best_by]}"
         )
 
     def score(
@@ -75,35 +76,38 @@ class Scoring:
         sha256 = "" if isinstance(self.text, TrainedText) else self.evaluator.data.text["sha256"]
         sampler = CaptionSampler(Sampler(generator, self.device, growth), generator.resolution, self._encode, sha256)
         values = self.evaluator.score(sampler).values()
-        name, _ = SCORES[self.best_by]
+        name = CHOICES[self.best_by]
         value, before = values[name], self._best()
-        best = before is None or (value < before if self.best_by in DISTANCES else value > before)
+        best = before is None or (value < before if self.best_by in LOWER else value > before)
         if best:
             # Evaluating it on the same data, t2i evaluate says that the score is no held-out one any more.
             self.run.write_best({
                 "snapshot": description.training["images_seen"], "best_by": name, "score": value,
                 "chosen_on": self.evaluator.data.fingerprint,
             })  # fmt: skip
-        return {column: values[name] for name, column in SCORES.values() if name in values}, best
+        return {column: values[name] for name, column in SCORES.items() if name in values}, best
 
     def _evaluator(
         self, data: PreparedDataset, train: PreparedDataset, config: TrainConfig, say: Callable[[str], None]
     ) -> Evaluator:
-        options = {"samples": config.eval.samples, "device": str(self.device)}
+        def make(metrics: tuple[str, ...]) -> Evaluator:
+            return Evaluator(
+                data, train, Options(metrics, samples=config.eval.samples, device=str(self.device))
+            )
+
         try:
-            return Evaluator(data, train, Options(tuple(SCORES), **options))
+            return make((*DISTANCES, "r-precision"))
         except UserError as error:
-            # Too few captions for R-precision must not cost the distances, nor too few pictures R-precision.
-            kind = self.best_by in DISTANCES
-            evaluator = Evaluator(data, train, Options(tuple(n for n in SCORES if (n in DISTANCES) == kind), **options))
-            others = ", ".join(SCORES[name][0] for name in SCORES if (name in DISTANCES) != kind)
-            say(f"{others} left out: {error}")
+            # Too few captions for R-precision must not cost the distances, nor too few images R-precision.
+            lower = self.best_by in LOWER
+            evaluator = make(DISTANCES if lower else JUDGED)
+            say(f"{'R-precision' if lower else 'distances between sets'} left out: {error}")
             return evaluator
 
     def _best(self) -> float | None:
         """The score of the best model so far; None where there is none by that score on these images."""
         best = self.run.read_best()
-        if best is None or best.get("best_by") != SCORES[self.best_by][0]:
+        if best is None or best.get("best_by") != CHOICES[self.best_by]:
             return None
         if best.get("chosen_on") != self.evaluator.data.fingerprint:
             return None  # of other images: it says nothing of these

@@ -26,7 +26,6 @@ from t2i.training.run import Run, find_data
 from t2i.training.schedule import Schedule
 from t2i.training.tables import check_losses, check_networks, check_together, complete
 
-BLURRED = 0.1  # of a run, at the most, with a preset's blur_kimg
 WARM_UP = 0.25  # of a run, at the most, is a preset's warm-up: of its own length it is 3 to 16 %
 MAY_CHANGE = (
     "schedule.kimg", "schedule.minutes", "optim.accumulate", "run.checkpoint_minutes", "run.threads", "eval.every",
@@ -107,15 +106,15 @@ def _find_preset(
 
 def _give_way(settings: dict[str, Any], named: Mapping[str, Any]) -> None:
     """Take out of a preset's settings what does not go with those that the user named."""
-    imle, reconstruction = named.get("loss.imle.latents", 1), named.get("loss.reconstruction.weight")
-    if imle != 1 or reconstruction == 0:
-        settings.pop("loss.posterior.weight", None)  # one way to variety gives way to another, and to none
+    if named.get("loss.energy.weight") == 0:
+        for name in ("loss.energy.features", "loss.energy.repulsion", "schedule.warm_up_kimg", "schedule.warm_up_lr"):
+            settings.pop(name, None)
     kind = named.get("model.discriminator.kind", settings.get("model.discriminator.kind"))
     if kind != settings.get("model.discriminator.kind"):
         for name in [name for name in settings if name.startswith("model.discriminator.")]:
             del settings[name]  # of another discriminator
     if kind != "projected":
-        settings.pop("loss.perceptual.weight", None)  # it has no frozen backbone
+        settings.pop("loss.energy.features", None)  # it has no frozen backbone
     choices = ("loss.adversarial.kind", "loss.penalty.kind")
     chosen = [name for name in choices if named.get(name, settings.get(name)) != settings.get(name)]
     if chosen:
@@ -129,17 +128,15 @@ def _give_way(settings: dict[str, Any], named: Mapping[str, Any]) -> None:
 
 
 def _shortened(named: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
-    """warm_up_kimg, grow_kimg and blur_kimg of a preset for a run too short for them; {} for one that is long enough.
+    """warm_up_kimg and grow_kimg of a preset for a run too short for them; {} for one that is long enough.
 
-    The first two by the same factor: where a preset grows, the warm-up ends as one of its stages does.
+    Both by the same factor: where a preset grows, the warm-up ends as one of its stages does.
     """
     kimg = named.get("schedule.kimg")
     if not isinstance(kimg, int | float) or kimg <= 0:
         return {}
-    warm_up, grow, blur = "schedule.warm_up_kimg", "schedule.grow_kimg", "schedule.blur_kimg"
+    warm_up, grow = "schedule.warm_up_kimg", "schedule.grow_kimg"
     found = {}
-    if blur not in named and settings.get(blur, 0) > BLURRED * kimg:
-        found[blur] = BLURRED * kimg
     begins = {name: settings[name] for name in (warm_up, grow) if name in settings and name not in named}
     if not named.get("schedule.growing", settings.get("schedule.growing")):
         begins.pop(grow, None)

@@ -13,23 +13,22 @@ generator takes its embeddings as they are.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from t2i.augment import AUGMENT_NUMBERS, augment, blur
+from t2i.augment import AUGMENT_NUMBERS, augment
 from t2i.convolution import differentiated_twice
 from t2i.losses.adversarial import AdversarialLoss, sum_heads
-from t2i.losses.base import DiscriminatorPass, GeneratorPass, Log, Term
+from t2i.losses.base import DiscriminatorPass, Fakes, GeneratorPass, Log, Term
+from t2i.losses.energy import EnergyScore
 from t2i.losses.penalties import GradientPenalty
-from t2i.losses.reconstruction import WARM_UP_RESOLUTIONS, coarse_difference
 from t2i.models.base import Discriminator, Features, Generator
 from t2i.text.pooler import TextBatch
 from t2i.text.transformer import TransformerEncoder
 from t2i.training.batch import Batch
-from t2i.training.latents import Latent, LatentSampler
 from t2i.training.randomness import StepRandom
 from t2i.training.schedule import StepPlan
 from t2i.training.statistics import Statistics, watch_collapse
@@ -47,7 +46,6 @@ class Objective:
     adversarial: AdversarialLoss
     penalty: GradientPenalty | None
     terms: Sequence[Term] = ()
-    latents: LatentSampler = field(default_factory=LatentSampler)
     augment: tuple[str, ...] = ()
     shared_fakes: bool = False
 
@@ -59,6 +57,11 @@ class Objective:
     def real_augmentation(self) -> str:
         """The numbers that augment real images: the generator's, where a term compares the two."""
         return "G" if any(term.pairs_images for term in self.terms) else "D real"
+
+    @property
+    def fake_augmentation(self) -> str:
+        """The numbers that augment generated images in the discriminator's phase."""
+        return "G" if self.shared_fakes or self.real_augmentation == "G" else "D fake"
 
     # ---- captions ----
 
@@ -102,32 +105,17 @@ class Objective:
         """[B, Z]."""
         return rng.normal(f"{name} z", self.generator.z_dim)
 
-    def latent(self, plan: StepPlan, batch: Batch, text: TextBatch, rng: StepRandom) -> Latent:
-        """The noise that the generator learns with."""
-        z = self.noise(rng, "G")
-        return self.latents.sample(batch.images, text, z, rng, lambda z, text: self.draw(plan, z, text, rng, "G"))
-
-    def augmented(self, plan: StepPlan, images: Tensor, rng: StepRandom, name: str) -> Tensor:
-        """Images as the discriminator sees them: blurred, then DiffAugment."""
-        images = blur(images, plan.blur, plan.blur_radius)
+    def augmented(self, images: Tensor, rng: StepRandom, name: str) -> Tensor:
+        """Images as the discriminator sees them: with DiffAugment."""
         if not self.augment:
             return images
         return augment(images, rng.uniform(f"{name} augment", AUGMENT_NUMBERS), self.augment)
 
 
-class Fakes(NamedTuple):
-    """Generated images: as drawn [B, 3, r, r], as the discriminator sees them, and the maps of its backbone."""
-
-    latent: Latent
-    images: Tensor
-    seen: Tensor
-    maps: Any
-
-
 class Shared(NamedTuple):
     """What the discriminator's phase has computed and the generator's phase takes over, else computes again."""
 
-    fakes: Fakes | None
+    fakes: Fakes
     real_maps: Any
 
 
@@ -135,18 +123,21 @@ class Shared(NamedTuple):
 
 
 def discriminator_loss(
-    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics, share: bool
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics, share_maps: bool
 ) -> tuple[Tensor, Shared | None]:
-    """The mean loss over a micro-batch, []. share: compute for the generator's phase what both phases have in common,
-    its graph included."""
-    fakes = draw_for_discriminator(nets, plan, batch, rng, share and nets.shared_fakes)
+    """The mean loss over a micro-batch, []. share_maps: keep for the generator's phase what both phases have in common;
+    with shared fakes their graph too."""
+    fakes = draw_for_discriminator(nets, plan, batch, rng, share_maps and nets.shared_fakes)
     watch_collapse(statistics, batch.images, fakes.images.detach())
     d, real_maps = discriminate(nets, plan, batch, rng, fakes, statistics.add)
 
-    none_wrong = batch.wrong < 0  # where all captions belong to the image
-    mismatch = (~none_wrong * sum_heads(nets.adversarial.fake(d.wrong), 2)).mean(1)
-    losses = sum_heads(nets.adversarial.real(d.real))
-    losses = losses + 0.5 * (sum_heads(nets.adversarial.fake(d.fake)) + mismatch)
+    # The weight of a wrong caption goes to the fake where there is none: all captions belong to the image.
+    none_wrong = batch.wrong < 0  # [B, K]
+    share = 0.5 * (~none_wrong).float().mean(1)
+    real = d.real.unsqueeze(1)  # [B, 1] or [B, 1, heads]
+    mismatch = (~none_wrong * sum_heads(nets.adversarial.mismatch(d.wrong, real), 2)).mean(1)
+    losses = sum_heads(nets.adversarial.real(d.real)) + 0.5 * mismatch
+    losses = losses + (1 - share) * sum_heads(nets.adversarial.fake(d.fake, d.real))
     statistics.add("loss_d", losses)
     statistics.add("logits_real", d.real)
     wrong = d.wrong.reshape(*none_wrong.shape, -1).mean(2)  # of one head or several
@@ -154,7 +145,7 @@ def discriminator_loss(
     statistics.add("logits_fake", d.fake)
 
     if nets.penalty and plan.penalty:
-        where = (d.real, d.images, d.condition)
+        where = (d.real, d.images, d.words)
         if nets.penalty.between:
             where = logits_between(nets, d, fakes.seen.detach())
         penalty = plan.penalty * nets.penalty.function(*where)
@@ -162,23 +153,30 @@ def discriminator_loss(
         losses = losses + plan.lazy * penalty
     for term in nets.terms:
         if (part := term.discriminator(d)) is not None:
-            losses = losses + term.weight * part
-    shared = Shared(fakes if nets.shared_fakes else None, detach(real_maps)) if share else None
+            losses = losses + part
+    shared = Shared(fakes, detach(real_maps)) if share_maps else None
     return losses.mean(), shared
 
 
-def draw_for_discriminator(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, with_graph: bool) -> Fakes:
+def draw_for_discriminator(
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, with_graph: bool = False
+) -> Fakes:
     """Fakes for the discriminator's phase. with_graph: the generator's phase goes on from them."""
     name = "G" if nets.shared_fakes else "D"
     with torch.set_grad_enabled(with_graph):
-        with plan.autocast(batch.images.device.type):
-            text = nets.encode_for_generator(batch.text)
-            latent = nets.latent(plan, batch, text, rng) if nets.shared_fakes else Latent(nets.noise(rng, "D"))
-            images = nets.draw(plan, latent.z, text, rng, name)
-        seen = nets.augmented(plan, images, rng, "G" if nets.shared_fakes else "D fake")
-        with plan.autocast(batch.images.device.type):
-            maps = nets.discriminator.extract(seen)
-    return Fakes(latent, images, seen, maps)
+        return draw_fakes(
+            nets, plan, batch, rng, name, "G" if nets.real_augmentation == "G" or nets.shared_fakes else "D fake"
+        )
+
+
+def draw_fakes(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, name: str, augmentation: str) -> Fakes:
+    """Generated images of a batch's captions with the random numbers `name`, augmented with those of `augmentation`."""
+    with plan.autocast(batch.images.device.type):
+        text = nets.encode_for_generator(batch.text)
+        images = nets.draw(plan, nets.noise(rng, name), text, rng, name)
+    seen = nets.augmented(images, rng, augmentation)
+    with plan.autocast(batch.images.device.type):
+        return Fakes(images, seen, nets.discriminator.extract(seen))
 
 
 def discriminate(
@@ -191,7 +189,7 @@ def discriminate(
     """
     d, device = nets.discriminator, batch.images.device.type
     penalised = nets.penalty is not None and plan.penalty > 0 and not nets.penalty.between
-    images = nets.augmented(plan, batch.images, rng, nets.real_augmentation).detach()
+    images = nets.augmented(batch.images, rng, nets.real_augmentation).detach()
     with plan.autocast(device):
         captions: TextBatch | None = None
         wrong_text: TextBatch | None = None
@@ -204,10 +202,13 @@ def discriminate(
             wrong_text = nets.encode(wrong, rng, "D mismatch", batch.wrong.shape[1])  # [B K, L, T]
     with differentiated_twice() if penalised else plan.autocast(device):
         tokens, conditions, condition = nets.read(captions, text, rng)
+        words = None
         if penalised:
             images.requires_grad_(True)
-            if not condition.requires_grad:  # a pooler without weights
-                condition.requires_grad_(True)
+            words = d.pooler.standardise(text)
+            if not words.tokens.requires_grad:  # an encoder that is trained has them in its graph
+                words.tokens.requires_grad_(True)
+            condition = d.pooler.pool(d.pooler.mix(words))
         maps, fake_maps = d.extract(images), detach(fakes.maps)
         if penalised:
             features, fake_features = d.features_of_maps(maps, plan.growth), None
@@ -224,7 +225,7 @@ def discriminate(
         fake = d.logits(fake_features, d.pool(text))
     found = DiscriminatorPass(
         plan, batch, rng, log, d, text, tokens, conditions, condition, features,
-        images, fake_features, real, fake, wrong_logits,
+        images, fake_features, real, fake, wrong_logits, None if words is None else words.tokens,
     )  # fmt: skip
     return found, maps
 
@@ -241,15 +242,15 @@ def features_of_both(d: Discriminator, first: Any, second: Any, plan: StepPlan) 
     return Features(summaries[0], regions[0]), Features(summaries[1], regions[1])
 
 
-def logits_between(nets: Objective, d: DiscriminatorPass, fakes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, images and condition of random points between real and generated images, for a penalty that is taken
+def logits_between(nets: Objective, d: DiscriminatorPass, fakes: Tensor) -> tuple[Tensor, Tensor, None]:
+    """Logits and images of random points between real and generated images, for a penalty that is taken
     there (Gulrajani et al. 2017, alg. 1)."""
     share = d.rng.uniform("D between", 1, 1, 1).to(fakes.dtype)
     between = torch.lerp(d.images, fakes, share).requires_grad_(True)
     with differentiated_twice():
         condition = nets.discriminator.pool(d.text)
         features = nets.discriminator.features(between, d.plan.growth)
-        return nets.discriminator.logits(features, condition), between, condition
+        return nets.discriminator.logits(features, condition), between, None
 
 
 def detach(maps: Any) -> Any:
@@ -264,17 +265,11 @@ def generator_loss(
     nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics, shared: Shared | None
 ) -> Tensor:
     """The mean loss over a micro-batch, []. shared: what the discriminator's phase returned for it."""
-    d, autocast = nets.discriminator, plan.autocast
-    device = batch.images.device.type
-    with autocast(device):
+    d, device = nets.discriminator, batch.images.device.type
+    fakes = shared.fakes if shared is not None and nets.shared_fakes else draw_fakes(nets, plan, batch, rng, "G", "G")
+    with plan.autocast(device):
         text = nets.encode_for_generator(batch.text)
         captions = nets.encode_for_generator(batch.captions) if nets.needs_captions else None
-        fakes = shared.fakes if shared is not None else None
-        if fakes is None:
-            latent = nets.latent(plan, batch, text, rng)
-            images = nets.draw(plan, latent.z, text, rng, "G")
-            seen = nets.augmented(plan, images, rng, "G")
-            fakes = Fakes(latent, images, seen, d.extract(seen))
         features = d.features_of_maps(fakes.maps, plan.growth)
         tokens, conditions, condition = nets.read(captions, text, rng)
         fake = d.logits(features, condition)
@@ -283,38 +278,36 @@ def generator_loss(
     def real_maps() -> Any:
         if shared is not None:
             return shared.real_maps
-        images = nets.augmented(plan, batch.images, rng, nets.real_augmentation)
-        with autocast(device):
+        images = nets.augmented(batch.images, rng, nets.real_augmentation)
+        with plan.autocast(device):
             return d.extract(images)
 
-    def draw(z: Tensor, text: TextBatch, name: str, rows: slice) -> Tensor:
-        return nets.draw(plan, z, text, rng, name, rows)
+    def other() -> Fakes:
+        return shared.fakes if shared is not None else draw_for_discriminator(nets, plan, batch, rng)
 
-    losses = sum_heads(nets.adversarial.generator(fake))
+    real = fake
+    if nets.adversarial.relativistic:
+        with torch.no_grad(), plan.autocast(device):
+            real = d.logits(d.features_of_maps(real_maps(), plan.growth), condition)
+    losses = sum_heads(nets.adversarial.generator(fake, real))
     statistics.add("loss_g", losses)
-    kl = fakes.latent.kl
-    if kl is not None:
-        statistics.add("posterior_kl", kl)
     g = GeneratorPass(
         plan, batch, rng, statistics.add, d, text, tokens, conditions, condition, features,
-        nets.generator, draw, fakes.images, kl, fakes.maps, real_maps, fake,
+        nets.generator, fakes.images, fakes.maps, real_maps, other, fake,
     )  # fmt: skip
     for term in nets.terms:
         if (part := term.generator(g)) is not None:
-            losses = losses + term.weight * part
+            losses = losses + part
     return losses.mean()
 
 
 def warm_up_loss(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics) -> Tensor:
-    """The mean reconstruction loss over a micro-batch, []: all that the generator learns by in the warm-up."""
-    text = nets.encode_for_generator(batch.text)
+    """The mean loss of the warm-up over a micro-batch, []: the generator learns by the energy score alone."""
+    (energy,) = (term for term in nets.terms if isinstance(term, EnergyScore))
     with plan.autocast(batch.images.device.type):
-        latent = nets.latent(plan, batch, text, rng)
-        fakes = nets.draw(plan, latent.z, text, rng, "G")
+        text = nets.encode_for_generator(batch.text)
+        fakes = nets.draw(plan, nets.noise(rng, "G"), text, rng, "G")
+        with torch.no_grad():
+            others = nets.draw(plan, nets.noise(rng, "D"), text, rng, "D")
     watch_collapse(statistics, batch.images, fakes.detach())
-    losses = coarse_difference(fakes, batch.images, WARM_UP_RESOLUTIONS)
-    statistics.add("reconstruction", losses)
-    if latent.kl is not None:
-        statistics.add("posterior_kl", latent.kl)
-        losses = losses + latent.kl
-    return losses.mean()
+    return energy.warm_up(fakes, others, batch.images, statistics.add).mean()

@@ -10,10 +10,6 @@ from t2i.losses.registry import TERMS
 from t2i.models import get_architecture
 from t2i.models.base import Discriminator, Generator
 from t2i.models.registry import get_discriminator, options_of
-from t2i.training.latents import SAMPLERS
-
-LOSSES: dict[str, Any] = {**TERMS, **SAMPLERS}  # all that have a table [loss.NAME], but adversarial and penalty
-SWITCHES = {name: "latents" if name == "imle" else "weight" for name in LOSSES}  # the key that turns a loss on
 
 
 def networks_of(flat: Mapping[str, Any]) -> dict[str, tuple[str, type[Generator] | type[Discriminator]]]:
@@ -62,21 +58,19 @@ def check_losses(layers: Layers, named: Mapping[str, Any]) -> None:
     for name, value in layers.values.items():
         match name.split("."):
             case ["loss", loss, key] if name not in FIELDS:
-                if loss not in LOSSES:
-                    listed = ", ".join(["adversarial", "penalty", *LOSSES])
+                if loss not in TERMS:
+                    listed = ", ".join(["adversarial", "penalty", *TERMS])
                     raise UsageError(f"{layers.called(name)}: there is no loss {loss!r}; there is {listed}")
-                fields = {f.name: f for f in dataclasses.fields(LOSSES[loss].Settings)}
+                fields = {f.name: f for f in dataclasses.fields(TERMS[loss].Settings)}
                 if key not in fields:
                     raise UsageError(f"{layers.called(name)}: {loss} has {', '.join(fields)}")
                 check_value(layers.called(name), type(fields[key].default), value, fields[key].metadata)
-                if name in named and key != SWITCHES[loss] and not in_use(layers.values, loss):
-                    switch = f"loss.{loss}.{SWITCHES[loss]}"
-                    raise UsageError(f"{layers.called(name)} has no effect: {switch} is 0")
+                if name in named and key != "weight" and not in_use(layers.values, loss):
+                    raise UsageError(f"{layers.called(name)} has no effect: loss.{loss}.weight is 0")
 
 
 def in_use(flat: Mapping[str, Any], loss: str) -> bool:
-    value = flat.get(f"loss.{loss}.{SWITCHES[loss]}", 0)
-    return value > (1 if SWITCHES[loss] == "latents" else 0)
+    return flat.get(f"loss.{loss}.weight", 0) > 0
 
 
 def complete(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +87,7 @@ def complete(flat: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = flat.get(name, flat.get(f"model.both.{key}", default))
             if isinstance(default, float) and isinstance(found[name], int):
                 found[name] = float(found[name])
-    for loss, kind in LOSSES.items():
+    for loss, kind in TERMS.items():
         if in_use(flat, loss):
             for field in dataclasses.fields(kind.Settings):
                 name = f"loss.{loss}.{field.name}"
@@ -109,7 +103,7 @@ def check_together(settings: TrainConfig, ranks: int = 1) -> None:
             if not network.grows:
                 raise UsageError(f"--growing: {owner} has one size; it does not grow")
     for loss in settings.terms:
-        LOSSES[loss].check(settings)
+        TERMS[loss].check(settings)
     if settings.text.conditioning == "sentence" and settings.text.layers:
         raise UsageError("text.layers mixes tokens; --conditioning sentence has none")
     pieces, group = settings.optim.accumulate * ranks, get_discriminator(str(settings.discriminator_kind)).group
@@ -145,5 +139,5 @@ def effective(config: TrainConfig) -> dict[str, Any]:
             if values.get(other) != wanted if wanted else not is_on(values.get(other)):
                 continue
         found[name] = value
-    off = {f"loss.{loss}.{key}": 1 if key == "latents" else 0.0 for loss, key in SWITCHES.items()}
+    off = {f"loss.{loss}.weight": 0.0 for loss in TERMS}
     return nest({**{name: value for name, value in off.items() if name not in found}, **found})

@@ -28,7 +28,6 @@ from t2i.training.checkpoint import load_checkpoint, load_network, read_part
 from t2i.training.cuda_graphs import StepGraphs
 from t2i.training.distributed import ALONE, Ranks
 from t2i.training.ema import EMA
-from t2i.training.latents import SAMPLERS, LatentSampler
 from t2i.training.nan_guard import LEAST_SCALE, NanGuard
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.schedule import Schedule, StepPlan
@@ -37,7 +36,7 @@ from t2i.training.step import Objective, Shared, discriminator_loss, generator_l
 from t2i.training.text import FrozenText, TrainedText
 
 # Parts that a checkpoint of a run with other losses lacks.
-OPTIONAL_PARTS = (*TERMS, *SAMPLERS)
+OPTIONAL_PARTS = tuple(TERMS)
 
 
 @dataclass(frozen=True)
@@ -72,24 +71,21 @@ class Trainer:
         self.generator, self.discriminator = networks or make_networks(config, resolution, text.statistics)
         sync_token_mixer(self.discriminator.pooler, self.generator.pooler)
         self.terms = make_terms(config, self.generator, self.discriminator, resolution)
-        self.latents = make_latents(config, self.generator)
         for network in (self.generator, self.discriminator):
             network.to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.generator, config.optim.ema_kimg * 1000)
         self.images_before = 0  # that the networks saw in the runs that this one begins with
         heads = {term.name: term.module for term in self.terms if term.module is not None}
-        samplers = {self.latents.name: self.latents.module} if self.latents.module is not None else {}
-        extras = {**text.modules(), **heads, **samplers}
+        extras = {**text.modules(), **heads}
         for module in extras.values():
             module.to(device)
         self.statistics = Statistics()
-        self.phases = self._make_phases([text.encoder, *heads.values()], list(samplers.values()), optimizers)
+        self.phases = self._make_phases([text.encoder, *heads.values()], optimizers)
         self.objective = Objective(
             self.generator, self.discriminator, text.encoder,
             adversarial=LOSSES[config.adversarial.kind],
             penalty=PENALTIES[config.penalty.kind],
             terms=self.terms,
-            latents=self.latents,
             augment=config.adversarial.augment,
             shared_fakes=config.adversarial.shared_fakes,
         )  # fmt: skip
@@ -179,13 +175,12 @@ class Trainer:
     def _make_phases(
         self,
         extra_d: list[nn.Module | None],
-        extra_g: list[nn.Module],
         optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] | None,
     ) -> list[Phase]:
         """D and G. extra: what trains beside the networks. optimizers: of the generator, of the discriminator."""
         optim = self.config.optim
         trained_d = nn.ModuleList([m for m in (self.discriminator, *extra_d) if m is not None])
-        trained_g = nn.ModuleList([self.generator, *extra_g])
+        trained_g = nn.ModuleList([self.generator])
         optimizer_g, optimizer_d = optimizers or (
             make_adam(trained_g, optim.lr_g, self.config, self.device),
             make_adam(trained_d, optim.lr_d, self.config, self.device),
@@ -291,13 +286,3 @@ def make_terms(config: TrainConfig, generator: Generator, discriminator: Discrim
             term(term.Settings(**config.terms[name]), networks, config.text.lr_multiplier)
             for name, term in wanted.items()
         ]
-
-
-def make_latents(config: TrainConfig, generator: Generator) -> LatentSampler:
-    """Which noise the generator learns with: the prior, or what the config asks for."""
-    for name, sampler in SAMPLERS.items():
-        if name in config.terms:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive_seed(config.run.seed, "noise encoder"))
-                return sampler(sampler.Settings(**config.terms[name]), generator, config.text.lr_multiplier)
-    return LatentSampler()
