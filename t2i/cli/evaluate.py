@@ -232,7 +232,7 @@ def _show(report: "Report") -> None:
             found = [(score.value, score.ceiling, score.floor) for score in (pairs["seen"], pairs["unseen"])]
             table.add_row(name, *(f"{value:.2f}" for values in found for value in values))
         console.out.print(table)
-    for about, names in groups.items():
-        console.say(f"{', '.join(dict.fromkeys(names))}: {about}")
+    for about, measured in groups.items():
+        console.say(f"{', '.join(dict.fromkeys(measured))}: {about}")
     for note in dict.fromkeys(report.notes):
         console.say(f"note: {note}")

@@ -125,6 +125,7 @@ class StyleGAN2Generator(Generator):
     is added to; 0 for none. Raises ValueError for a resolution that it has not.
     """
 
+    w_avg_samples: Tensor
     grows = True
 
     def __init__(

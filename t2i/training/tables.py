@@ -96,6 +96,7 @@ def complete(flat: Mapping[str, Any]) -> dict[str, Any]:
     for loss, kind in LOSSES.items():
         if in_use(flat, loss):
             for field in dataclasses.fields(kind.Settings):
+                assert field.default is not dataclasses.MISSING
                 name = f"loss.{loss}.{field.name}"
                 found[name] = type(field.default)(flat.get(name, field.default))
     return found
