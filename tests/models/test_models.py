@@ -148,7 +148,9 @@ def test_discriminator_judges_one_pass_over_the_images_with_many_captions(arch):
     images = batch(4, 32).images
     features = discriminator.features(images)
     for text in (captions(4), captions(4, seed=9)):
-        torch.testing.assert_close(discriminator.logits(features, discriminator.pool(text)), discriminator(images, text))
+        torch.testing.assert_close(
+            discriminator.logits(features, discriminator.pool(text)), discriminator(images, text)
+        )
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
