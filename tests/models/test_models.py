@@ -44,7 +44,7 @@ def gradients(arch, **changes):
     settings = config(arch, growing=False, augment=("translation", "cutout"), **changes)
     trainer = Trainer(settings, 32, FrozenText(), CPU, networks=[wake(network) for network in networks(arch, 32)])
     plan = replace(Schedule(settings, 32).plan(0), lr_g=0.0, lr_d=0.0)
-    trainer.step(plan, batch(8, 32), StepRandom(0, 0, 8))
+    trainer.step(plan, batch(8, 32, flip_axis=[3, 0, 2, 2, 0, 3, 0, 0]), StepRandom(0, 0, 8))
     return {(phase.name, n): p.grad for phase in trainer.phases for n, p in phase.module.named_parameters()}
 
 
