@@ -109,7 +109,7 @@ def test_generated_images_come_nearer_to_the_real_ones_in_the_backbones_features
 
 
 def test_without_a_frozen_backbone_it_is_refused():
-    with pytest.raises(UsageError, match="loss.perceptual compares features of a frozen backbone"):
+    with pytest.raises(UsageError, match=r"loss\.perceptual compares features of a frozen backbone"):
         check_together(config("stylegan2", loss__perceptual__weight=1.0))
 
 
