@@ -178,7 +178,9 @@ def train_fn(
     rates = opt_gen.param_groups[0]["lr"], opt_critic.param_groups[0]["lr"]
     for number, (images, captions, text) in enumerate(loader):
         ids = np.unique(captions, return_inverse=True)[1]
-        growth = Growth(4 * 2**step, alpha if step else 1.0) if gen.grows else Growth(gen.resolution)
+        growth = Growth(gen.resolution)
+        if gen.grows:  # the networks stand there, until the next step
+            gen.growth = critic.growth = growth = Growth(4 * 2**step, alpha if step else 1.0)
         plan = StepPlan(number * len(images), len(images), growth, *rates, penalty=weight)
         rng = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
         same = ids[:, None] == ids
