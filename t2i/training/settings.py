@@ -24,7 +24,7 @@ from t2i.presets import list_presets, preset_file, read_preset
 from t2i.training.begin_with import find_source
 from t2i.training.run import Run, find_data
 from t2i.training.schedule import Schedule
-from t2i.training.tables import check_losses, check_networks, check_together, complete
+from t2i.training.tables import check_losses, check_networks, check_together, complete, for_each_network
 
 BLURRED = 0.1  # of a run, at the most, with a preset's blur_kimg
 WARM_UP = 0.25  # of a run, at the most, is a preset's warm-up: of its own length it is 3 to 16 %
@@ -62,6 +62,7 @@ def new_settings(
     if layers.values.get("text.encoder") == "transformer" and "loss.contrastive.weight" not in layers.values:
         layers.add("a trained text encoder needs it", {"loss.contrastive.weight": 1.0})
     check_networks(layers, named)
+    layers.add(str(config), for_each_network(layers.values, file))
     check_losses(layers, named)
     layers.values = complete(layers.values)
     resolved = layers.build()

@@ -7,9 +7,9 @@ from typing import Any
 from t2i.config import FIELDS, Layers, TrainConfig, build, check_value, flatten, is_on, nest
 from t2i.errors import UsageError
 from t2i.losses.registry import TERMS
-from t2i.models import get_architecture
+from t2i.models import get_architecture, list_architectures
 from t2i.models.base import Discriminator, Generator
-from t2i.models.registry import get_discriminator, options_of
+from t2i.models.registry import get_discriminator, list_discriminators, options_of
 from t2i.training.latents import SAMPLERS
 
 LOSSES: dict[str, Any] = {**TERMS, **SAMPLERS}  # all that have a table [loss.NAME], but adversarial and penalty
@@ -79,18 +79,44 @@ def in_use(flat: Mapping[str, Any], loss: str) -> bool:
     return value > (1 if SWITCHES[loss] == "latents" else 0)
 
 
+def unknown_settings(flat: Mapping[str, Any]) -> list[str]:
+    """Names of settings that this version does not have."""
+    networks = {which: options_of(network) for which, (_, network) in networks_of(flat).items()}
+    kinds = [get_architecture(name).generator for name in list_architectures()]
+    kinds += [get_discriminator(kind) for kind in list_discriminators()]
+    networks["both"] = {key: value for kind in kinds for key, value in options_of(kind).items()}
+
+    def known(name: str) -> bool:
+        match name.split("."):
+            case ["model", which, key] if which in networks and name != "model.discriminator.kind":
+                return key in networks[which]
+            case ["loss", loss, key] if name not in FIELDS:
+                return loss in LOSSES and key in {field.name for field in dataclasses.fields(LOSSES[loss].Settings)}
+        return name in FIELDS or name == "model.discriminator.kind"
+
+    return [name for name in flat if not known(name)]
+
+
+def for_each_network(flat: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of model.both, of an older version, in `named`, as those of each network of `flat` that takes them."""
+    both = {name.removeprefix("model.both."): value for name, value in named.items() if name.startswith("model.both.")}
+    taken = {which: options_of(network) for which, (_, network) in networks_of(flat).items()}
+    found = {f"model.{which}.{key}": value for which, own in taken.items() for key, value in both.items() if key in own}
+    return {name: value for name, value in found.items() if name not in named}
+
+
 def complete(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every option of the networks and of the losses in use: what a config.json holds.
 
-    Losses that are not in use are left out. A key of model.both, of an older version, goes to each network that takes
-    it.
+    Losses that are not in use are left out.
     """
+    flat = {**flat, **for_each_network(flat, flat)}
     found = {name: value for name, value in flat.items() if not name.startswith(("model.both.", "loss."))}
     found |= {name: value for name, value in flat.items() if name in FIELDS}
     for which, (_, network) in networks_of(flat).items():
         for key, default in options_of(network).items():
             name = f"model.{which}.{key}"
-            found[name] = flat.get(name, flat.get(f"model.both.{key}", default))
+            found[name] = flat.get(name, default)
             if isinstance(default, float) and isinstance(found[name], int):
                 found[name] = float(found[name])
     for loss, kind in LOSSES.items():
