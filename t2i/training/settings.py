@@ -11,9 +11,11 @@ from t2i.config import (
     Layers,
     TrainConfig,
     check_needs,
+    check_value,
     flatten,
     option,
     read_toml,
+    type_of,
 )
 from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset
@@ -49,6 +51,9 @@ def new_settings(
     begun = source.settings(named, resolution) if source else {}
     path, preset = _find_preset({**begun, **named}, flags, config, device)
     settings, nearest = read_preset(path, resolution)
+    for name, value in settings.items():
+        if name in FIELDS:
+            check_value(f"preset {preset}: {name}", type_of(name), value, FIELDS[name].metadata)
     arch = str(named.get("arch", settings.get("arch", TrainConfig.arch)))
     if "schedule.stages" in settings:
         settings["schedule.stages"] = _stages_beside(named, settings["schedule.stages"])
@@ -125,7 +130,7 @@ def _give_way(settings: dict[str, Any], named: Mapping[str, Any]) -> None:
         settings.pop("loss.penalty.every", None)
         if named.get("loss.adversarial.kind") == "wgan-gp":
             settings["loss.penalty.kind"] = "wgan-gp"
-        elif settings["loss.penalty.kind"] == "wgan-gp":
+        elif settings.get("loss.penalty.kind") == "wgan-gp":
             settings["loss.penalty.kind"] = "r1"
 
 

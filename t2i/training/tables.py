@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from t2i.config import FIELDS, Layers, TrainConfig, build, check_value, flatten, is_on, nest
+from t2i.config import FIELDS, Adversarial, Layers, Penalty, TrainConfig, build, check_value, flatten, is_on, nest
 from t2i.errors import UsageError
 from t2i.losses.registry import TERMS
 from t2i.models import get_architecture, list_architectures
@@ -62,16 +62,18 @@ def check_losses(layers: Layers, named: Mapping[str, Any]) -> None:
     for name, value in layers.values.items():
         match name.split("."):
             case ["loss", loss, key] if name not in FIELDS:
-                if loss not in LOSSES:
-                    listed = ", ".join(["adversarial", "penalty", *LOSSES])
-                    raise UsageError(f"{layers.called(name)}: there is no loss {loss!r}; there is {listed}")
-                fields = {f.name: f for f in dataclasses.fields(LOSSES[loss].Settings)}
+                tables = {"adversarial": Adversarial, "penalty": Penalty}
+                tables |= {name: kind.Settings for name, kind in LOSSES.items()}
+                if loss not in tables:
+                    raise UsageError(f"{layers.called(name)}: there is no loss {loss!r}; there is {', '.join(tables)}")
+                fields = {f.name: f for f in dataclasses.fields(tables[loss])}
                 if key not in fields:
                     raise UsageError(f"{layers.called(name)}: {loss} has {', '.join(fields)}")
                 check_value(layers.called(name), type(fields[key].default), value, fields[key].metadata)
-                if name in named and key != SWITCHES[loss] and not in_use(layers.values, loss):
-                    switch = f"loss.{loss}.{SWITCHES[loss]}"
-                    raise UsageError(f"{layers.called(name)} has no effect: {switch} is 0")
+    for name in named:
+        match name.split("."):
+            case ["loss", loss, key] if loss in LOSSES and key != SWITCHES[loss] and not in_use(layers.values, loss):
+                raise UsageError(f"{layers.called(name)} has no effect: loss.{loss}.{SWITCHES[loss]} is 0")
 
 
 def in_use(flat: Mapping[str, Any], loss: str) -> bool:
