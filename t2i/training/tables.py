@@ -70,6 +70,8 @@ def check_losses(layers: Layers, named: Mapping[str, Any]) -> None:
                 if key not in fields:
                     raise UsageError(f"{layers.called(name)}: {loss} has {', '.join(fields)}")
                 check_value(layers.called(name), type(fields[key].default), value, fields[key].metadata)
+            case ["loss", *_] if name not in FIELDS:
+                raise UsageError(f"{layers.called(name)}: there is no such setting; t2i train --dry-run prints all")
     for name in named:
         match name.split("."):
             case ["loss", loss, key] if loss in LOSSES and key != SWITCHES[loss] and not in_use(layers.values, loss):
