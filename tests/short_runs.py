@@ -70,9 +70,9 @@ def logged(run):
     return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def final_tensors(run):
-    """Part -> its tensors, of the last checkpoint; the averages too."""
-    folder = list_checkpoints(run.checkpoints)[-1]
+def final_tensors(run, folder=None):
+    """Part -> its tensors, of the last checkpoint, or of another; the averages too."""
+    folder = folder or list_checkpoints(run.checkpoints)[-1]
     found = {file.stem: load_tensors(file) for file in folder.glob("*.safetensors")}
     found["ema"] = load_tensors(part_file(folder, "ema"))
     if (encoder := part_file(folder, "text_encoder_ema")).is_file():
@@ -91,9 +91,9 @@ def assert_same_bits(first, second):
 # ---- without a run ----
 
 
-def new_trainer(data, **changes):
+def new_trainer(data, arch="dfgan", **changes):
     """One that has taken no step; changes: of `config`."""
-    return Trainer(config(**changes), data.resolution, PreparedText(data), CPU)
+    return Trainer(config(arch, **changes), data.resolution, PreparedText(data), CPU)
 
 
 def first_batch(data, count=8, text=None, **how):

@@ -125,7 +125,7 @@ class StyleGAN2Generator(Generator):
     is added to; 0 for none. Raises ValueError for a resolution that it has not.
     """
 
-    grows = True
+    grows, rgb_skips = True, True
 
     def __init__(
         self,
