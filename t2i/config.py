@@ -66,11 +66,11 @@ class Transformer:
 
     vocabulary: int = setting(4096, "Subwords in the vocabulary.", least=1, needs="text.encoder=transformer")
     width: int = setting(256, "Width of a token embedding.", least=1, needs="text.encoder=transformer")
-    layers: int = setting(6, "Layers.", least=1, needs="text.encoder=transformer")
+    layers: int = setting(6, "Transformer layers.", least=1, needs="text.encoder=transformer")
     heads: int = setting(8, "Attention heads a layer.", least=1, needs="text.encoder=transformer")
     feed_forward: int = setting(2048, "Width of the feed-forward layers.", least=1, needs="text.encoder=transformer")
     max_tokens: int = setting(100, "Longest caption, in tokens.", least=1, needs="text.encoder=transformer")
-    dropout: float = setting(0.1, "Dropout.", least=0, below=1, needs="text.encoder=transformer")
+    dropout: float = setting(0.1, "Dropout within the layers.", least=0, below=1, needs="text.encoder=transformer")
 
 
 @dataclass(frozen=True)

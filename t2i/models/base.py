@@ -23,6 +23,7 @@ class Generator(nn.Module):
     """Noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]: pool, then synthesis.
 
     resolution: fully grown. rgb_resolutions: those that it can draw at; growth: where it stands if a call does not say.
+    rgb_skips: its image is a sum over resolutions.
     """
 
     z_dim: int
@@ -31,6 +32,7 @@ class Generator(nn.Module):
     rgb_resolutions: Sequence[int]
     growth: Growth
     grows: ClassVar[bool] = False
+    rgb_skips: ClassVar[bool] = False
 
     def pool(self, text: TextBatch) -> Tensor:
         """TextBatch -> condition [B, E], in which two prompts can be mixed."""

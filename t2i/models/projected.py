@@ -88,10 +88,6 @@ class ProjectedDiscriminator(Discriminator):
             self._converted[kind] = copy.deepcopy(self.network).to(device, kind[0])
         return self._converted[kind]
 
-    @property
-    def blocks_from_image(self) -> list[nn.Module]:
-        raise ValueError("the projected discriminator has a frozen backbone already; its heads are all that trains")
-
     def features_of_maps(self, maps: list[Tensor], growth: Growth | None = None) -> Features:
         """regions: the heads' maps, in a row, [B, 4 * 64, 4, 4]; summary: their means, and what the network itself ends
         with, [B, 4 * 64 + 1280]."""

@@ -126,7 +126,7 @@ class StyleGAN2Generator(Generator):
     """
 
     w_avg_samples: Tensor
-    grows = True
+    grows, rgb_skips = True, True
 
     def __init__(
         self,

@@ -139,6 +139,8 @@ def check_together(settings: TrainConfig, ranks: int = 1) -> None:
         for owner, network in networks.values():
             if not network.grows:
                 raise UsageError(f"--growing: {owner} has one size; it does not grow")
+    if settings.optim.freeze_d and settings.discriminator_kind == "projected":
+        raise UsageError("optim.freeze_d: the projected discriminator has a frozen backbone already; its heads train")
     for loss in settings.terms:
         LOSSES[loss].check(settings)
     if settings.text.conditioning == "sentence" and settings.text.layers:
