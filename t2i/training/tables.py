@@ -86,8 +86,8 @@ def in_use(flat: Mapping[str, Any], loss: str) -> bool:
 def unknown_settings(flat: Mapping[str, Any]) -> list[str]:
     """Names of settings that this version does not have."""
     networks = {which: options_of(network) for which, (_, network) in networks_of(flat).items()}
-    kinds = [get_architecture(name).generator for name in list_architectures()]
-    kinds += [get_discriminator(kind) for kind in list_discriminators()]
+    generators = [get_architecture(name).generator for name in list_architectures()]
+    kinds = [*generators, *(get_discriminator(kind) for kind in list_discriminators())]
     networks["both"] = {key: value for kind in kinds for key, value in options_of(kind).items()}
 
     def known(name: str) -> bool:
