@@ -33,8 +33,8 @@ from t2i.evaluation.variety import Variety
 LITE2, INCEPTION, CLIP = "lite2", "inception", "clip"
 # The names that --metrics takes, in reading order, with the network that each looks through.
 METRICS = {
-    "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "variety": LITE2, "attributes": None, "fid": INCEPTION,
-    "kid": INCEPTION, "clip": CLIP,
+    "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "variety": LITE2, "attributes": None,
+    "fid": INCEPTION, "kid": INCEPTION, "clip": CLIP,
 }  # fmt: skip
 # The scores between two sets: metric -> kind of statistic, name.
 BETWEEN_SETS = {

@@ -21,8 +21,8 @@ def matching_aware_penalty(logits: Tensor, images: Tensor, words: Tensor | None)
     """MA-GP, DF-GAN eq. 4, without its weight: ||[grad_x D ; grad_e D]||^6, on real matching pairs.
 
     logits [B] were computed from images [B, 3, R, R] and words [B, L, T], all in one graph. Returns [B]. e is the
-    standardised tokens (or sentence vector), which no weight scales: of a pooled condition the gradient falls to nothing
-    where the pooler's values grow and the head's weights shrink, and the logits stay as they are.
+    standardised tokens (or sentence vector), which no weight scales: of a pooled condition the gradient falls to
+    nothing where the pooler's values grow and the head's weights shrink, and the logits stay as they are.
 
     It is (sum of squares)^3, not sqrt(sum of squares)^6: the root has no finite gradient at zero, and a discriminator
     that is flat there would turn into NaN.

@@ -83,8 +83,12 @@ class AttentionPooler(nn.Module):
 
     text_layers: of the TokenMixer; with 0 tokens are only standardised. lr_multiplier: of the weights' steps.
     learns_mixer: False where the mixer is not trained here but copied from another pooler's.
-    standardise, mix: the two halves of read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such tokens -> [B, queries * query_width].
+    standardise, mix: the two halves of read. read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such
+    tokens -> [B, queries * query_width].
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -141,6 +145,9 @@ class SentencePooler(nn.Module):
     read: TextBatch -> TextBatch of one token, that vector, [B, 1, T]. pool: that -> [B, T].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, statistics: TextStatistics):
         super().__init__()
         self.read_width = self.out_width = statistics.token_mean.numel()
@@ -187,7 +194,8 @@ class Conditioning:
 
 
 @torch.no_grad()
-def sync_token_mixer(source: nn.Module, target: nn.Module) -> None:
+def sync_token_mixer(source: AttentionPooler | SentencePooler, target: AttentionPooler | SentencePooler) -> None:
     """Copy the weights of one pooler's token mixer into another's; poolers without one are left alone."""
-    if (learned := getattr(source, "mixer", None)) is not None:
-        torch._foreach_copy_(list(target.mixer.parameters()), list(learned.parameters()))
+    if isinstance(source, AttentionPooler) and source.mixer is not None:
+        assert isinstance(target, AttentionPooler) and target.mixer is not None
+        torch._foreach_copy_(list(target.mixer.parameters()), list(source.mixer.parameters()))

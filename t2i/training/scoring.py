@@ -25,7 +25,10 @@ SCORES = {
     "KD-lite2": "kd_lite2", "FD-lite2": "fd_lite2", "R-precision": "r_precision", "recall": "recall",
     "variety, features": "variety", "variety, pixels": "variety_pixels",
 }  # fmt: skip
-DISTANCES, JUDGED = ("kd", "fd", "prdc", "variety"), ("r-precision", "variety")  # metrics that need the same of the data
+DISTANCES, JUDGED = (
+    ("kd", "fd", "prdc", "variety"),
+    ("r-precision", "variety"),
+)  # metrics that need the same of the data
 
 
 def held_out(config: TrainConfig, dataset: PreparedDataset) -> PreparedDataset:
@@ -77,12 +80,13 @@ class Scoring:
         sampler = CaptionSampler(Sampler(generator, self.device, growth), generator.resolution, self._encode, sha256)
         values = self.evaluator.score(sampler).values()
         name = CHOICES[self.best_by]
-        value, before = values[name], self._best()
+        seen = description.training["images_seen"]
+        value, before = values[name], self._best(seen)
         best = before is None or (value < before if self.best_by in LOWER else value > before)
         if best:
             # Evaluating it on the same data, t2i evaluate says that the score is no held-out one any more.
             self.run.write_best({
-                "snapshot": description.training["images_seen"], "best_by": name, "score": value,
+                "snapshot": seen, "best_by": name, "score": value,
                 "chosen_on": self.evaluator.data.fingerprint,
             })  # fmt: skip
         return {column: values[name] for name, column in SCORES.items() if name in values}, best
@@ -91,9 +95,7 @@ class Scoring:
         self, data: PreparedDataset, train: PreparedDataset, config: TrainConfig, say: Callable[[str], None]
     ) -> Evaluator:
         def make(metrics: tuple[str, ...]) -> Evaluator:
-            return Evaluator(
-                data, train, Options(metrics, samples=config.eval.samples, device=str(self.device))
-            )
+            return Evaluator(data, train, Options(metrics, samples=config.eval.samples, device=str(self.device)))
 
         try:
             return make((*DISTANCES, "r-precision"))
@@ -104,11 +106,13 @@ class Scoring:
             say(f"{'R-precision' if lower else 'distances between sets'} left out: {error}")
             return evaluator
 
-    def _best(self) -> float | None:
+    def _best(self, images_seen: int) -> float | None:
         """The score of the best model so far; None where there is none by that score on these images."""
         best = self.run.read_best()
         if best is None or best.get("best_by") != CHOICES[self.best_by]:
             return None
+        if best.get("snapshot") == images_seen:
+            return None  # this one: the run was killed before it was saved
         if best.get("chosen_on") != self.evaluator.data.fingerprint:
             return None  # of other images: it says nothing of these
         value = best.get("score")

@@ -11,9 +11,11 @@ from t2i.config import (
     Layers,
     TrainConfig,
     check_needs,
+    check_value,
     flatten,
     option,
     read_toml,
+    type_of,
 )
 from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset
@@ -24,7 +26,7 @@ from t2i.presets import list_presets, preset_file, read_preset
 from t2i.training.begin_with import find_source
 from t2i.training.run import Run, find_data
 from t2i.training.schedule import Schedule
-from t2i.training.tables import check_losses, check_networks, check_together, complete
+from t2i.training.tables import check_losses, check_networks, check_together, complete, for_each_network
 
 WARM_UP = 0.25  # of a run, at the most, is a preset's warm-up: of its own length it is 3 to 16 %
 MAY_CHANGE = (
@@ -48,6 +50,9 @@ def new_settings(
     begun = source.settings(named, resolution) if source else {}
     path, preset = _find_preset({**begun, **named}, flags, config, device)
     settings, nearest = read_preset(path, resolution)
+    for name, value in settings.items():
+        if name in FIELDS:
+            check_value(f"preset {preset}: {name}", type_of(name), value, FIELDS[name].metadata)
     arch = str(named.get("arch", settings.get("arch", TrainConfig.arch)))
     if "schedule.stages" in settings:
         settings["schedule.stages"] = _stages_beside(named, settings["schedule.stages"])
@@ -55,12 +60,13 @@ def new_settings(
     layers.add(f"preset {preset}", {**settings, "arch": arch, "preset": preset})
     kimg = named.get("schedule.kimg")
     layers.add(f"preset {preset}, for a run of {kimg} kimg", _shortened(named, settings))
-    layers.add(f"begins with {named.get('begin_with')}", begun)
+    layers.add(f"begins with {named.get('begin_with')}", {n: value for n, value in begun.items() if n != "preset"})
     layers.add(str(config), {name: value for name, value in file.items() if name != "preset"})
     layers.add(COMMAND_LINE, {name: value for name, value in flags.items() if name != "preset"})
     if layers.values.get("text.encoder") == "transformer" and "loss.contrastive.weight" not in layers.values:
         layers.add("a trained text encoder needs it", {"loss.contrastive.weight": 1.0})
     check_networks(layers, named)
+    layers.add(str(config), for_each_network(layers.values, file))
     check_losses(layers, named)
     layers.values = complete(layers.values)
     resolved = layers.build()
@@ -123,7 +129,7 @@ def _give_way(settings: dict[str, Any], named: Mapping[str, Any]) -> None:
         settings.pop("loss.penalty.every", None)
         if named.get("loss.adversarial.kind") == "wgan-gp":
             settings["loss.penalty.kind"] = "wgan-gp"
-        elif settings["loss.penalty.kind"] == "wgan-gp":
+        elif settings.get("loss.penalty.kind") == "wgan-gp":
             settings["loss.penalty.kind"] = "r1"
 
 
@@ -136,7 +142,7 @@ def _shortened(named: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[st
     if not isinstance(kimg, int | float) or kimg <= 0:
         return {}
     warm_up, grow = "schedule.warm_up_kimg", "schedule.grow_kimg"
-    found = {}
+    found: dict[str, float] = {}
     begins = {name: settings[name] for name in (warm_up, grow) if name in settings and name not in named}
     if not named.get("schedule.growing", settings.get("schedule.growing")):
         begins.pop(grow, None)

@@ -11,7 +11,7 @@ from torch import nn
 from t2i.config import setting
 from t2i.losses.base import Term
 from t2i.losses.registry import TERMS
-from t2i.training import loop, tables
+from t2i.training import loop
 from t2i.training.loop import train
 
 
@@ -41,14 +41,12 @@ class Brightness(Term):
     def _loss(self, seen, column, told, images):
         losses = (told - images.mean((1, 2, 3))).abs() ** self.settings.power
         seen.log(column, losses)
-        return losses
+        return self.weight * losses
 
 
 @pytest.fixture
 def registered(monkeypatch):
     monkeypatch.setitem(TERMS, "brightness", Brightness)
-    monkeypatch.setitem(tables.LOSSES, "brightness", Brightness)
-    monkeypatch.setitem(tables.SWITCHES, "brightness", "weight")
     monkeypatch.setattr(loop, "COLUMNS", (*loop.COLUMNS, *Brightness.columns))
 
 
