@@ -15,8 +15,8 @@ import torch
 from script import run_script
 
 from t2i.data.prepared import PreparedDataset, find_validation
-from t2i.evaluation.sampler import CHUNK, CaptionSampler
 from t2i.evaluation.protocol import Evaluator, Options
+from t2i.evaluation.sampler import CHUNK, CaptionSampler
 from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch, sentence_vector
 

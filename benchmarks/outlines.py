@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from script import run_script
+from t2i.training.state import TrainingState
 from variants import settings_of
 
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import SHAPES, draw, evaluation_scenes
-from t2i.training.state import TrainingState
 from t2i.training.text import PreparedText
 
 CPU = torch.device("cpu")

@@ -22,8 +22,8 @@ from variants import settings_of
 from t2i import TextToImagePipeline
 from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.device import pick_device
-from t2i.evaluation.sampler import CaptionSampler
 from t2i.evaluation.protocol import Evaluator, Options
+from t2i.evaluation.sampler import CaptionSampler
 from t2i.training.loop import train
 from t2i.training.run import Run
 

@@ -28,6 +28,8 @@ from typing import Any
 
 import torch
 from script import run_script
+from t2i.training.growth import Schedule
+from t2i.training.state import TrainingState
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from variants import settings_of
@@ -38,11 +40,9 @@ from t2i.data.prepared import PreparedDataset
 from t2i.device import pick_device
 from t2i.models.growing import real_at
 from t2i.training.distributed import ALONE
-from t2i.training.growth import Schedule
 from t2i.training.loading import BatchLoader, resident_pictures
 from t2i.training.memory import keep_freed_memory
 from t2i.training.randomness import StepRandom
-from t2i.training.state import TrainingState
 from t2i.training.text import make_text
 
 

@@ -10,11 +10,11 @@ import tomllib
 from typing import Any
 
 import torch
+from t2i.training.setup import new_settings
 
 from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.models import get_architecture
-from t2i.training.setup import new_settings
 
 
 def settings_of(text: str, data: PreparedDataset, device: torch.device, **ours: Any) -> tuple[str, TrainConfig]:

@@ -1,5 +1,7 @@
 """Runs of a few steps, and what they leave behind."""
 
+import json
+
 import pytest
 import torch
 
@@ -9,9 +11,14 @@ from t2i.models import list_architectures
 from t2i.presets import preset_file, read_preset
 from t2i.tensors import load_tensors
 from t2i.training.checkpoint import list_checkpoints, part_file
+from t2i.training.loading import BatchLoader
 from t2i.training.loop import train
+from t2i.training.randomness import StepRandom
 from t2i.training.run import Run
+from t2i.training.schedule import Schedule
 from t2i.training.tables import config_from
+from t2i.training.text import PreparedText
+from t2i.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 # For what differs little from one to the next: one architecture in the quick suite, all of them in the slow one.
@@ -49,6 +56,8 @@ def config(arch="dfgan", **changes):
         "schedule.stages": STAGES if grows(arch) else [], **smallest(arch),
     }  # fmt: skip
     changes = rename_settings(flatten({name.replace("__", "."): value for name, value in changes.items()}))
+    if changes.get("model.discriminator.kind", arch) != arch:  # the options are of the architecture's own
+        settings = {name: value for name, value in settings.items() if not name.startswith("model.discriminator.")}
     return config_from({**settings, **changes})
 
 
@@ -58,9 +67,14 @@ def start(settings, data, root, **how):
     return run, train(settings, data, run, CPU, **how)
 
 
-def final_tensors(run):
-    """Part -> its tensors, of the last checkpoint; the averages too."""
-    folder = list_checkpoints(run.checkpoints)[-1]
+def logged(run):
+    """The lines of its metrics.jsonl."""
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_tensors(run, folder=None):
+    """Part -> its tensors, of the last checkpoint, or of another; the averages too."""
+    folder = folder or list_checkpoints(run.checkpoints)[-1]
     found = {file.stem: load_tensors(file) for file in folder.glob("*.safetensors")}
     found["ema"] = load_tensors(part_file(folder, "ema"))
     if (encoder := part_file(folder, "text_encoder_ema")).is_file():
@@ -74,3 +88,30 @@ def assert_same_bits(first, second):
         assert first[name].keys() == second[name].keys()
         for key in first[name]:
             assert torch.equal(first[name][key], second[name][key]), f"{name}: {key}"
+
+
+# ---- without a run ----
+
+
+def new_trainer(data, arch="dfgan", **changes):
+    """One that has taken no step; changes: of `config`."""
+    return Trainer(config(arch, **changes), data.resolution, PreparedText(data), CPU)
+
+
+def first_batch(data, count=8, text=None, **how):
+    """The images that a run begins with. how: as BatchLoader takes it."""
+    loader = BatchLoader(data, text or PreparedText(data), 0, "cpu", **how)
+    batch = loader.load(0, count)
+    loader.close()
+    return batch
+
+
+def plan_of(settings, images_seen, resolution=16):
+    return Schedule(settings, resolution).plan(images_seen)
+
+
+def take_step(trainer, batch, number=0):
+    """The number-th step of a run, on this batch."""
+    images_seen = number * len(batch)
+    plan = plan_of(trainer.config, images_seen, trainer.resolution)
+    trainer.step(plan, batch, StepRandom(trainer.config.run.seed, images_seen, len(batch)))

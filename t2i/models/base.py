@@ -23,6 +23,7 @@ class Generator(nn.Module):
     """Noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]: pool, then synthesis.
 
     resolution: fully grown. rgb_resolutions: those that it can draw at; growth: where it stands if a call does not say.
+    rgb_skips: its image is a sum over resolutions.
     """
 
     z_dim: int
@@ -31,6 +32,7 @@ class Generator(nn.Module):
     rgb_resolutions: Sequence[int]
     growth: Growth
     grows: ClassVar[bool] = False
+    rgb_skips: ClassVar[bool] = False
 
     def pool(self, text: TextBatch) -> Tensor:
         """TextBatch -> condition [B, E], in which two prompts can be mixed."""
@@ -70,9 +72,11 @@ class Discriminator(nn.Module):
 
     group: images of a micro-batch that it compares with each other; 1 where it judges each alone.
     blocks_from_image: its blocks, the first one nearest to the image; fine-tuning may freeze some.
+    growth: where one that grows stands if a call does not say.
     """
 
     pooler: AttentionPooler | SentencePooler
+    growth: Growth
     grows: ClassVar[bool] = False
     group: ClassVar[int] = 1
 

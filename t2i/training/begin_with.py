@@ -1,17 +1,19 @@
 """--begin-with: a new run with the networks of another run, of one of its snapshots, or of a model."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError, UserError
 from t2i.files import read_json
 from t2i.models import get_architecture
+from t2i.models.base import Generator
 from t2i.models.find import MODEL, find_model, is_run
 from t2i.models.folder import ModelDescription, load_model
 from t2i.models.growing import Growth, growth_at
@@ -58,14 +60,25 @@ class Source:
             found["preset"] = theirs.preset
         if theirs is None or Schedule(theirs, model.resolution).discriminator_trained(seen):
             found |= {"schedule.warm_up_kimg": 0.0, "schedule.blur_kimg": 0.0}
-        grown = growth_at(model.growth, model.rgb_resolutions) if model.growth else Growth(model.resolution)
         if self.checkpoint is not None and theirs is not None and model.resolution == resolution:
             kind = theirs.discriminator_kind
             options = {f"model.discriminator.{name}": value for name, value in theirs.discriminator.items()}
             found |= {"model.discriminator.kind": kind, **options}
-        if get_architecture(model.architecture).generator.grows and grown.resolution >= resolution and not grown.fades:
-            found["schedule.growing"] = False
-        return found
+        return found | self._growing(model, resolution)
+
+    def _growing(self, model: ModelDescription, resolution: int) -> dict[str, Any]:
+        """How the new run grows, where that is not left to the preset."""
+        network, growth = get_architecture(model.architecture).generator, growth_of(model)
+        if not network.grows:
+            return {}
+        grown = not growth.fades and growth.resolution >= min(resolution, model.resolution)
+        if grown and (network.rgb_skips or growth.resolution >= resolution):
+            return {"schedule.growing": False}
+        if network.rgb_skips:
+            return {}
+        # A new resolution fades in: all of the image is drawn by the last one.
+        side = growth.resolution // 2 if growth.fades else growth.resolution
+        return {"schedule.growing": True, "schedule.stages": [{"resolution": min(side, resolution), "share": 1.0}]}
 
     def check(self, settings: TrainConfig, dataset: PreparedDataset) -> None:
         """Do they go together? Raises UsageError or UserError, one line."""
@@ -90,11 +103,18 @@ class Source:
                 f"{dataset.path} was prepared with another text encoder than {self.name} was trained with; "
                 "prepare it with that one"
             )
-        if model.resolution != dataset.resolution and not get_architecture(settings.arch).generator.grows:
+        network = get_architecture(settings.arch).generator
+        if model.resolution != dataset.resolution and not network.grows:
             raise UsageError(
                 f"--begin-with {self.name}: {settings.arch} at {model.resolution} px cannot begin a run at "
                 f"{dataset.resolution} px: its blocks are those of one size"
             )
+        if network.grows and not network.rgb_skips:
+            first = Schedule(settings, dataset.resolution).resolutions[0]
+            drawn = [side for side in sides_of(model) if side <= growth_of(model).resolution]
+            if first not in drawn:
+                listed = ", ".join(map(str, drawn))
+                raise UsageError(f"--begin-with {self.name}: it draws at {listed} px, and the run begins at {first} px")
 
 
 def find_source(name: str) -> Source:
@@ -114,9 +134,20 @@ def find_source(name: str) -> Source:
     return Source(name, model, folder if whole else None, owner if inside else None)
 
 
-def transfer(tensors: Mapping[str, Tensor], network: nn.Module, name: str) -> None:
-    """Fill a generator from one of another resolution: upper blocks that it lacks are left out, new ones begin silent,
-    so that it draws what the other one does, resized. Raises UserError, one line, where shapes differ.
+def sides_of(model: ModelDescription) -> list[int]:
+    """The resolutions that a model has a ToRGB for."""
+    return sorted({*model.rgb_resolutions, model.resolution})
+
+
+def growth_of(model: ModelDescription) -> Growth:
+    """Where a model stands."""
+    return growth_at(model.growth, sides_of(model))
+
+
+def transfer(tensors: Mapping[str, Tensor], network: Generator, name: str) -> None:
+    """Fill a generator from one of another resolution: upper blocks that it lacks are left out. New ones are silent
+    where there are RGB skips, so that it draws what the other one does, resized; elsewhere they must fade in.
+    Raises UserError, one line, where shapes differ.
     """
     wanted = network.state_dict()
     filled = {}
@@ -127,14 +158,11 @@ def transfer(tensors: Mapping[str, Tensor], network: nn.Module, name: str) -> No
                     f"--begin-with {name}: {key} is {tuple(tensors[key].shape)} there and {tuple(value.shape)} here"
                 )
             filled[key] = tensors[key]
-        elif key.startswith("to_rgb.") and key.endswith((".conv.weight", ".bias")) and ".style." not in key:
+        elif network.rgb_skips and re.fullmatch(r"to_rgb\.\d+\.(conv\.weight|bias)", key):
             filled[key] = value.new_zeros(value.shape)  # a new resolution's image, which is added to the others
         else:
             filled[key] = value
     network.load_state_dict(filled)
-
-
-Say = Callable[[str], None]
 
 
 def read_state(source: Source) -> dict[str, Any]:

@@ -96,6 +96,8 @@ class StepGraphs:
         """The kind of this step, filled with its batch and numbers: once for all phases of a step."""
         if self._current is not None and self._current[0] is plan:
             return self._current[1]
+        if self._current is not None and self._current[0].blur_radius != plan.blur_radius:
+            self.clear()  # a blur that wide does not come again
         batch = padded(batch, rows, self._longest)
         key = plan.graph_key, batch.images.shape, batch.captions.tokens.shape, batch.wrong.shape
         if key not in self._kinds:

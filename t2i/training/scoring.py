@@ -76,12 +76,13 @@ class Scoring:
         sampler = CaptionSampler(Sampler(generator, self.device, growth), generator.resolution, self._encode, sha256)
         values = self.evaluator.score(sampler).values()
         name, _ = SCORES[self.best_by]
-        value, before = values[name], self._best()
+        seen = description.training["images_seen"]
+        value, before = values[name], self._best(seen)
         best = before is None or (value < before if self.best_by in DISTANCES else value > before)
         if best:
             # Evaluating it on the same data, t2i evaluate says that the score is no held-out one any more.
             self.run.write_best({
-                "snapshot": description.training["images_seen"], "best_by": name, "score": value,
+                "snapshot": seen, "best_by": name, "score": value,
                 "chosen_on": self.evaluator.data.fingerprint,
             })  # fmt: skip
         return {column: values[name] for name, column in SCORES.values() if name in values}, best
@@ -89,22 +90,25 @@ class Scoring:
     def _evaluator(
         self, data: PreparedDataset, train: PreparedDataset, config: TrainConfig, say: Callable[[str], None]
     ) -> Evaluator:
-        options = {"samples": config.eval.samples, "device": str(self.device)}
+        samples, device = config.eval.samples, str(self.device)
         try:
-            return Evaluator(data, train, Options(tuple(SCORES), **options))
+            return Evaluator(data, train, Options(tuple(SCORES), samples=samples, device=device))
         except UserError as error:
             # Too few captions for R-precision must not cost the distances, nor too few pictures R-precision.
             kind = self.best_by in DISTANCES
-            evaluator = Evaluator(data, train, Options(tuple(n for n in SCORES if (n in DISTANCES) == kind), **options))
+            names = tuple(n for n in SCORES if (n in DISTANCES) == kind)
+            evaluator = Evaluator(data, train, Options(names, samples=samples, device=device))
             others = ", ".join(SCORES[name][0] for name in SCORES if (name in DISTANCES) != kind)
             say(f"{others} left out: {error}")
             return evaluator
 
-    def _best(self) -> float | None:
+    def _best(self, images_seen: int) -> float | None:
         """The score of the best model so far; None where there is none by that score on these images."""
         best = self.run.read_best()
         if best is None or best.get("best_by") != SCORES[self.best_by][0]:
             return None
+        if best.get("snapshot") == images_seen:
+            return None  # this one: the run was killed before it was saved
         if best.get("chosen_on") != self.evaluator.data.fingerprint:
             return None  # of other images: it says nothing of these
         value = best.get("score")

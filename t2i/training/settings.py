@@ -61,7 +61,7 @@ def new_settings(
     layers.add(f"preset {preset}", {**settings, "arch": arch, "preset": preset})
     kimg = named.get("schedule.kimg")
     layers.add(f"preset {preset}, for a run of {kimg} kimg", _shortened(named, settings))
-    layers.add(f"begins with {named.get('begin_with')}", begun)
+    layers.add(f"begins with {named.get('begin_with')}", {n: value for n, value in begun.items() if n != "preset"})
     layers.add(str(config), {name: value for name, value in file.items() if name != "preset"})
     layers.add(COMMAND_LINE, {name: value for name, value in flags.items() if name != "preset"})
     if layers.values.get("text.encoder") == "transformer" and "loss.contrastive.weight" not in layers.values:

@@ -86,8 +86,8 @@ def in_use(flat: Mapping[str, Any], loss: str) -> bool:
 def unknown_settings(flat: Mapping[str, Any]) -> list[str]:
     """Names of settings that this version does not have."""
     networks = {which: options_of(network) for which, (_, network) in networks_of(flat).items()}
-    kinds = [get_architecture(name).generator for name in list_architectures()]
-    kinds += [get_discriminator(kind) for kind in list_discriminators()]
+    generators = [get_architecture(name).generator for name in list_architectures()]
+    kinds = [*generators, *(get_discriminator(kind) for kind in list_discriminators())]
     networks["both"] = {key: value for kind in kinds for key, value in options_of(kind).items()}
 
     def known(name: str) -> bool:
@@ -126,6 +126,7 @@ def complete(flat: Mapping[str, Any]) -> dict[str, Any]:
     for loss, kind in LOSSES.items():
         if in_use(flat, loss):
             for field in dataclasses.fields(kind.Settings):
+                assert field.default is not dataclasses.MISSING
                 name = f"loss.{loss}.{field.name}"
                 found[name] = type(field.default)(flat.get(name, field.default))
     return found
@@ -138,6 +139,8 @@ def check_together(settings: TrainConfig, ranks: int = 1) -> None:
         for owner, network in networks.values():
             if not network.grows:
                 raise UsageError(f"--growing: {owner} has one size; it does not grow")
+    if settings.optim.freeze_d and settings.discriminator_kind == "projected":
+        raise UsageError("optim.freeze_d: the projected discriminator has a frozen backbone already; its heads train")
     for loss in settings.terms:
         LOSSES[loss].check(settings)
     if settings.text.conditioning == "sentence" and settings.text.layers:

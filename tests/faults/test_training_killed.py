@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+from t2i.training.state import TrainingState
 
 from t2i.config import validate
 from t2i.models import get_architecture, list_architectures
@@ -19,7 +20,6 @@ from t2i.training import loop
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.loop import train
 from t2i.training.run import Run
-from t2i.training.state import TrainingState
 
 CPU = torch.device("cpu")
 ENCODER = {"vocabulary": 300, "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from short_runs import CPU, config
+from t2i.training.state import TrainingState
 
 from t2i.cli.progress import describe, describe_briefly
 from t2i.training.collapse import CollapseWatch
@@ -13,7 +14,6 @@ from t2i.training.distributed import ALONE
 from t2i.training.loading import BatchLoader
 from t2i.training.loop import Status
 from t2i.training.randomness import StepRandom
-from t2i.training.state import TrainingState
 from t2i.training.statistics import Statistics, watch_collapse
 from t2i.training.text import PreparedText
 

@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import torch
 from short_runs import CPU, config, start
+from t2i.training.finite import NotFinite
+from t2i.training.state import TrainingState
 
 from t2i.errors import UserError
 from t2i.training.checkpoint import newest_checkpoint
 from t2i.training.distributed import ALONE
-from t2i.training.finite import NotFinite
 from t2i.training.loading import BatchLoader
 from t2i.training.randomness import StepRandom
-from t2i.training.state import TrainingState
 from t2i.training.text import PreparedText
 
 FP16 = {"precision": "fp16", "batch": 4}

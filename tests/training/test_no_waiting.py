@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import torch
 from short_runs import CPU, config
+from t2i.training.finite import NotFinite
+from t2i.training.state import TrainingState
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2i.models import list_architectures
 from t2i.training.distributed import ALONE
-from t2i.training.finite import NotFinite
 from t2i.training.loading import BatchLoader, gather_pictures
 from t2i.training.randomness import StepRandom
-from t2i.training.state import TrainingState
 from t2i.training.text import PreparedText
 
 ASKS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique", "equal")

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 from short_runs import CPU, config, start
+from t2i.training.objective import GANObjective
 
 from t2i.errors import UserError
 from t2i.models import get_architecture
 from t2i.training.loop import train
-from t2i.training.objective import GANObjective
 from t2i.training.run import Run, find_runs
 
 SMALLEST = get_architecture("stylegan2").smallest

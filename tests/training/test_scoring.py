@@ -1,11 +1,10 @@
 """Scores while a run trains: they are there, they cost the training nothing, and the best model is the best."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from short_runs import CPU, ONE_QUICKLY, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
+from short_runs import CPU, ONE_QUICKLY, SMALL_ENCODER, assert_same_bits, config, final_tensors, logged, start
 
 from t2i import TextToImagePipeline
 from t2i.data.prepare import PrepareOptions, prepare
@@ -14,12 +13,15 @@ from t2i.data.shapes import ShapesSource
 from t2i.errors import UserError
 from t2i.evaluation import protocol
 from t2i.evaluation.sampler import CaptionSampler
+from t2i.models.find import best_in_run, find_model
 from t2i.models.folder import load_model
 from t2i.training import scoring
+from t2i.training.checkpoint import save_checkpoint
 from t2i.training.loop import train
+from t2i.training.run import Run
 from t2i.training.scoring import COLUMNS, Scoring
 
-SCORED = {"eval_every": 16, "eval_samples": 100}
+SCORED = {"eval.every": 16, "eval.samples": 100}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,14 +44,14 @@ def data(tmp_path_factory, hash_encoder) -> PreparedDataset:
     return PreparedDataset(root / "shapes-train-16")
 
 
-def lines(run):
-    return [json.loads(line) for line in open(run.folder / "metrics.jsonl")]
+def load_best(run):
+    return load_model(find_model(f"{run.folder}@best"))
 
 
 @pytest.mark.parametrize("arch", ONE_QUICKLY)
 @pytest.mark.parametrize(
     "text",
-    [{}, pytest.param({"text_encoder": "transformer", "encoder": SMALL_ENCODER}, marks=pytest.mark.slow)],
+    [{}, pytest.param({"text.encoder": "transformer", "text.transformer": SMALL_ENCODER}, marks=pytest.mark.slow)],
     ids=["", "trained"],
 )
 def test_scores_are_logged_once_grown_up_and_change_no_bit_of_the_run(arch, text, data, tmp_path):
@@ -58,36 +60,34 @@ def test_scores_are_logged_once_grown_up_and_change_no_bit_of_the_run(arch, text
     plain, _ = start(config(arch, **text), data, tmp_path / "plain")
     assert_same_bits(final_tensors(scored), final_tensors(plain))
 
-    with_scores = [line for line in lines(scored) if "kd_lite2" in line]
+    with_scores = [line for line in logged(scored) if "kd_lite2" in line]
     assert all(line["resolution"] == 16 for line in with_scores)
     expected = [
-        line["images_seen"] for line in lines(scored) if line["images_seen"] % 16 == 0 and line["resolution"] == 16
+        line["images_seen"] for line in logged(scored) if line["images_seen"] % 16 == 0 and line["resolution"] == 16
     ]
     assert [line["images_seen"] for line in with_scores] == expected != []
     assert all(set(COLUMNS) <= set(line) for line in with_scores)
     assert "kd_lite2" in (scored.folder / "metrics.csv").read_text().splitlines()[0]
     assert any("100 samples against 120 pictures" in line and "best by KD-lite2" in line for line in said)
 
-    # best/ holds the model of the lowest score, and draws.
+    # RUN@best is the model of the lowest score, and draws.
     best = min(with_scores, key=lambda line: line["kd_lite2"])
-    _, description, _ = load_model(scored.best)
-    assert description.training["best_by"] == "KD-lite2"
-    assert description.training["chosen_on"] == PreparedDataset(data.path.parent / "shapes-val-16").fingerprint
-    assert (description.training["score"], description.training["images_seen"]) == (
-        pytest.approx(best["kd_lite2"]),
-        best["images_seen"],
-    )
+    assert scored.read_best() == {
+        "snapshot": best["images_seen"], "best_by": "KD-lite2", "score": best["kd_lite2"],
+        "chosen_on": PreparedDataset(data.path.parent / "shapes-val-16").fingerprint,
+    }  # fmt: skip
+    assert load_best(scored)[1].training["images_seen"] == best["images_seen"]
 
 
 def test_the_score_in_training_is_that_of_the_model_it_saves(data, tmp_path, hash_encoder, monkeypatch):
-    """What `t2i evaluate` says of the last model: the same pictures, the same number."""
+    """What `t2i evaluate` says of the last model: the same images, the same number."""
     settings = config(**SCORED)
     run, _ = start(settings, data, tmp_path)
     monkeypatch.setattr("t2i.pipeline.load_encoder", lambda *a, **k: hash_encoder)
     sampler = CaptionSampler.of_pipeline(TextToImagePipeline.from_pretrained(run.model, "cpu"))
     validation = PreparedDataset(data.path.parent / "shapes-val-16")
     values = protocol.score(sampler, validation, data, metrics=("kd", "r-precision"), samples=100)
-    last = lines(run)[-1]
+    last = logged(run)[-1]
     assert values["KD-lite2"] == pytest.approx(last["kd_lite2"], rel=1e-5)
     assert values["R-precision"] == last["r_precision"]
 
@@ -98,12 +98,29 @@ def test_a_resumed_run_keeps_the_best_and_scores_as_if_it_had_never_stopped(data
     asked = iter([False, False, False, True])
     run, outcome = start(settings, data, tmp_path / "parts", stop=lambda: next(asked))
     assert outcome.images_seen == 24
-    before = [line["kd_lite2"] for line in lines(run) if "kd_lite2" in line]
+    before = [line["kd_lite2"] for line in logged(run) if "kd_lite2" in line]
     assert len(before) == 1  # at 16; a signal waits for no score
     train(settings, data, run, CPU, resume=True)
-    pick = [{key: line.get(key) for key in ("images_seen", *COLUMNS)} for line in lines(whole)]
-    assert [{key: line.get(key) for key in ("images_seen", *COLUMNS)} for line in lines(run)] == pick
-    assert load_model(run.best)[2] == load_model(whole.best)[2]
+    pick = [{key: line.get(key) for key in ("images_seen", *COLUMNS)} for line in logged(whole)]
+    assert [{key: line.get(key) for key in ("images_seen", *COLUMNS)} for line in logged(run)] == pick
+    assert run.read_best() == whole.read_best()
+    assert load_best(run)[2] == load_best(whole)[2]
+
+
+def give_scores(monkeypatch, data, name, values):
+    """Has each snapshot the next of these scores."""
+    given = iter(values)
+
+    class Given:
+        samples, data = 100, None
+
+        def __init__(self, *_):
+            self.data = data
+
+        def score(self, sampler):
+            return protocol.Report([protocol.Score(name, next(given), "", "", "", 100)], {})
+
+    monkeypatch.setattr(scoring, "Evaluator", Given)
 
 
 @pytest.mark.parametrize(
@@ -112,31 +129,50 @@ def test_a_resumed_run_keeps_the_best_and_scores_as_if_it_had_never_stopped(data
 )
 def test_best_is_chosen_by_the_score_that_was_named(best_by, values, kept, data, tmp_path, monkeypatch):
     name, column = scoring.SCORES[best_by]
-    given = iter(values)
-
-    class Given:
-        def __init__(self, *_):
-            self.samples = 100
-            self.data = data
-
-        def score(self, sampler):
-            return protocol.Report([protocol.Score(name, next(given), "", "", "", 100)], {})
-
-    monkeypatch.setattr(scoring, "Evaluator", Given)
-    run, _ = start(config(best_by=best_by, **SCORED), data, tmp_path)
-    assert [line[column] for line in lines(run) if column in line] == values
-    assert load_model(run.best)[1].training["images_seen"] == kept
+    give_scores(monkeypatch, data, name, values)
+    run, _ = start(config(**SCORED, **{"eval.best_by": best_by}), data, tmp_path)
+    assert [line[column] for line in logged(run) if column in line] == values
+    assert load_best(run)[1].training["images_seen"] == kept
 
 
-def test_a_score_on_other_pictures_is_not_compared_with(data, tmp_path, monkeypatch):
+def test_the_best_is_a_snapshot_of_its_own_and_stays(data, tmp_path, monkeypatch):
+    """Scored between two snapshots; of the others only two may stay."""
+    give_scores(monkeypatch, data, "KD-lite2", [0.3, 0.1, *[0.5] * 10])
+    often = {"eval.every": 8, "run.snapshot_kimg": 0.024, "run.keep_snapshots": 2, "schedule.kimg": 0.096}
+    run, _ = start(config(**{**SCORED, **often}), data, tmp_path)
+    assert load_best(run)[1].training["images_seen"] == 16
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["000000016", "000000072", "000000096"]
+    assert [path.name for path in (run.checkpoints / "000000016").iterdir()] == ["model"]
+
+
+def test_killed_between_a_score_and_its_snapshot_the_best_is_scored_again(data, tmp_path, monkeypatch):
+    often = config(**{**SCORED, "eval.every": 8, "run.snapshot_kimg": 1.0})
+    give_scores(monkeypatch, data, "KD-lite2", [0.3, 0.2, 0.1])
+
+    def killed(*given, **how):
+        if given[1]["images_seen"] == 24:
+            raise KeyboardInterrupt
+        return save_checkpoint(*given, **how)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("t2i.training.snapshots.save_checkpoint", killed)
+        start(often, data, tmp_path)
+    run = Run(next(tmp_path.iterdir()))
+    assert (run.read_best()["snapshot"], best_in_run(run.folder)) == (24, None)
+    give_scores(monkeypatch, data, "KD-lite2", [0.1, 0.5, 0.5, 0.5])
+    train(often, data, run, CPU, resume=True)
+    assert load_best(run)[1].training["images_seen"] == 24
+
+
+def test_a_score_on_other_images_is_not_compared_with(data, tmp_path, monkeypatch):
     """A newer validation split lies beside the training data when the run goes on."""
     run, _ = start(config(**SCORED), data, tmp_path)
     best = Scoring.__new__(Scoring)
     best.best_by, best.run = "kd", run
-    best.evaluator = SimpleNamespace(data=SimpleNamespace(fingerprint=load_model(run.best)[1].training["chosen_on"]))
-    assert best._best() == load_model(run.best)[1].training["score"]
+    best.evaluator = SimpleNamespace(data=SimpleNamespace(fingerprint=run.read_best()["chosen_on"]))
+    assert best._best(8) == run.read_best()["score"]
     best.evaluator.data.fingerprint = "0" * 64
-    assert best._best() is None
+    assert best._best(8) is None
 
 
 def test_what_cannot_be_scored_is_said_before_the_first_step(data, shapes_data, tmp_path, hash_encoder, monkeypatch):
@@ -145,12 +181,12 @@ def test_what_cannot_be_scored_is_said_before_the_first_step(data, shapes_data, 
     few = tmp_path / "few"
     prepare(ShapesSource(50, "val"), few, hash_encoder, PrepareOptions(resolution=16, workers=1))
     with pytest.raises(UserError, match="too few for a distance between sets"):
-        start(config(**SCORED, eval_data=str(few)), data, tmp_path / "b")
+        start(config(**SCORED, eval__data=str(few)), data, tmp_path / "b")
     monkeypatch.setattr(type(hash_encoder), "sha256", "1" * 64)
     other = tmp_path / "other"
     prepare(ShapesSource(120, "val"), other, hash_encoder, PrepareOptions(resolution=16, workers=1))
     with pytest.raises(UserError, match="another text encoder"):
-        start(config(**SCORED, eval_data=str(other)), data, tmp_path / "c")
+        start(config(**SCORED, eval__data=str(other)), data, tmp_path / "c")
 
 
 def test_without_a_validation_split_no_run_folder_is_made(minilm_data, tmp_path, capfd):
@@ -162,11 +198,11 @@ def test_without_a_validation_split_no_run_folder_is_made(minilm_data, tmp_path,
     assert not (tmp_path / "runs").exists()
 
 
-def test_too_few_pictures_for_a_matcher_leave_the_distances(data, tmp_path, hash_encoder):
+def test_too_few_images_for_a_matcher_leave_the_distances(data, tmp_path, hash_encoder):
     small = tmp_path / "data" / "shapes-train-16"
     prepare(ShapesSource(100), small, hash_encoder, PrepareOptions(resolution=16, workers=1))
     said = []
     validation = str(data.path.parent / "shapes-val-16")
-    run, _ = start(config(**SCORED, eval_data=validation), PreparedDataset(small), tmp_path / "run", say=said.append)
+    run, _ = start(config(**SCORED, eval__data=validation), PreparedDataset(small), tmp_path / "run", say=said.append)
     assert any(line.startswith("R-precision left out: ") for line in said)
-    assert "kd_lite2" in lines(run)[-1] and "r_precision" not in lines(run)[-1]
+    assert "kd_lite2" in logged(run)[-1] and "r_precision" not in logged(run)[-1]

@@ -2,11 +2,11 @@
 
 import pytest
 from short_runs import assert_same_bits, config, final_tensors, start
+from t2i.training.drawing import Drawer
+from t2i.training.objective import GANObjective
 
 from t2i.models import get_architecture, list_architectures
 from t2i.models.projected import ProjectedDiscriminator
-from t2i.training.drawing import Drawer
-from t2i.training.objective import GANObjective
 
 
 @pytest.mark.parametrize("arch", list_architectures())

@@ -2,27 +2,39 @@
 
 import dataclasses
 import itertools
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, start
+from short_runs import (
+    CPU,
+    SMALL_ENCODER,
+    assert_same_bits,
+    config,
+    final_tensors,
+    first_batch,
+    logged,
+    new_trainer,
+    plan_of,
+    start,
+)
 
 from t2i.errors import UserError
 from t2i.models import list_architectures
 from t2i.tensors import load_tensors
-from t2i.training import loop
-from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, save_checkpoint, unpack, verify
+from t2i.training import progress
+from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, pack, unpack
 from t2i.training.collapse import CollapseWatch
 from t2i.training.ema import EMA
-from t2i.training.finite import GradientCheck, NotFinite
 from t2i.training.loading import BatchLoader, to_device
 from t2i.training.loop import train
+from t2i.training.nan_guard import NanGuard, NotFinite
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run, find_runs
-from t2i.training.state import TrainingState
+from t2i.training.statistics import Statistics
+from t2i.training.step import discriminator_loss
 from t2i.training.text import PreparedText
+from t2i.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("arch", list_architectures())
@@ -30,15 +42,17 @@ from t2i.training.text import PreparedText
     "changes",
     [
         {},
-        {"accumulate": 2, "penalty_every": 3, "mismatches": 3, "diversity": 4.0},
-        {"shared_fakes": True, "diversity": 4.0, "likeness": 2.0, "nearest_of": 2},
-        {"shared_fakes": True, "pretrain_kimg": 0.01, "likeness": 2.0, "noise_kl": 0.01, "accumulate": 2},
-        {"contrastive": 1.0, "places": True, "accumulate": 2},
-        {"pretrain_kimg": 0.03, "accumulate": 2},
-        {"text_encoder": "transformer", "encoder": SMALL_ENCODER, "mismatches": 2},
+        {"optim.accumulate": 2, "loss": {"penalty.every": 3, "adversarial.mismatches": 3, "diversity.weight": 4.0}},
+        {"loss": {"adversarial.shared_fakes": True, "diversity.weight": 4.0, "reconstruction.weight": 2.0,
+                  "imle.latents": 2}},
+        {"schedule.warm_up_kimg": 0.01, "optim.accumulate": 2,
+         "loss": {"adversarial.shared_fakes": True, "reconstruction.weight": 2.0, "posterior.weight": 0.01}},
+        {"optim.accumulate": 2, "loss": {"contrastive.weight": 1.0, "word_region.weight": 1.0}},
+        {"schedule.warm_up_kimg": 0.03, "optim.accumulate": 2},
+        {"text.encoder": "transformer", "text.transformer": SMALL_ENCODER, "loss.adversarial.mismatches": 2},
     ],
-    ids=["plain", "accumulate-lazy", "shared-fakes", "told", "places", "pretrained", "trained-encoder"],
-)
+    ids=["plain", "accumulate-lazy", "shared-fakes", "posterior", "word-region", "warm-up", "trained-encoder"],
+)  # fmt: skip
 def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, changes, shapes_data, tmp_path):
     settings = config(arch, **changes)
     whole, _ = start(settings, shapes_data, tmp_path / "whole")
@@ -50,11 +64,9 @@ def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, changes, 
     assert (outcome.reason, outcome.images_seen) == ("done", 48)
     assert_same_bits(final_tensors(whole), final_tensors(run))
 
-    def lines(r):
-        keys = ("loss_g", "loss_d", "logits_real", "images_seen")
-        return [{k: line.get(k) for k in keys} for line in map(json.loads, open(r.folder / "metrics.jsonl"))]
-
-    assert lines(whole) == lines(run)
+    keys = ("loss_g", "loss_d", "logits_real", "images_seen")
+    first, second = ([[line.get(key) for key in keys] for line in logged(each)] for each in (whole, run))
+    assert first == second
 
 
 def test_run_folder_holds_all_that_was_promised(shapes_data, tmp_path):
@@ -62,11 +74,13 @@ def test_run_folder_holds_all_that_was_promised(shapes_data, tmp_path):
     assert outcome.reason == "done"
     assert run.folder.name == "00000-dfgan-shapes-train-16"
     for name in ("config.json", "metrics.jsonl", "metrics.csv", "losses.png", "samples/reals.png",
-                 "samples/000000000.png", "samples/000000048.png", "model/model_index.json", "model/README.md",
-                 "model/generator/model.safetensors", "model/generator/config.json"):  # fmt: skip
+                 "samples/000000000.png", "samples/000000048.png",
+                 *(f"checkpoints/{number}/model/{file}" for number in ("000000000", "000000016", "000000048")
+                   for file in ("model_index.json", "README.md", "generator/model.safetensors",
+                                "generator/config.json"))):  # fmt: skip
         assert (run.folder / name).is_file(), name
     assert [folder.name for folder in list_checkpoints(run.checkpoints)] == ["000000032", "000000048"]
-    last = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    last = logged(run)[-1]
     for name in ("loss_g", "loss_d", "penalty", "logits_real", "logits_mismatch", "logits_fake", "diversity"):
         assert isinstance(last[name], float), name
     assert find_runs(tmp_path) == [run.folder]
@@ -74,8 +88,9 @@ def test_run_folder_holds_all_that_was_promised(shapes_data, tmp_path):
 
 @pytest.mark.parametrize("shared_fakes", [False, True])
 def test_accumulation_trains_the_same_weights(shared_fakes, shapes_data, tmp_path):
-    whole, _ = start(config(kimg=0.016, shared_fakes=shared_fakes), shapes_data, tmp_path / "a")
-    pieces, _ = start(config(kimg=0.016, shared_fakes=shared_fakes, accumulate=4), shapes_data, tmp_path / "b")
+    settings = config(schedule__kimg=0.016, loss__adversarial__shared_fakes=shared_fakes)
+    whole, _ = start(settings, shapes_data, tmp_path / "a")
+    pieces, _ = start(settings.changed(optim__accumulate=4), shapes_data, tmp_path / "b")
     for name, tensors in final_tensors(whole).items():
         if not name.startswith("optimizer"):
             for key, value in tensors.items():
@@ -85,23 +100,24 @@ def test_accumulation_trains_the_same_weights(shared_fakes, shapes_data, tmp_pat
 
 def test_minutes_stop_a_run(shapes_data, tmp_path, monkeypatch):
     looks = itertools.count()
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))  # a second each
-    _, outcome = start(config(kimg=1000, minutes=1), shapes_data, tmp_path)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))  # a second each
+    _, outcome = start(config(schedule__kimg=1000, schedule__minutes=1), shapes_data, tmp_path)
     assert outcome.reason == "minutes"
     assert 0 < outcome.images_seen < 1000
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_stays_close_to_fp32(precision, shapes_data, tmp_path):
-    plain, _ = start(config(kimg=0.008), shapes_data, tmp_path / "a")
-    mixed, _ = start(config(kimg=0.008, precision=precision), shapes_data, tmp_path / "b")
-    lines = [json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0]) for run in (plain, mixed)]
+    settings = config(schedule__kimg=0.008)
+    plain, _ = start(settings, shapes_data, tmp_path / "a")
+    mixed, _ = start(settings.changed(optim__precision=precision), shapes_data, tmp_path / "b")
+    lines = [logged(run)[0] for run in (plain, mixed)]
     for name in ("loss_d", "loss_g", "penalty"):
         assert lines[1][name] == pytest.approx(lines[0][name], rel=0.05, abs=0.05), name
 
 
 def test_nan_stops_before_the_step_and_leaves_the_checkpoint_alone(shapes_data, tmp_path):
-    settings = config(lr_d=1e20, kimg=1)
+    settings = config(optim__lr_d=1e20, schedule__kimg=1)
     with pytest.raises(UserError, match=r"gradient of phase [DG] is (nan|inf)") as caught:
         start(settings, shapes_data, tmp_path)
     assert "\n" not in str(caught.value)
@@ -111,25 +127,31 @@ def test_nan_stops_before_the_step_and_leaves_the_checkpoint_alone(shapes_data, 
     assert all(torch.isfinite(v).all() for v in load_tensors(checkpoint / "generator.safetensors").values())
 
 
-def test_after_nan_a_run_goes_back_draws_other_numbers_and_ends(shapes_data, tmp_path, monkeypatch):
-    update, failed, said = TrainingState.update, [], []
+def fail_once(monkeypatch, images_seen):
+    """Has a run meet NaN in the step that begins there, once; the returned list then is not empty."""
+    update, failed = Trainer._update, []
 
-    def fail_once(state, phase, images_seen):
-        if images_seen == 24 and not failed:
+    def failing(trainer, phase, plan):
+        if plan.images_seen == images_seen and not failed:
             failed.append(images_seen)
             raise NotFinite("the gradient of phase D is nan")
-        update(state, phase, images_seen)
+        update(trainer, phase, plan)
 
+    monkeypatch.setattr(Trainer, "_update", failing)
+    return failed
+
+
+def test_after_nan_a_run_goes_back_draws_other_numbers_and_ends(shapes_data, tmp_path, monkeypatch):
     whole, _ = start(config(), shapes_data, tmp_path / "whole")
-    monkeypatch.setattr(TrainingState, "update", fail_once)
-    run, outcome = start(config(on_nan="rollback"), shapes_data, tmp_path / "back", say=said.append)
+    fail_once(monkeypatch, 24)
+    said = []
+    run, outcome = start(config(run__on_nan="rollback"), shapes_data, tmp_path / "back", say=said.append)
     assert outcome.reason == "done"
     assert [line.split(" images")[0] for line in said] == [
         "the gradient of phase D is nan; going back",
         "resumed at 16",
     ]
-    seen = [json.loads(line)["images_seen"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert seen == [8, 16, 24, 32, 40, 48]
+    assert [line["images_seen"] for line in logged(run)] == [8, 16, 24, 32, 40, 48]
     assert not torch.equal(final_tensors(run)["generator.safetensors"]["to_rgb.weight"],
                            final_tensors(whole)["generator.safetensors"]["to_rgb.weight"])  # fmt: skip
 
@@ -137,19 +159,20 @@ def test_after_nan_a_run_goes_back_draws_other_numbers_and_ends(shapes_data, tmp
 @pytest.mark.parametrize("on_nan", ["stop", "rollback"])
 def test_a_late_verdict_is_heard_before_what_the_step_made_is_kept(on_nan, shapes_data, tmp_path, monkeypatch):
     """On a GPU it would be read a step later: here the last step of all, and of an interval, is broken."""
-    init, gradients, broken = GradientCheck.__init__, TrainingState._gradients, []
+    init, gradients, broken = NanGuard.__init__, Trainer._gradients, []
 
-    def break_once(state, phase, batch, pieces, step, random, rows, total):
-        gradients(state, phase, batch, pieces, step, random, rows, total)
-        if phase.name == "D" and random.images_seen == 40 and not broken:
-            broken.append(random.images_seen)
+    def break_once(trainer, phase, plan, *rest):
+        shared = gradients(trainer, phase, plan, *rest)
+        if phase.name == "D" and plan.images_seen == 40 and not broken:
+            broken.append(plan.images_seen)
             next(phase.module.parameters()).grad.fill_(float("nan"))
+        return shared
 
-    monkeypatch.setattr(GradientCheck, "__init__", lambda check, statistics, late: init(check, statistics, late=True))
-    monkeypatch.setattr(TrainingState, "_gradients", break_once)
+    monkeypatch.setattr(NanGuard, "__init__", lambda guard, statistics, late: init(guard, statistics, late=True))
+    monkeypatch.setattr(Trainer, "_gradients", break_once)
     said = []
     if on_nan == "rollback":
-        run, outcome = start(config(on_nan=on_nan), shapes_data, tmp_path, say=said.append)
+        run, outcome = start(config(run__on_nan=on_nan), shapes_data, tmp_path, say=said.append)
         assert outcome.reason == "done"
         assert [line.split(" images")[0] for line in said][1:] == ["resumed at 32"]
     else:
@@ -162,28 +185,22 @@ def test_a_late_verdict_is_heard_before_what_the_step_made_is_kept(on_nan, shape
 
 
 def test_minutes_go_on_over_a_rollback(shapes_data, tmp_path, monkeypatch):
-    update, ticks, failed = TrainingState.update, itertools.count(), []
-
-    def fail_late(state, phase, images_seen):
-        if images_seen == 24 and not failed:
-            failed.append(images_seen)
-            raise NotFinite("the gradient of phase D is nan")
-        update(state, phase, images_seen)
-
-    monkeypatch.setattr(TrainingState, "update", fail_late)
+    ticks, failed = itertools.count(), fail_once(monkeypatch, 24)
     # Nearly all of its two seconds have gone by when it goes back.
     clock = SimpleNamespace(monotonic=lambda: next(ticks) * 1e-3 + 1.9 * bool(failed))
-    monkeypatch.setattr(loop, "time", clock)
-    _, outcome = start(config(on_nan="rollback", kimg=1000, minutes=2 / 60), shapes_data, tmp_path)
+    monkeypatch.setattr(progress, "time", clock)
+    settings = config(run__on_nan="rollback", schedule__kimg=1000, schedule__minutes=2 / 60)
+    _, outcome = start(settings, shapes_data, tmp_path)
     assert failed and outcome.reason == "minutes"
     assert outcome.seconds >= 2 and outcome.images_seen < 300
-
 
 
 def test_nan_that_comes_again_and_again_stops_a_run_after_three_rollbacks(shapes_data, tmp_path):
     said = []
     with pytest.raises(UserError, match="gradient of phase"):
-        start(config(lr_d=1e20, kimg=1, on_nan="rollback"), shapes_data, tmp_path, say=said.append)
+        start(
+            config(optim__lr_d=1e20, schedule__kimg=1, run__on_nan="rollback"), shapes_data, tmp_path, say=said.append
+        )
     assert sum("going back" in line for line in said) == 3
 
 
@@ -213,11 +230,9 @@ def test_batches_are_a_function_of_images_seen(shapes_data):
         loader.close()
 
 
-def test_another_caption_of_a_picture_that_is_drawn_twice_is_no_wrong_one(shapes_data):
+def test_another_caption_of_an_image_that_is_drawn_twice_is_no_wrong_one(shapes_data):
     count = len(shapes_data)
-    loader = BatchLoader(shapes_data, PreparedText(shapes_data), 0, "cpu")
-    batch = loader.load(0, 2 * count)
-    loader.close()
+    batch = first_batch(shapes_data, 2 * count)
     alike = (batch.images[:, None] == batch.images).flatten(2).all(2)
     assert (alike.sum(1) >= 2).all()
     assert batch.belongs[alike].all() and not batch.belongs.all()
@@ -237,19 +252,14 @@ def test_several_wrong_captions_are_different_ones(shapes_data):
 
 
 def test_loss_of_several_wrong_captions_is_their_mean(shapes_data):
-    text = PreparedText(shapes_data)
-    loader = BatchLoader(shapes_data, text, 0, "cpu", mismatches=3)
-    batch = loader.load(0, 8)
-    loader.close()
-    settings = config(penalty="none")
-    state = TrainingState(settings, shapes_data.resolution, text, CPU)
-    random = StepRandom(0, 0, 8)
-    together = state.objective._discriminator_loss(batch, 0, random)
-    apart = []
-    for k in range(3):
-        part = dataclasses.replace(batch, wrong=batch.wrong[:, k : k + 1])
-        apart.append(state.objective._discriminator_loss(part, 0, random))
-    torch.testing.assert_close(together, torch.stack(apart).mean())
+    batch = first_batch(shapes_data, mismatches=3)
+    trainer, plan = new_trainer(shapes_data, loss__penalty__kind="none"), plan_of(config(), 0)
+
+    def loss(batch):
+        return discriminator_loss(trainer.objective, plan, batch, StepRandom(0, 0, 8), Statistics(), False)[0]
+
+    apart = [loss(dataclasses.replace(batch, wrong=batch.wrong[:, k : k + 1])) for k in range(3)]
+    torch.testing.assert_close(loss(batch), torch.stack(apart).mean())
 
 
 def test_pixels_reach_the_network_as_they_were_drawn(shapes_data):
@@ -279,29 +289,6 @@ def test_ema_starts_close_to_the_model():
 
 
 # ---- checkpoints ----
-
-
-def test_checkpoint_verifies_and_a_flipped_bit_is_found(tmp_path):
-    parts = {"generator": torch.nn.Linear(3, 3)}
-    folder = save_checkpoint(tmp_path, {"images_seen": 5}, parts)
-    assert verify(folder)["images_seen"] == 5
-    file = folder / "generator.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(UserError, match="damaged"):
-        verify(folder)
-
-
-def test_newest_checkpoint_falls_back_and_says_so(tmp_path):
-    parts = {"generator": torch.nn.Linear(3, 3)}
-    for images in (5, 10, 15):
-        save_checkpoint(tmp_path, {"images_seen": images}, parts)
-    (tmp_path / "000000015" / "generator.safetensors").write_bytes(b"")
-    folder, state, complaints = newest_checkpoint(tmp_path)
-    assert (folder.name, state["images_seen"], len(complaints)) == ("000000010", 10, 1)
-    with pytest.raises(UserError, match="no checkpoint"):
-        newest_checkpoint(tmp_path / "none")
 
 
 def test_optimizer_state_survives_packing():
@@ -367,10 +354,8 @@ def test_published_settings_on_white_pages_are_noticed(tmp_path, hash_encoder):
         (tmp_path / "images" / f"{index}.txt").write_text(f"dot number {index}")
     source = FolderPairSource(tmp_path / "images", tmp_path / "images")
     prepare(source, tmp_path / "data", hash_encoder, PrepareOptions(resolution=16, workers=1))
-    settings = config(model={"nf": 4, "output": "tanh"}, kimg=3.6, batch=16, log_kimg=0.2, snapshot_kimg=100)
-    settings = dataclasses.replace(settings, lr_g=1e-2, lr_d=1e-3)
+    settings = config(model__generator__output="tanh", schedule__kimg=3.6, optim__batch=16, run__log_kimg=0.2,
+                      run__snapshot_kimg=100, optim__lr_g=1e-2, optim__lr_d=1e-3)  # fmt: skip
     said = []
-    facts = {"name": "white", "split": "train", "resolution": 16}
-    run = Run.create(tmp_path / "runs", settings, facts, "cpu")
-    train(settings, PreparedDataset(tmp_path / "data"), run, CPU, say=said.append)
+    start(settings, PreparedDataset(tmp_path / "data"), tmp_path / "runs", say=said.append)
     assert any("collapse" in line for line in said)

@@ -4,11 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from t2i.training.growth import Schedule
+from t2i.training.setup import new_settings
 
 from t2i.cli import run
 from t2i.models import get_architecture
-from t2i.training.growth import Schedule
-from t2i.training.setup import new_settings
 
 
 def settings_of(resolution, device, **flags):
