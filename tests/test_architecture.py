@@ -144,9 +144,7 @@ def test_the_ban_sees_what_it_bans(text):
 
 
 def test_the_ban_lets_the_harmless_through():
-    code = (
-        "model.eval(); np.load(p, allow_pickle=False); re.compile(x); safetensors.torch.load(b)\neval: Evaluation = 3"
-    )
+    code = "model.eval(); np.load(p, allow_pickle=False); re.compile(x); safetensors.torch.load(b)\neval: A = 3"
     assert dangers(ast.parse(code)) == []
 
 

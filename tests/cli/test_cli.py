@@ -12,9 +12,11 @@ import subprocess
 import sys
 import threading
 import time
+from functools import reduce
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from PIL import Image
 
@@ -293,12 +295,15 @@ def test_a_run_of_another_version_is_not_resumed_without_a_setting_that_it_had(h
     (here / "tiny.toml").write_text(TINY)
     t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")
     (path,) = (here / "runs").glob("*/config.json")
-    facts = json.loads(path.read_text())
-    facts["settings"]["warmth"] = 5
-    path.write_text(json.dumps(facts))
-    assert run(["train", "--resume", "--kimg", "0.016"]) == 1
-    err = capfd.readouterr().err
-    assert err.count("\n") == 1 and "was begun with warmth, which this t2i does not know" in err
+    whole = path.read_text()
+    for name in ("warmth", "optim.warmth", "loss.warmth.weight", "loss.contrastive.warmth", "model.generator.warmth"):
+        facts = json.loads(whole)
+        *tables, key = name.split(".")
+        reduce(lambda table, part: table.setdefault(part, {}), tables, facts["settings"])[key] = 5
+        path.write_text(json.dumps(facts))
+        assert run(["train", "--resume", "--kimg", "0.016"]) == 1
+        err = capfd.readouterr().err
+        assert err.count("\n") == 1 and f"was begun with {name}, which this t2i does not know" in err
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -341,6 +346,22 @@ def test_what_a_resumed_run_was_given_holds_for_the_next_resume_too(here, t2i, m
     weights.write_bytes(weights.read_bytes()[:-1])
     said = t2i("train", "--resume")
     assert "passed over a damaged checkpoint" in said and "nothing was left to do" not in said
+
+
+def test_the_number_of_threads_is_the_run_s_own(here, t2i, minilm_data):
+    (here / "tiny.toml").write_text(TINY)
+    try:
+        t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008", "--threads", "2")
+        torch.set_num_threads(1)
+        said = t2i("train", "--resume", "--kimg", "0.016")
+        assert "2 threads, as the run began (1 here); --threads changes it" in said
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        for options in (("--threads", "1"), ()):
+            assert "as the run began" not in t2i("train", "--resume", "--kimg", "0.024", *options)
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_a_second_training_in_the_same_run_is_refused(here, t2i, minilm_data, capfd):
