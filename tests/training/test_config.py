@@ -22,9 +22,9 @@ from t2i.config import (
     to_toml,
 )
 from t2i.errors import UsageError, UserError
+from t2i.losses.registry import TERMS
 from t2i.models import get_architecture, registry
 from t2i.training.settings import new_settings
-from t2i.losses.registry import TERMS
 from t2i.training.tables import config_from
 
 
