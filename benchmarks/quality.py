@@ -4,14 +4,18 @@
     python benchmarks/quality.py report quality.jsonl [...] --plot quality.png
 
 VARIANT: an architecture ("stylegan2"), or a name and settings ("wide=stylegan2,fmap_base=1024,lr_g=1e-3"), see
-variants.py. Each is trained for the same minutes in equal parts, from which it resumes, and scored after each part on
+variants.py; "rectified-flow" is the peer of rectified_flow.py, whose guidance stands where a GAN has its truncation.
+Each is trained for the same minutes in equal parts, from which it resumes, and scored after each part on
 the validation split beside DATA; scoring costs it no training time. The same command again goes on where it was
 stopped. Run two at once with OMP_NUM_THREADS=1 and two --out files, both of the same kind.
 """
 
 import argparse
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -27,7 +31,19 @@ from t2i.evaluation.sampler import CaptionSampler
 from t2i.training.loop import train
 from t2i.training.run import Run
 
-SHOWN = ("FD-lite2", "KD-lite2", "R-precision", "recall", "colour", "size", "shape", "background")
+PEER = "rectified-flow"
+SHOWN = (
+    "FD-lite2",
+    "KD-lite2",
+    "R-precision",
+    "recall",
+    "variety, features",
+    "variety, pixels",
+    "colour",
+    "size",
+    "shape",
+    "background",
+)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -39,7 +55,10 @@ def run(options: argparse.Namespace) -> None:
     evaluator = Evaluator(validation, data, Options(samples=options.samples, device=str(device), scenes=options.scenes))
     for seed in options.seeds:
         for text in options.variants:
-            compete(text, seed, data, evaluator, device, options)
+            if text == PEER:
+                compete_flow(seed, data, evaluator, device, options)
+            else:
+                compete(text, seed, data, evaluator, device, options)
 
 
 def compete(
@@ -47,9 +66,11 @@ def compete(
 ) -> None:
     """Train and score one variant with one seed, from where the lines of options.out end."""
     part = options.minutes / options.looks
-    # No checkpoint inside a part: one that is stopped begins again, and no variant gets more time than another.
-    ours = {"schedule.kimg": 100_000.0, "run.snapshot_kimg": 1e6, "run.checkpoint_minutes": 1e6, "run.seed": seed,
-            "schedule.minutes": part}  # fmt: skip
+    # No snapshot inside a part: one that is stopped begins again, and no variant gets more time than another.
+    ours = {
+        "schedule.kimg": 100_000.0, "run.snapshot_kimg": 1e6, "run.checkpoint_minutes": 1e6, "run.seed": seed,
+        "schedule.minutes": part, "run.threads": torch.get_num_threads(),
+    }  # fmt: skip
     name, settings = settings_of(text, data, device, **ours)
     key = {"variant": name, "settings": text, "data": str(data.path), "seed": seed}
     done = [line for line in read_lines(options.out) if key.items() <= line.items()]
@@ -59,18 +80,48 @@ def compete(
         facts = {"name": data.name, "split": data.split, "resolution": data.resolution, "path": str(data.path),
                  "fingerprint": data.fingerprint}  # fmt: skip
         run = Run.create(options.runs, settings, facts, str(device))
-    for look in range(len(done), options.looks):
+    for look in range(len({line["minutes"] for line in done}), options.looks):
         outcome = train(settings, data, run, device, resume=look > 0)
-        report = evaluator.score(CaptionSampler.of_pipeline(TextToImagePipeline.from_pretrained(run.model, device)))
-        line = {
-            **key, "run": str(run.folder), "minutes": part * (look + 1),
-            "images_seen": outcome.images_seen, "threads": torch.get_num_threads(),
-            "scores": {s.name: [s.value, s.ceiling, s.floor] for s in report.scores},
-        }  # fmt: skip
-        with open(options.out, "a") as stream:
-            stream.write(json.dumps(line) + "\n")
-        shown = "  ".join(f"{score} {value:.4f}" for score, value in report.values().items() if of_interest(score))
-        print(f"{name}, seed {seed}, {line['minutes']:g} minutes, {outcome.images_seen:,} images: {shown}", flush=True)
+        pipe = TextToImagePipeline.from_pretrained(run.folder, device)
+        truncations = options.truncations if look == options.looks - 1 else options.truncations[:1]
+        for truncation in truncations:
+            sampler = CaptionSampler.of_pipeline(pipe, truncation)
+            about = {"run": str(run.folder), "minutes": part * (look + 1), "truncation": truncation}
+            record(evaluator, sampler, {**key, **about, "images_seen": outcome.images_seen}, options.out)
+
+
+def compete_flow(
+    seed: int, data: PreparedDataset, evaluator: Evaluator, device: torch.device, options: argparse.Namespace
+) -> None:
+    """Train the rectified flow for as long, and score it with each guidance."""
+    from rectified_flow import GUIDANCES, RectifiedFlow
+
+    key = {"variant": PEER, "settings": PEER, "data": str(data.path), "seed": seed}
+    if any(key.items() <= line.items() for line in read_lines(options.out)):
+        return
+    flow = RectifiedFlow(data, seed, device)
+    flow.train(options.minutes)
+    for guidance in GUIDANCES:
+        sampler = CaptionSampler(flow.sampler(guidance), data.resolution, refuse, str(data.text["sha256"]))
+        about = {"run": "", "minutes": options.minutes, "truncation": guidance, "images_seen": flow.images_seen}
+        record(evaluator, sampler, {**key, **about}, options.out)
+
+
+def refuse(prompts: Sequence[str]) -> Any:
+    raise SystemExit("the held-out data has another text encoder than the training data")
+
+
+def record(evaluator: Evaluator, sampler: CaptionSampler, about: dict[str, Any], out: Path) -> None:
+    """Score a model and append a line."""
+    started = time.monotonic()
+    report = evaluator.score(sampler)
+    line = {**about, "threads": torch.get_num_threads(), "seconds_to_score": time.monotonic() - started,
+            "scores": {s.name: [s.value, s.ceiling, s.floor] for s in report.scores}}  # fmt: skip
+    with open(out, "a") as stream:
+        stream.write(json.dumps(line) + "\n")
+    shown = "  ".join(f"{score} {value:.4f}" for score, value in report.values().items() if of_interest(score))
+    what = f"{about['variant']}, seed {about['seed']}, {about['minutes']:g} minutes, {about['images_seen']:,} images"
+    print(f"{what}, truncation {about['truncation']:g}: {shown}", flush=True)
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -79,7 +130,7 @@ def read_lines(path: Path) -> list[dict]:
 
 def of_interest(name: str) -> bool:
     """Of the attributes those of one object."""
-    return name.split(",")[0] in SHOWN and "two objects" not in name
+    return (name in SHOWN or name.split(",")[0] in SHOWN) and "two objects" not in name
 
 
 def report(options: argparse.Namespace) -> None:
@@ -107,7 +158,7 @@ def report(options: argparse.Namespace) -> None:
 def by_variant(lines: list[dict]) -> dict[str, list[dict]]:
     groups: dict[str, list[dict]] = {}
     for line in lines:
-        groups.setdefault(line["variant"], []).append(line)
+        groups.setdefault(f"{line['variant']} @ {line.get('truncation', 1):g}", []).append(line)
     return groups
 
 
@@ -164,6 +215,7 @@ def main() -> None:
     runner.add_argument("--minutes", type=float, default=20)
     runner.add_argument("--looks", type=int, default=4)
     runner.add_argument("--samples", type=int, default=1000)
+    runner.add_argument("--truncations", type=float, nargs="+", default=[1.0], help="Scored at the last look.")
     runner.add_argument("--scenes", type=int, default=200)
     runner.add_argument("--seeds", type=int, nargs="+", default=[0])
     runner.add_argument("--device", default="auto")
