@@ -56,9 +56,9 @@ def config(arch="dfgan", **changes):
         "schedule.stages": STAGES if grows(arch) else [], **smallest(arch),
     }  # fmt: skip
     changes = rename_settings(flatten({name.replace("__", "."): value for name, value in changes.items()}))
-    if changes.get("model.discriminator.kind", arch) != arch:  # the options are of the architecture's own
+    if changes.get("model.discriminator.kind", arch) != arch:  # another discriminator has other options
         settings = {name: value for name, value in settings.items() if not name.startswith("model.discriminator.")}
-    return config_from({**settings, **changes})
+    return config_from({name: value for name, value in {**settings, **changes}.items() if value is not None})
 
 
 def start(settings, data, root, **how):

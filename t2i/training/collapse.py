@@ -27,7 +27,7 @@ class CollapseWatch:
             "blank": (
                 self.tanh and all(m.get("saturated", 0) > 0.25 and m.get("diversity", 1) < 0.05 for m in self.recent),
                 "collapse: the pictures are one flat, saturated page for every prompt. A tanh output does this on "
-                'pictures with a white ground: train anew with output = "linear" in the config\'s [model] table',
+                'pictures with a white ground: train anew with output = "linear" in [model.generator]',
             ),
             "same": (
                 all(m.get("diversity", 1) < 0.05 for m in self.recent),

@@ -5,17 +5,12 @@ import math
 
 import pytest
 import torch
-from short_runs import CPU, config
-from t2i.training.state import TrainingState
+from short_runs import first_batch, new_trainer, take_step
 
 from t2i.cli.progress import describe, describe_briefly
 from t2i.training.collapse import CollapseWatch
-from t2i.training.distributed import ALONE
-from t2i.training.loading import BatchLoader
 from t2i.training.loop import Status
-from t2i.training.randomness import StepRandom
 from t2i.training.statistics import Statistics, watch_collapse
-from t2i.training.text import PreparedText
 
 
 def test_diversity_of_pieces_is_the_ratio_of_their_spreads():
@@ -32,23 +27,20 @@ def test_diversity_of_pieces_is_the_ratio_of_their_spreads():
         assert found[size] == pytest.approx(found[32], rel=0.25)
 
 
-def test_pictures_that_are_all_the_same_have_no_diversity_to_compare_with():
+def test_images_that_are_all_the_same_have_no_diversity_to_compare_with():
     statistics = Statistics()
     watch_collapse(statistics, torch.zeros(8, 3, 16, 16), torch.rand(8, 3, 16, 16))
     assert "diversity" not in statistics.read()
 
 
 @pytest.mark.parametrize("lacking", [0, 3, 8])
-def test_pictures_without_a_wrong_caption_do_not_count_as_mismatches(lacking, shapes_data):
-    text = PreparedText(shapes_data)
-    state = TrainingState(config(augment=(), penalty="none"), shapes_data.resolution, text, CPU)
-    loader = BatchLoader(shapes_data, text, 0, "cpu")
-    batch = loader.load(0, 8)
-    loader.close()
+def test_images_without_a_wrong_caption_do_not_count_as_mismatches(lacking, shapes_data):
+    trainer = new_trainer(shapes_data, loss__adversarial__augment=(), loss__penalty__kind="none", optim__lr_d=1e-30)
+    batch = first_batch(shapes_data)
     wrong = batch.wrong.clone()
     wrong[:lacking] = -1
-    state.accumulate(state.phases[0], dataclasses.replace(batch, wrong=wrong), 1, 0, StepRandom(0, 0, 8), ALONE, 8)
-    metrics = state.objective.statistics.read()
+    take_step(trainer, dataclasses.replace(batch, wrong=wrong))
+    metrics = trainer.statistics.read()
     if lacking == 8:
         assert "logits_mismatch" not in metrics
         metrics |= {"images_seen": 1e6, "loss_g": 0.0, "images_per_second": 1.0, "memory_gib": 1.0}
@@ -58,8 +50,7 @@ def test_pictures_without_a_wrong_caption_do_not_count_as_mismatches(lacking, sh
         watch = CollapseWatch()
         assert not any("tell right captions" in line for _ in range(3) for line in watch.look(metrics))
         return
-    judge = state.discriminator
     rows = batch.wrong[lacking:, 0]
     with torch.no_grad():
-        expected = judge(batch.images[lacking:], batch.captions[rows]).mean()
+        expected = trainer.discriminator(batch.images[lacking:], batch.captions[rows]).mean()
     assert math.isclose(metrics["logits_mismatch"], float(expected), rel_tol=1e-4, abs_tol=1e-5)

@@ -1,89 +1,63 @@
-"""Out of memory: what training says has been tried, as the step that failed would have gone."""
-
-import dataclasses
+"""Out of memory: training says which --accumulate halves the micro-batch and is taken by --resume."""
 
 import pytest
 import torch
 from short_runs import CPU, config, start
-from t2i.training.objective import GANObjective
 
 from t2i.errors import UserError
-from t2i.models import get_architecture
+from t2i.training import trainer
 from t2i.training.loop import train
 from t2i.training.run import Run, find_runs
 
-SMALLEST = get_architecture("stylegan2").smallest
-KINDS = {
-    "scratch": {"likeness": 1.0},
-    "projected": {
-        "model": {**SMALLEST, "discriminator": "projected", "input_resolution": 64}, "loss": "hinge",
-        "penalty": "none", "penalty_every": 1, "perceptual": 1.0,
-    },
-}  # fmt: skip
+
+@pytest.fixture
+def starve(monkeypatch):
+    """Has a phase run out of memory with more images than these."""
+
+    def make(fits, phase="discriminator"):
+        loss = getattr(trainer, f"{phase}_loss")
+
+        def starving(objective, plan, batch, *rest):
+            if len(batch) > fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return loss(objective, plan, batch, *rest)
+
+        monkeypatch.setattr(trainer, f"{phase}_loss", starving)
+
+    return make
 
 
-@pytest.mark.parametrize("fits, words", [
-    (2, r"out of memory with a micro-batch of 8 at 16 px; 2 fits: .* --accumulate 4, which keeps the batch of 8"),
-    (0, r"out of memory with a micro-batch of 8 at 16 px, and no smaller one that divides the batches of its run fits"),
-])  # fmt: skip
-def test_out_of_memory_says_what_fits(fits, words, shapes_data, tmp_path, monkeypatch):
-    gradients = GANObjective.accumulate_gradients
-
-    def starve(objective, phase, batch, *rest):
-        if len(batch) > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        gradients(objective, phase, batch, *rest)
-
-    monkeypatch.setattr(GANObjective, "accumulate_gradients", starve)
-    with pytest.raises(UserError, match=words) as caught:
-        start(config(), shapes_data, tmp_path)
-    assert "\n" not in str(caught.value)
-    if fits:  # what it says works, and the run ends where it would have
-        run = Run(find_runs(tmp_path)[0])
-        settings = dataclasses.replace(config(), accumulate=4)
-        assert train(settings, shapes_data, run, CPU, resume=True).reason == "done"
-
-
-@pytest.mark.parametrize("last, words", [
-    (48, r"16 fits: .* --accumulate 3, which"), (32, r"12 fits: .* --accumulate 4, which"), (4, "and no smaller one"),
-])  # fmt: skip
-def test_what_is_recommended_divides_the_batches_of_all_stages(last, words, shapes_data, tmp_path, monkeypatch):
-    """Of the first stage's 48 pictures 16 fit; the last one has a batch of its own."""
-    gradients = GANObjective.accumulate_gradients
-
-    def starve(objective, phase, batch, *rest):
-        if len(batch) > 16:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        gradients(objective, phase, batch, *rest)
-
-    monkeypatch.setattr(GANObjective, "accumulate_gradients", starve)
-    stages = [{"resolution": 8, "share": 0.4}, {"resolution": 16, "share": 0.6, "batch": last}]
-    with pytest.raises(UserError, match=words):
-        start(config("stylegan", batch=48, stages=stages), shapes_data, tmp_path)
-
-
-@pytest.mark.parametrize("stage, failing, phases", [(8, "D", "DG"), (8, "G", "DG"), (16, "G", "DG"), (8, "G", "G")])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_try_has_the_sizes_and_the_gradients_of_the_step_that_failed(
-    kind, stage, failing, phases, shapes_data, tmp_path, monkeypatch
-):
-    """In a stage of growing, whichever phase it was: each learns in its turn, from what the last one left behind."""
-    tried = []
-    gradients = GANObjective.accumulate_gradients
-
-    def starve(objective, phase, batch, *rest):
-        if phase.name == failing and batch.images.shape[-1] == stage and len(batch) > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        if len(batch) == 4:
-            assert objective._kept is None  # it takes memory
-        gradients(objective, phase, batch, *rest)
-        if len(batch) == 4:
-            trained = [p.grad is not None for p in phase.module.parameters() if p.requires_grad]
-            tried.append((phase.name, batch.images.shape[-1], any(trained)))
-
-    monkeypatch.setattr(GANObjective, "accumulate_gradients", starve)
-    pretrain_kimg = 0.03 if phases == "G" else 0.0
-    settings = config("stylegan2", shared_fakes=True, pretrain_kimg=pretrain_kimg, **KINDS[kind])
-    with pytest.raises(UserError, match=rf"micro-batch of 8 at {stage} px; 4 fits: .* --accumulate 2"):
+@pytest.mark.parametrize("phase", ["discriminator", "generator", "warm_up"])
+def test_what_it_says_halves_the_micro_batch_until_the_run_goes_on(phase, starve, shapes_data, tmp_path):
+    starve(2, phase)
+    settings = config(schedule__warm_up_kimg=0.03 if phase == "warm_up" else 0.0)
+    with pytest.raises(UserError) as caught:
         start(settings, shapes_data, tmp_path)
-    assert tried == [(name, stage, True) for name in phases for _ in range(2)]
+    line = "out of memory with a micro-batch of {} at 16 px; t2i train --resume --accumulate {} halves it to {} and "
+    assert str(caught.value) == line.format(8, 2, 4) + "keeps the batch of 8"
+    run = Run(find_runs(tmp_path)[0])
+    with pytest.raises(UserError) as caught:
+        train(settings.changed(optim__accumulate=2), shapes_data, run, CPU, resume=True)
+    assert str(caught.value) == line.format(4, 4, 2) + "keeps the batch of 8"
+    assert train(settings.changed(optim__accumulate=4), shapes_data, run, CPU, resume=True).reason == "done"
+
+
+@pytest.mark.parametrize("batches, side, words", [
+    ((48, 48), 8, "48 at 8 px; t2i train --resume --accumulate 2 halves it to 24 and keeps the batch of 48"),
+    ((48, 36), 8, "48 at 8 px; t2i train --resume --accumulate 3 makes it 16 and keeps the batch of 48"),
+    ((8, 24), 16, "24 at 16 px; t2i train --resume --accumulate 2 halves it to 12 and keeps the batch of 24"),
+    ((48, 4), 8, "48 at 8 px, and no smaller one divides the batches of this run; prepare at a lower"),
+])  # fmt: skip
+def test_what_it_says_goes_with_the_batches_of_all_stages(batches, side, words, starve, shapes_data, tmp_path):
+    """In whole groups of 4, as the discriminator compares images."""
+    starve(16)
+    stages = [{"resolution": side, "share": 0.5, "batch": batch} for side, batch in zip((8, 16), batches)]
+    with pytest.raises(UserError, match=words) as caught:
+        start(config("stylegan", optim__batch=48, schedule__stages=stages), shapes_data, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_pieces_that_are_single_images_cannot_be_halved(starve, shapes_data, tmp_path):
+    starve(0)
+    with pytest.raises(UserError, match="micro-batch of 1 at 16 px, and no smaller one"):
+        start(config(optim__accumulate=8), shapes_data, tmp_path)

@@ -14,7 +14,7 @@ from t2i.training.statistics import Statistics
 ROWS = 8  # of a whole batch; a rank of two has half of them
 # What is measured before each reading, and of which rows.
 READINGS = {
-    "as in a step": {"loss": range(8), "mirrored": (0, 1, 4), "difference": (0,), "left": (2,), "right": (6, 7)},
+    "as in a step": {"loss": range(8), "flipped": (0, 1, 4), "difference": (0,), "left": (2,), "right": (6, 7)},
     "equally many, with other names": {"first": (1,), "second": (5,)},
     "one rank has nothing": {"difference": (4,)},
     "nobody has anything": {},
@@ -61,4 +61,4 @@ def two_ranks():
 
 def test_what_some_ranks_alone_have_measured_is_the_mean_that_one_process_finds(two_ranks):
     assert two_ranks[0] == two_ranks[1] == read_all(ALONE)
-    assert two_ranks[0][0]["mirrored"] == (0 + 1 + 16) / 3
+    assert two_ranks[0][0]["flipped"] == (0 + 1 + 16) / 3
