@@ -15,25 +15,29 @@ import torch
 from script import run_script
 
 from t2i.data.prepared import PreparedDataset, find_validation
-from t2i.evaluation.sampler import CHUNK, CaptionSampler
 from t2i.evaluation.protocol import Evaluator, Options
+from t2i.evaluation.sampler import CHUNK, CaptionSampler
 from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch, sentence_vector
 
 
-def copier(data: PreparedDataset) -> CaptionSampler:
-    owners = np.repeat(np.arange(len(data)), data.caption_counts(np.arange(len(data))))
-    captions = np.concatenate([data.caption_ids(picture) for picture in range(len(data))])
-    chunks = np.array_split(captions, -(-len(captions) // CHUNK))
-    known = torch.cat([sentence_vector(pad_tokens(data.tokens(chunk)).to("cpu")) for chunk in chunks])
+class Copier:
+    """In place of a t2i.sampling.Sampler."""
 
-    def draw(text: TextBatch, seeds: Sequence[int]) -> np.ndarray:
-        return data.images(owners[(sentence_vector(text.to("cpu")) @ known.T).argmax(1).numpy()])
+    def __init__(self, data: PreparedDataset):
+        self.data = data
+        self.owners = np.repeat(np.arange(len(data)), data.caption_counts(np.arange(len(data))))
+        captions = np.concatenate([data.caption_ids(picture) for picture in range(len(data))])
+        chunks = np.array_split(captions, -(-len(captions) // CHUNK))
+        self.known = torch.cat([sentence_vector(pad_tokens(data.tokens(chunk)).to("cpu")) for chunk in chunks])
 
-    def encode(prompts: Sequence[str]) -> TextBatch:
-        raise SystemExit("the validation split must have been prepared with the encoder of DATA")
+    def images(self, text: TextBatch, seeds: Sequence[int], truncation_psi: float = 1.0) -> torch.Tensor:
+        nearest = (sentence_vector(text.to("cpu")) @ self.known.T).argmax(1).numpy()
+        return torch.from_numpy(self.data.images(self.owners[nearest]))
 
-    return CaptionSampler(data.resolution, draw, encode, str(data.text["sha256"]))
+
+def encode(prompts: Sequence[str]) -> TextBatch:
+    raise SystemExit("the validation split must have been prepared with the encoder of DATA")
 
 
 def main() -> None:
@@ -46,7 +50,8 @@ def main() -> None:
     if validation is None:
         raise SystemExit(f"{data.path} has no validation split beside it")
     metrics = ("fd", "kd", "prdc", "r-precision")
-    report = Evaluator(validation, data, Options(samples=options.samples, metrics=metrics)).score(copier(data))
+    sampler = CaptionSampler(Copier(data), data.resolution, encode, str(data.text["sha256"]))
+    report = Evaluator(validation, data, Options(samples=options.samples, metrics=metrics)).score(sampler)
     for score in report.scores:
         print(f"{score.name}: {score.value:.3f}, ceiling {score.ceiling:.3f}")
 

@@ -20,8 +20,8 @@ from variants import settings_of
 
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import SHAPES, draw, evaluation_scenes
-from t2i.training.state import TrainingState
 from t2i.training.text import PreparedText
+from t2i.training.trainer import make_networks
 
 CPU = torch.device("cpu")
 BATCH, IMAGES, DIFFERENT, LOOKS = 32, 24_000, 12_000, 4
@@ -37,13 +37,13 @@ def pictures(count: int, seen: bool, resolution: int, seed: int) -> tuple[torch.
 
 def learn(variant: str, data: PreparedDataset, resolution: int) -> tuple[str, list[float]]:
     """The variant's name, and the share of right answers after each quarter."""
-    name, settings = settings_of(variant, data, CPU, precision="fp32")
-    trunk = TrainingState(settings, resolution, PreparedText(data), CPU).discriminator.requires_grad_(True)
+    name, settings = settings_of(variant, data, CPU, **{"optim.precision": "fp32"})
+    _, trunk = make_networks(settings, resolution, PreparedText(data).statistics)
     images, labels = pictures(DIFFERENT, True, resolution, seed=5)
     unseen, answers = pictures(500, False, resolution, seed=9)
     head = torch.nn.Linear(trunk.features(images[:4]).summary.flatten(1).shape[1], len(SHAPES))
     weights = [*trunk.parameters(), *head.parameters()]
-    adam = torch.optim.Adam(weights, lr=settings.lr_d, betas=(settings.beta1, settings.beta2))
+    adam = torch.optim.Adam(weights, settings.optim.lr_d, (settings.optim.beta1, settings.optim.beta2))
     right = []
     for step in range(1, IMAGES // BATCH + 1):
         rows = torch.arange((step - 1) * BATCH, step * BATCH) % DIFFERENT

@@ -1,4 +1,4 @@
-"""The training step of DF-GAN as it was published, against t2i's: pictures a second, in turns.
+"""The training step of DF-GAN as it was published, against t2i's: images a second, in turns.
 
     python benchmarks/published_step.py DATA [--batch 16] [--turns 5] [--only fp32]
 
@@ -25,9 +25,9 @@ from variants import settings_of
 from t2i.convolution import Conv2d
 from t2i.data.prepared import PreparedDataset
 from t2i.device import pick_device
-from t2i.models import get_architecture
 from t2i.models.dfgan import DiscriminatorBlock, GeneratorBlock
-from t2i.training.distributed import ALONE
+from t2i.models.registry import build_networks
+from t2i.text.pooler import Conditioning
 from t2i.training.loading import BatchLoader
 from t2i.training.text import PreparedText
 
@@ -67,14 +67,16 @@ class Published:
 
     def __init__(self, data: PreparedDataset, batch: int, device: torch.device, amp: bool = False):
         text = PreparedText(data)
-        architecture = get_architecture("dfgan")
-        self.generator, self.discriminator = architecture.build(data.resolution, "sentence", text.statistics, {}, 0)
+        conditioning = Conditioning(text.statistics, "sentence")
+        self.generator, self.discriminator = build_networks(
+            "dfgan", data.resolution, conditioning, {}, "dfgan", {}, [data.resolution], seed=0
+        )
         for network in (self.generator, self.discriminator):
             network.to(device)
             for module in network.modules():
                 if forward := AS_PUBLISHED.get(type(module)):
                     module.forward = partial(forward, module)
-        self.loader = BatchLoader(data, text, 0, device, ALONE)
+        self.loader = BatchLoader(data, text, 0, device)
         betas = {"betas": (0.0, 0.9), "foreach": False, "fused": False}
         self.optimizer_g = torch.optim.Adam(self.generator.parameters(), lr=1e-4, **betas)
         self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), lr=4e-4, **betas)
@@ -155,7 +157,7 @@ def main() -> None:
     for name, values in speeds.items():
         ratio = statistics.median(a / b for a, b in zip(values, next(iter(speeds.values()))))
         spread = f"({min(values):.1f}-{max(values):.1f})"
-        print(f"{name:36} {statistics.median(values):7.1f} pictures/s {spread:16} {ratio:.2f} times the first")
+        print(f"{name:36} {statistics.median(values):7.1f} images/s {spread:16} {ratio:.2f} times the first")
 
 
 if __name__ == "__main__":

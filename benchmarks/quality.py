@@ -22,8 +22,8 @@ from variants import settings_of
 from t2i import TextToImagePipeline
 from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.device import pick_device
-from t2i.evaluation.sampler import CaptionSampler
 from t2i.evaluation.protocol import Evaluator, Options
+from t2i.evaluation.sampler import CaptionSampler
 from t2i.training.loop import train
 from t2i.training.run import Run
 
@@ -48,7 +48,8 @@ def compete(
     """Train and score one variant with one seed, from where the lines of options.out end."""
     part = options.minutes / options.looks
     # No checkpoint inside a part: one that is stopped begins again, and no variant gets more time than another.
-    ours = {"kimg": 100_000.0, "snapshot_kimg": 1e6, "checkpoint_minutes": 1e6, "seed": seed, "minutes": part}
+    ours = {"schedule.kimg": 100_000.0, "run.snapshot_kimg": 1e6, "run.checkpoint_minutes": 1e6, "run.seed": seed,
+            "schedule.minutes": part}  # fmt: skip
     name, settings = settings_of(text, data, device, **ours)
     key = {"variant": name, "settings": text, "data": str(data.path), "seed": seed}
     done = [line for line in read_lines(options.out) if key.items() <= line.items()]

@@ -58,7 +58,7 @@ def trained(work: Path, data: Path, arch: str, batch: int, steps: int, **how: in
 
 def log_often(work: Path, kimg: float) -> Path:
     path = work / f"{kimg}.toml"
-    path.write_text(f"log_kimg = {kimg}\nsnapshot_kimg = 1000.0\n")
+    path.write_text(f"[run]\nlog_kimg = {kimg}\nsnapshot_kimg = 1000.0\n")
     return path
 
 

@@ -1,4 +1,4 @@
-"""How fast do small networks learn from captions what lies where? Perceptrons from pooled text to 16 x 16 pictures.
+"""How fast do small networks learn from captions what lies where? Perceptrons from pooled text to 16 x 16 images.
 
     python benchmarks/sketch.py DATA [--images 64000] [--only NAME]
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from t2i.data.prepared import PreparedDataset
 from t2i.layers import EqualLinear, leaky_relu
-from t2i.text.pooler import TextBatch, TextStatistics, make_pooler
+from t2i.text.pooler import Conditioning, TextBatch, TextStatistics
 from t2i.training.loading import BatchLoader
 from t2i.training.text import PreparedText
 
@@ -37,7 +37,7 @@ class Perceptron(nn.Module):
         hidden: tuple[int, ...],
     ):
         super().__init__()
-        self.pooler = make_pooler("attention", statistics, lr_multiplier=text_lr)
+        self.pooler = Conditioning(statistics, lr_multiplier=text_lr).pooler()
         widths = (self.pooler.out_width, *hidden, 3 * SIDE * SIDE)
         self.layers = nn.ModuleList(linear(a, b) for a, b in pairwise(widths))
         self.activation = activation

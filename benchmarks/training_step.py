@@ -1,4 +1,4 @@
-"""Pictures a second of a whole training step (data, both phases, averages), for variants that take turns.
+"""Images a second of a whole training step (data, both phases, averages), for variants that take turns.
 
     python benchmarks/training_step.py DATA VARIANT [VARIANT ...] [--turns 5] [--profile] [--peak] [--compile]
 
@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,39 +36,35 @@ from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.device import pick_device
 from t2i.models.growing import real_at
-from t2i.training.distributed import ALONE
-from t2i.training.growth import Schedule
-from t2i.training.loading import BatchLoader, resident_pictures
+from t2i.training.loading import BatchLoader, resident_images
 from t2i.training.memory import keep_freed_memory
 from t2i.training.randomness import StepRandom
-from t2i.training.state import TrainingState
+from t2i.training.schedule import Schedule
 from t2i.training.text import make_text
+from t2i.training.trainer import Trainer
 
 
 class Steps:
     """A run without its loop: `take(n)` trains n steps at full size and returns the seconds they took."""
 
-    warm_up = 32  # on a GPU, where each kind of step is recorded at its third time
+    warm_up = 32  # on a GPU, where each kind of step is captured at its third time
 
     def __init__(self, settings: TrainConfig, data: PreparedDataset, device: torch.device):
         self.settings, self.device = settings, device
         if device.type == "cpu":
             keep_freed_memory()
         text = make_text(settings, data, Path(tempfile.mkdtemp()), write=False)
-        self.state = TrainingState(settings, data.resolution, text, device)
-        pictures = resident_pictures(data, device)
+        self.trainer = Trainer(settings, data.resolution, text, device)
         self.loader = BatchLoader(
-            data, text, settings.seed, device, ALONE, settings.mismatches, settings.places, pictures
-        )
-        schedule = Schedule(settings, data.resolution)
-        self.span = schedule.spans[-1]
-        self.images_seen = self.span.faded
-        self.state.enter(self.span, self.images_seen)
+            data, text, settings.run.seed, device,
+            mismatches=settings.adversarial.mismatches,
+            flips="word_region" in settings.terms,
+            resident=resident_images(data, device),
+        )  # fmt: skip
+        self.schedule = Schedule(settings, data.resolution)
+        last = self.schedule.stages[-1]
+        self.images_seen, self.batch = last.faded, last.batch
         self.loading = 0.0  # seconds in all
-
-    @property
-    def batch(self) -> int:
-        return self.span.batch
 
     def take(self, count: int) -> float:
         _wait(self.device)
@@ -80,18 +75,14 @@ class Steps:
         return time.perf_counter() - started
 
     def _step(self) -> None:
-        size = self.span.batch
+        plan = self.schedule.plan(self.images_seen)
         started = time.perf_counter()
-        batch = self.loader.load(self.images_seen, size)
+        batch = self.loader.load(self.images_seen, self.batch)
         self.loading += time.perf_counter() - started
-        batch.images = real_at(batch.images, self.span.growth(self.images_seen))
-        random = StepRandom(self.settings.seed, self.images_seen, size, device=str(self.device))
-        step = self.span.step(self.images_seen)
-        for phase in self.state.due:
-            self.state.accumulate(phase, batch, self.settings.accumulate, step, random, ALONE, size)
-            self.state.update(phase, self.images_seen)
-        self.images_seen += size
-        self.state.average(self.images_seen, size)
+        batch = batch.with_images(real_at(batch.images, plan.growth))
+        seed = self.settings.run.seed
+        self.trainer.step(plan, batch, StepRandom(seed, self.images_seen, self.batch, device=str(self.device)))
+        self.images_seen += self.batch
 
 
 def _wait(device: torch.device) -> None:
@@ -106,7 +97,7 @@ def compare(
     device: torch.device,
     after: Callable[[str, Any], None] = lambda name, loop: None,
 ) -> dict[str, list[float]]:
-    """Pictures a second of each loop in each turn of so many steps. after: what to do with each one in the end."""
+    """Images a second of each loop in each turn of so many steps. after: what to do with each one in the end."""
     alone = device.type == "cuda"
     speeds: dict[str, list[float]] = {name: [] for name in loops}
     for group in [[name] for name in loops] if alone else [list(loops)]:
@@ -118,7 +109,7 @@ def compare(
                 speeds[name].append(steps * loop.batch / loop.take(steps))
         for name, loop in running.items():
             if alone:
-                print(f"{name}: {statistics.median(speeds[name]):.1f} pictures/s", file=sys.stderr)
+                print(f"{name}: {statistics.median(speeds[name]):.1f} images/s", file=sys.stderr)
             after(name, loop)
             loop.loader.close()
         del loop, running
@@ -176,9 +167,9 @@ class CountOperations(TorchDispatchMode):
 
 
 def describe_peak(run: Steps, steps: int) -> str:
-    precision = torch.bfloat16 if run.settings.precision == "bf16" else torch.float32
+    precision = torch.bfloat16 if run.settings.optim.precision == "bf16" else torch.float32
     best = operations_at_best(precision, run.device)
-    with one_by_one(run.state), CountOperations() as counter:
+    with one_by_one(run.trainer), CountOperations() as counter:
         run.take(steps)
     operations = counter.total / steps
     run.loading, with_loading, without = 0.0, [], []
@@ -192,7 +183,7 @@ def describe_peak(run: Steps, steps: int) -> str:
     gain = statistics.median(a / b for a, b in zip(with_loading, without))
     line = (
         f"{operations / 1e9:.1f} billion operations a step, {operations * steps / seconds / best:.1%} of the "
-        f"{best / 1e9:,.0f} billion a second of large matrices in {run.settings.precision}; "
+        f"{best / 1e9:,.0f} billion a second of large matrices in {run.settings.optim.precision}; "
         f"loading took the host {share:.2%} of the time, and without it a step is {gain:.3f} times as fast"
     )
     if run.device.type == "cuda":
@@ -204,26 +195,27 @@ def describe_peak(run: Steps, steps: int) -> str:
 def one_batch(loader: BatchLoader, images_seen: int, size: int) -> Iterator[None]:
     """The same batch again and again, which is loaded once."""
     batch, load = loader.load(images_seen, size), loader.load
-    loader.load = lambda *place: replace(batch)
+    loader.load = lambda *place: batch
     yield
     loader.load = load
 
 
 @contextlib.contextmanager
-def one_by_one(state: TrainingState) -> Iterator[None]:
+def one_by_one(trainer: Trainer) -> Iterator[None]:
     """Operations that are asked for one by one, and can be counted and named."""
-    graphs, state.graphs = state.graphs, None
+    graphs, trainer.graphs = trainer.graphs, None
     yield
-    state.graphs = graphs
+    trainer.graphs = graphs
 
 
 def compiled(settings: TrainConfig, data: PreparedDataset, device: torch.device) -> Steps:
-    """torch.compile over the generator, and over the discriminator where no penalty is taken from its pictures."""
+    """torch.compile over the generator, and over the discriminator where no penalty is taken from its images."""
     run = Steps(settings, data, device)
     run.take(1)  # what is set up at the first use is set up
-    run.state.generator.synthesis = torch.compile(run.state.generator.synthesis, dynamic=False)
-    for name in ("look", "features_of"):
-        setattr(run.state.discriminator, name, once_differentiated(getattr(run.state.discriminator, name)))
+    generator, discriminator = run.trainer.generator, run.trainer.discriminator
+    generator.synthesis = torch.compile(generator.synthesis, dynamic=False)
+    for name in ("extract", "features_of_maps"):
+        setattr(discriminator, name, once_differentiated(getattr(discriminator, name)))
     return run
 
 
@@ -231,8 +223,8 @@ def once_differentiated(work: Callable) -> Callable:
     """`work`, compiled where it has no second derivatives."""
     fast = torch.compile(work, dynamic=False)
 
-    def either(seen: Any) -> Any:
-        return (work if convolution.is_differentiated_twice() else fast)(seen)
+    def either(*given: Any) -> Any:
+        return (work if convolution.is_differentiated_twice() else fast)(*given)
 
     return either
 
@@ -241,7 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("variants", nargs="+")
-    parser.add_argument("--steps", type=int, default=16, help="a turn; a multiple of penalty_every")
+    parser.add_argument("--steps", type=int, default=16, help="a turn; a multiple of loss.penalty.every")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--profile", action="store_true")
@@ -263,8 +255,8 @@ def main() -> None:
         if options.peak:
             told.append(f"{name}: {describe_peak(run, options.steps)}")
         if options.profile:
-            with one_by_one(run.state), torch.profiler.profile() as profile:
-                run.take(run.settings.penalty_every)
+            with one_by_one(run.trainer), torch.profiler.profile() as profile:
+                run.take(run.settings.penalty.every)
             kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in shares(profile, device).items())
             order = f"self_{device.type}_time_total"
             table = profile.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=40)
@@ -276,7 +268,7 @@ def main() -> None:
     for name, values in speeds.items():
         ratio = statistics.median(a / b for a, b in zip(values, first))
         print(
-            f"{name:24} batch {sizes[name]}  {statistics.median(values):8.1f} pictures/s "
+            f"{name:24} batch {sizes[name]}  {statistics.median(values):8.1f} images/s "
             f"({min(values):.1f}-{max(values):.1f})  {ratio:.2f} times the first"
         )
     print("\n".join(told))

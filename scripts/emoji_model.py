@@ -20,7 +20,7 @@ import torch
 from t2i import TextToImagePipeline
 from t2i.cli.console import read_prompts
 from t2i.grids import captioned_grid, save_png
-from t2i.models.folder import BUILT_IN
+from t2i.models.find import BUILT_IN
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.run import find_runs, newest_resumable
 

@@ -51,7 +51,7 @@ def rename_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "contrastive" and value is None:
             value = 1.0 if flat.get("text_encoder") == "transformer" else 0.0
         elif name == "model.discriminator" and value == "scratch":
-            continue  # the architecture's own, which is the default
+            value = "stylegan2"  # which alone had the choice
         elif new == name and name.startswith("model.") and name.count(".") == 1:
             new = f"model.both.{name.removeprefix('model.')}"
         elif new == name and name.startswith("encoder."):

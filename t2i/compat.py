@@ -119,7 +119,8 @@ class COCODataset(_CaptionedPictures):
 
 def get_loader(dataset: Dataset, batch_size: int = 32) -> DataLoader:
     """Shuffled batches (images [B, 3, R, R], captions, TextBatch); a last batch that is not full is dropped."""
-    return DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) > batch_size, collate_fn=_collate)  # type: ignore[arg-type]
+    count = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare it
+    return DataLoader(dataset, batch_size, shuffle=True, drop_last=count > batch_size, collate_fn=_collate)
 
 
 def _collate(items: Sequence[tuple[Tensor, str, np.ndarray]]) -> tuple[Tensor, list[str], TextBatch]:
@@ -168,6 +169,8 @@ def train_fn(
         config = TrainConfig(
             adversarial=Adversarial(kind="hinge", augment=()), penalty=Penalty(kind="ma-gp", weight=2.0)
         )
+    weight = config.penalty.weight
+    assert weight is not None
     device = next(gen.parameters()).device
     trainer = Trainer(
         config, gen.resolution, FrozenText(), device, networks=(gen, critic), optimizers=(opt_gen, opt_critic)
@@ -175,8 +178,10 @@ def train_fn(
     rates = opt_gen.param_groups[0]["lr"], opt_critic.param_groups[0]["lr"]
     for number, (images, captions, text) in enumerate(loader):
         ids = np.unique(captions, return_inverse=True)[1]
-        growth = Growth(4 * 2**step, alpha if step else 1.0) if gen.grows else Growth(gen.resolution)
-        plan = StepPlan(number * len(images), len(images), growth, *rates, penalty=config.penalty.weight)
+        growth = Growth(gen.resolution)
+        if gen.grows:  # the networks stand there, until the next step
+            gen.growth = critic.growth = growth = Growth(4 * 2**step, alpha if step else 1.0)
+        plan = StepPlan(number * len(images), len(images), growth, *rates, penalty=weight)
         rng = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
         same = ids[:, None] == ids
         wrong = torch.from_numpy(mismatch(same, rng.numpy("mismatch")))[:, None].to(device)

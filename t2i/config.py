@@ -264,19 +264,12 @@ class TrainConfig:
 # Group -> field of TrainConfig.
 _ATTRIBUTES = {"text.transformer": "transformer", "loss.adversarial": "adversarial", "loss.penalty": "penalty"}
 _ATTRIBUTES = {name: _ATTRIBUTES.get(name, name) for name in GROUPS}
-_TOP = {
-    "arch": field(default="stylegan2", metadata={"help": "Architecture of the generator.", "option": "--arch"}),
-    "preset": field(
-        default="auto",
-        metadata={
-            "help": "A preset of the architecture or a TOML file; auto: fast on a CPU, wide on a GPU.",
-            "option": "--preset",
-        },
+_TOP: dict[str, dataclasses.Field[Any]] = {
+    "arch": setting("stylegan2", "Architecture of the generator.", option="--arch"),
+    "preset": setting(
+        "auto", "A preset of the architecture or a TOML file; auto: fast on a CPU, wide on a GPU.", option="--preset"
     ),
-    "begin_with": field(
-        default=None,
-        metadata={"help": "Begin with the networks of a run, a snapshot or a model.", "option": "--begin-with"},
-    ),
+    "begin_with": setting(None, "Begin with the networks of a run, a snapshot or a model.", option="--begin-with"),
 }
 _TOP_TYPES: dict[str, Any] = {"arch": str, "preset": str, "begin_with": str | None}
 
@@ -358,7 +351,10 @@ def build(flat: Mapping[str, Any], called: Callable[[str], str] = option) -> Tra
     if kind is not None and not isinstance(kind, str):
         raise UsageError(f"{called('model.discriminator.kind')}: input should be a text, not {kind!r:.80}")
     parts = {_ATTRIBUTES[name]: group(**groups[name]) for name, group in GROUPS.items()}
-    config = TrainConfig(**top, **parts, terms=terms, **networks, discriminator_kind=kind)
+    config = TrainConfig(
+        **top, **parts, terms=terms, generator=networks["generator"], discriminator=networks["discriminator"],
+        discriminator_kind=kind,
+    )  # fmt: skip
     _check_together(config, called)
     return config
 

@@ -77,6 +77,8 @@ def upsampling_conv3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 class Conv2d(nn.Conv2d):
     """nn.Conv2d by conv2d; square kernels, one stride and one padding for both directions, no groups."""
 
+    padding: tuple[int, ...]  # never a word
+
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(x, self.weight, self.bias, self.stride[0], self.padding[0])
 

@@ -41,8 +41,8 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         temporary = name
         # A path's bytes that are no UTF-8 are lone surrogates in a text: escaped, as JSON reads them.
-        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
-        with os.fdopen(handle, mode, **text) as stream:
+        encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "backslashreplace", "\n")
+        with os.fdopen(handle, mode, encoding=encoding, errors=errors, newline=newline) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

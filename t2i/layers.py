@@ -124,6 +124,7 @@ class SpectralConv2d(nn.Module):
     as it does where learning rates are equalised.
     """
 
+    start: Tensor
     SQUARINGS = 3  # 8 power iterations in a few products of small matrices, where a GPU needs as long as for one
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, padding: int = 0):
@@ -194,6 +195,8 @@ def downsample(x: Tensor) -> Tensor:
 
 class Blur(nn.Module):
     """The low-pass filter [1, 2, 1] in both directions, the edge repeated; keeps the size."""
+
+    kernel: Tensor
 
     def __init__(self) -> None:
         super().__init__()

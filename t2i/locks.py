@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,12 @@ from pathlib import Path
 from t2i.errors import UserError
 from t2i.files import describe_os_error, make_folder
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+if sys.platform == "win32":
     import msvcrt
+
+    fcntl = None
+else:
+    import fcntl
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 _UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -91,7 +93,7 @@ def _acquire(path: Path, shared: bool) -> int | None:
 def _try(handle: int, shared: bool) -> bool:
     """Lock an open file without waiting; False where somebody else has it."""
     try:
-        if fcntl:
+        if sys.platform != "win32":
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         else:
             os.lseek(handle, os.getpid() % _WINDOWS_BYTES if shared else 0, os.SEEK_SET)

@@ -51,7 +51,7 @@ class TextToImagePipeline:
         weights_sha256: str = "",
     ):
         self.device = torch.device(device)
-        self.generator = generator.eval().to(self.device, memory_format=torch.channels_last)
+        self.generator = generator.eval().to(memory_format=torch.channels_last).to(self.device)
         self.description = description
         self.weights_sha256 = weights_sha256
         self.sampler = Sampler(self.generator, self.device)

@@ -6,8 +6,9 @@ import signal
 def stop_signals() -> list[int]:
     """SIGINT (Ctrl-C), SIGTERM, and SIGHUP where a terminal that closes ends the command: not under nohup."""
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    wanted = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([hangup] if wanted else [])]
+    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, hangup]
 
 
 def comes_twice(number: int) -> bool:

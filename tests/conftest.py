@@ -18,6 +18,7 @@ from t2i.cli import run
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
+from t2i.models.find import find_model
 from t2i.text.encoders import load_encoder
 
 # How long an example takes is the machine's business. CI's examples are the same each time: it judges a change.
@@ -115,7 +116,7 @@ def tiny_bert(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shapes_data(tmp_path_factory) -> PreparedDataset:
-    """96 drawn pictures at 16 px, captions encoded by HashEncoder. Read only."""
+    """96 drawn images at 16 px, captions encoded by HashEncoder. Read only."""
     out = tmp_path_factory.mktemp("data") / "shapes-train-16"
     prepare(ShapesSource(96), out, HashEncoder(), PrepareOptions(resolution=16, workers=1))
     return PreparedDataset(out)
@@ -123,7 +124,7 @@ def shapes_data(tmp_path_factory) -> PreparedDataset:
 
 @pytest.fixture(scope="session")
 def minilm_data(tmp_path_factory) -> Path:
-    """48 drawn pictures at 16 px, captions encoded by the bundled MiniLM: what the command line makes. Read only."""
+    """48 drawn images at 16 px, captions encoded by the bundled MiniLM: what the command line makes. Read only."""
     from t2i.cli import run
 
     out = tmp_path_factory.mktemp("data") / "t2i-data" / "shapes-train-16"
@@ -139,10 +140,17 @@ def tiny_run(minilm_data, tmp_path_factory) -> Path:
 
     root = tmp_path_factory.mktemp("runs")
     settings = root / "tiny.toml"
-    settings.write_text('arch = "dfgan"\nsnapshot_kimg = 0.016\nlog_kimg = 0.008\n[model]\nnf = 4\n')
+    times, widths = "snapshot_kimg = 0.016\nlog_kimg = 0.008", "generator.nf = 4\ndiscriminator.nf = 4"
+    settings.write_text(f'arch = "dfgan"\n[run]\n{times}\n[model]\n{widths}\n')
     assert run(["train", str(minilm_data), "--kimg", "0.048", "--batch", "8", "--config", str(settings),
                 "--out", str(root), "--device", "cpu"]) == 0  # fmt: skip
     return root / "00000-dfgan-shapes-train-16"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run) -> Path:
+    """The newest model of tiny_run. Read only."""
+    return find_model(tiny_run)
 
 
 @pytest.fixture

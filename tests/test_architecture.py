@@ -11,7 +11,11 @@ FILES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(RO
 
 # From the top down; a module imports from its own layer and from those below it. A module of t2i/ that is not named
 # here (config, files, errors, ...) belongs to the lowest layer.
-LAYERS = ("cli", "originals", "export", "pipeline", "training", "evaluation", "models", "losses", "text", "data")
+LAYERS = (
+    "cli", "compat", "export", "pipeline", "training", "evaluation", "sampling", "losses", "models", "text", "data",
+)  # fmt: skip
+# A term is written for what a step hands to it: in annotations alone, nothing is imported.
+ANNOTATED = {"t2i.losses.base": ["t2i.training.batch", "t2i.training.randomness", "t2i.training.schedule"]}
 
 
 def module_name(path: Path) -> str:
@@ -96,7 +100,7 @@ def dangers(tree: ast.Module) -> list[str]:
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         found += [name for name in names if name.split(".")[0] in BANNED_MODULES or name in BANNED_CALLS]
         if isinstance(node, ast.Name | ast.Attribute) and dotted(node) in BANNED_CALLS:
-            found.append(dotted(node))
+            found += [dotted(node)] if isinstance(node.ctx, ast.Load) else []  # a field may be called eval
         if isinstance(node, ast.Call):
             pickles = [
                 k for k in node.keywords if k.arg == "allow_pickle" and getattr(k.value, "value", 1) is not False
@@ -140,10 +144,8 @@ def test_the_ban_sees_what_it_bans(text):
 
 
 def test_the_ban_lets_the_harmless_through():
-    assert (
-        dangers(ast.parse("model.eval(); np.load(p, allow_pickle=False); re.compile(x); safetensors.torch.load(b)"))
-        == []
-    )
+    code = "model.eval(); np.load(p, allow_pickle=False); re.compile(x); safetensors.torch.load(b)\neval: A = 3"
+    assert dangers(ast.parse(code)) == []
 
 
 def upward(module: str) -> list[str]:
@@ -154,7 +156,13 @@ def upward(module: str) -> list[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_downwards(module):
-    assert upward(module) == []
+    assert upward(module) == ANNOTATED.get(module, [])
+
+
+@pytest.mark.parametrize("module", ANNOTATED)
+def test_what_is_in_annotations_alone_is_not_imported(module):
+    imported = {name for node in at_import_time(MODULES[module]) for name in targets(node, module)}
+    assert imported and not imported & set(ANNOTATED[module])
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -15,18 +15,18 @@ from t2i import (
     get_networks,
     train_fn,
 )
-from t2i.errors import UserError
-from t2i.models import get_architecture
-from t2i.models.growing import Growth
 from t2i.compat import default_transform
+from t2i.errors import UserError
+from t2i.models.growing import Growth
+from t2i.training.trainer import Trainer
 
 WIDTH = 24
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """12 pictures in images/, two captions each in labels/, and the same as COCO annotations."""
-    root = tmp_path_factory.mktemp("originals")
+    """12 images in images/, two captions each in labels/, and the same as COCO annotations."""
+    root = tmp_path_factory.mktemp("original")
     (root / "images").mkdir()
     (root / "labels").mkdir()
     images, annotations = [], []
@@ -47,7 +47,7 @@ def dataset(folders, hash_encoder):
     )
 
 
-def test_image_label_dataset_pairs_pictures_with_their_captions(dataset, hash_encoder):
+def test_image_label_dataset_pairs_images_with_their_captions(dataset, hash_encoder):
     assert len(dataset) == 12
     captions = set()
     for _ in range(40):
@@ -83,7 +83,7 @@ def test_datasets_of_nothing_raise_one_line(folders, tmp_path):
         COCODataset(folders / "images", tmp_path / "none.json")
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     (tmp_path / "a.txt").write_text("a caption")
     with pytest.raises(UserError, match=r"a\.png: not a picture: it starts with b'no picture'; take it out, or "):
@@ -95,7 +95,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_pictures_are_decoded_as_prepare_does_it(tmp_path):
+def test_images_are_decoded_as_prepare_does_it(tmp_path):
     ramp = np.linspace(0, 65535, 30 * 40).reshape(30, 40).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "grey.png")
     see_through = np.zeros((30, 40, 4), np.uint8)
@@ -116,7 +116,7 @@ def test_pictures_are_decoded_as_prepare_does_it(tmp_path):
     assert photo.shape == (40, 30, 3) and photo[0, 15, 2] == 255 == photo[39, 15, 0]
 
 
-def test_get_loader_shuffles_pictures_captions_and_tokens_together(dataset, hash_encoder):
+def test_get_loader_shuffles_images_captions_and_tokens_together(dataset, hash_encoder):
     batches = list(get_loader(dataset, 5))
     assert [len(captions) for _, captions, _ in batches] == [5, 5]  # the rest of 2 is dropped
     images, captions, text = batches[0]
@@ -152,22 +152,25 @@ def test_train_fn_trains_both_networks_and_moves_alpha_to_1_over_half_the_data(d
         assert all(p.isfinite().all() for p in network.parameters())
 
 
-def test_train_fn_grows_a_stylegan_by_step_and_alpha(dataset):
+def test_train_fn_grows_a_stylegan_by_step_and_alpha(dataset, monkeypatch):
     dataset.transform = default_transform(16)
-    small = get_architecture("stylegan").smallest
-    gen, critic = get_networks("stylegan", resolution=16, width=WIDTH, **small)
+    narrow = {"z_dim": 8, "w_dim": 16, "mapping_layers": 2, "fmap_base": 16, "fmap_max": 8}
+    gen, critic = get_networks("stylegan", resolution=16, width=WIDTH, **narrow)
+    plans, take = [], Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, plan, *given: plans.append(plan) or take(self, plan, *given))
     optimizers = [torch.optim.Adam(network.parameters(), 1e-3) for network in (critic, gen)]
     loader = list(get_loader(dataset, 4))
     alpha = train_fn(critic, gen, loader[:1], dataset, 0, 0.0, *optimizers)
-    assert (gen.growth, critic.growth) == (Growth(4, 1.0),) * 2
+    assert (gen.growth, critic.growth) == (Growth(4), Growth(4))  # where they draw and judge, if nobody says
     train_fn(critic, gen, loader[:1], dataset, 1, 0.25, *optimizers)
     assert gen.growth == Growth(8, 0.25)
     assert train_fn(critic, gen, loader[:1], dataset, 2, alpha, *optimizers) == 1.0
+    assert [plan.growth for plan in plans] == [Growth(4), Growth(8, 0.25), Growth(16, alpha)]
     assert all(p.isfinite().all() for network in (gen, critic) for p in network.parameters())
 
 
 def test_generate_image_from_text(tiny_run, tmp_path, monkeypatch):
-    image = generate_image_from_text("a table", tiny_run / "model", seed=3)
+    image = generate_image_from_text("a table", tiny_run, seed=3)
     assert image.size == (16, 16)
     monkeypatch.chdir(tmp_path)
     assert generate_image_from_text("a table").size == (128, 128)  # no run here: the built-in model

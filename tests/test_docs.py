@@ -1,4 +1,4 @@
-"""The documentation: every link leads somewhere, every command and script that it names exists."""
+"""The documentation: every link leads somewhere, every command, setting and script that it names exists."""
 
 import re
 from pathlib import Path
@@ -63,14 +63,22 @@ TOML = [block for text in TEXTS.values() for block in re.findall(r"^```toml\n(.*
 
 @pytest.mark.parametrize("block", TOML, ids=lambda block: block.split(" =")[0])
 def test_config_files_that_are_shown_are_taken(block, tmp_path):
-    from t2i.training.setup import new_settings
+    from t2i.training.settings import new_settings
 
     (tmp_path / "run.toml").write_text(block)
-    flags = {"arch": "stylegan"} if "[[stages]]" in block else {}
+    flags = {"arch": "stylegan"} if "[[schedule.stages]]" in block else {}
     _, origin = new_settings(SimpleNamespace(resolution=32), flags, tmp_path / "run.toml", "cpu")
     assert str(tmp_path / "run.toml") in origin.values()
 
 
-def test_every_picture_is_shown():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_that_are_named_exist(page):
+    from t2i.training.tables import unknown_settings
+
+    named = re.findall(r"`((?:text|optim|schedule|loss|eval|run)\.(?!py)[a-z_.]+)\b", TEXTS[page])
+    assert unknown_settings(dict.fromkeys(named)) == []
+
+
+def test_every_image_is_shown():
     shown = "\n".join(TEXTS.values())
     assert [path.name for path in (ROOT / "docs" / "pictures").iterdir() if path.name not in shown] == []

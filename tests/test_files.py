@@ -36,7 +36,8 @@ def test_a_prompt_in_a_suggested_command_is_one_word_and_runs_nothing(prompt, tm
     command = ["bash", "-c", f"printf %s {shell_word(prompt)}"]
     assert subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout == prompt
     assert list(tmp_path.iterdir()) == []
-    card = model_card("m", ModelDescription("dfgan", 64, "attention", {}, {"name": "minilm"}, {"prompts": [prompt]}))
+    text, facts = {"conditioning": "attention"}, {"prompts": [prompt]}
+    card = model_card("m", ModelDescription("dfgan", 64, {"name": "minilm"}, text, {}, training=facts))
     shown = next(line for line in card.splitlines() if line.startswith("t2i generate "))
     assert shlex.split(shown)[2] == prompt
 

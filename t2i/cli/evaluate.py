@@ -112,7 +112,7 @@ def evaluate(
         "images_seen": pipe.description.training.get("images_seen"), "sha256": pipe.weights_sha256,
         "truncation": truncation,
     }  # fmt: skip
-    chosen = _chosen_on(run, model)
+    chosen = _chosen_on(run, model) or pipe.description.training  # a model of 0.1 says it itself
     if chosen.get("chosen_on") == dataset.fingerprint:
         report.notes.insert(
             0,
@@ -147,7 +147,7 @@ def _chosen_on(run: Path | None, model: Path) -> "dict[str, Any]":
     from t2i.models.find import best_in_run, find_model
     from t2i.training.run import Run
 
-    if run is None or best_in_run(run) is None or best_in_run(run) != find_model(model):
+    if run is None or (best := best_in_run(run)) is None or best.absolute() != find_model(model).absolute():
         return {}
     return Run(run).read_best() or {}
 
@@ -232,7 +232,7 @@ def _show(report: "Report") -> None:
             found = [(score.value, score.ceiling, score.floor) for score in (pairs["seen"], pairs["unseen"])]
             table.add_row(name, *(f"{value:.2f}" for values in found for value in values))
         console.out.print(table)
-    for about, names in groups.items():
-        console.say(f"{', '.join(dict.fromkeys(names))}: {about}")
+    for about, measured in groups.items():
+        console.say(f"{', '.join(dict.fromkeys(measured))}: {about}")
     for note in dict.fromkeys(report.notes):
         console.say(f"note: {note}")

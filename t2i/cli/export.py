@@ -30,7 +30,7 @@ def export(
     folder = out or Path("t2i-export") / format
 
     from t2i.files import check_writable
-    from t2i.models.find import find_model
+    from t2i.models.find import find_model, is_run
     from t2i.models.folder import holds_model
     from t2i.training.run import default_model
 
@@ -39,8 +39,8 @@ def export(
         raise UsageError(f"{folder}: not empty, and no earlier export of that format; choose another --out")
     if folder.resolve() == find_model(model or default_model()).resolve():
         raise UsageError(f"{folder} is the model itself; choose another --out")
-    owner = folder.resolve().parent
-    if (owner / "checkpoints").is_dir() and (owner / "config.json").is_file():
+    above = folder.resolve().parents
+    if is_run(above[0]) or any(path.name == "checkpoints" and is_run(path.parent) for path in above):
         raise UsageError(f"{folder} belongs to a run; choose another --out")
     if format == "onnx":
         from t2i.export import FILES, export_onnx, require_onnx

@@ -24,10 +24,10 @@ def info(
 
 def look(path: Path) -> tuple[str, dict[str, Any]]:
     """The kind of a path and the facts on it. Raises UserError, one line, where it is nothing that t2i made."""
-    if not path.exists():
+    if not any((path / marker).is_file() for marker in KINDS):
         from t2i.models.find import find_model
 
-        path = find_model(path)  # the built-in one has a name
+        path = find_model(path)  # the built-in one has a name, a snapshot may be a model alone
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     for marker, (kind, read) in KINDS.items():

@@ -136,6 +136,7 @@ class _Group:
         """What the processes told, by rank."""
         notes: list[dict[str, Any]] = []
         for process, pipe in zip(self.processes, self.pipes):
+            assert process.stdin is not None
             process.stdin.close()
             lines = b""
             with contextlib.suppress(BlockingIOError):  # it told nothing, and something that it started still could

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from t2i.data.prepare import PrepareOptions, Summary
     from t2i.data.records import Source
+    from t2i.text.frozen import FrozenEncoder
 
 
 def prepare(
@@ -110,14 +111,14 @@ def _prepare_one(
 ) -> dict[str, object]:
     from t2i.data.prepare import prepare as run
 
-    def load() -> object:
+    def load() -> "FrozenEncoder":
         from t2i.text.encoders import load_encoder
 
         return load_encoder(text_encoder)
 
     try:
         with console.stages(quiet) as progress, _stoppable():
-            summary = run(source, target, load, options, progress, overwrite)  # type: ignore[arg-type]
+            summary = run(source, target, load, options, progress, overwrite)
     except console.Stopped as stop:
         raise console.Stopped(stop.number, "the same command goes on where it was") from None
     if not quiet:

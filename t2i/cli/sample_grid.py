@@ -200,10 +200,11 @@ def _mixed(
 
     above = _draw(pipe, [[_Cell(seed, second, psi) for seed in fine]])[0]
     left = _draw(pipe, [[_Cell(seed, first, psi)] for seed in coarse])
-    ways = []
-    for seeds, condition in (([a for a in coarse for _ in fine], first), (fine * len(coarse), second)):
-        ways.append((torch.stack([pipe.sampler.noise(seed) for seed in seeds]), condition.expand(len(seeds), -1)))
-    drawn = [picture for group in pipe.sampler.mix_styles(*ways, psi) for picture in group.numpy()]
+    rows, columns = (
+        (torch.stack([pipe.sampler.noise(seed) for seed in seeds]), condition.expand(len(seeds), -1))
+        for seeds, condition in (([a for a in coarse for _ in fine], first), (fine * len(coarse), second))
+    )
+    drawn = [picture for group in pipe.sampler.mix_styles(rows, columns, psi) for picture in group.numpy()]
     table = [[np.full_like(above[0], 255), *above]]
     for number, (picture,) in enumerate(left):
         table.append([picture, *drawn[number * len(fine) : (number + 1) * len(fine)]])

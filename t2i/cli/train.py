@@ -219,7 +219,6 @@ def _resume(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks
     """An existing run."""
     import torch
 
-    from t2i.config import DEFAULT
     from t2i.training.settings import resumed_settings
     from t2i.training.tables import check_together
 
@@ -227,7 +226,7 @@ def _resume(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks
     settings = _with_threads(settings, device)
     check_together(settings, request.processes)
     if request.dry_run:
-        _show(settings, dict.fromkeys(FIELDS, DEFAULT), dataset, device, request)
+        _show(settings, {}, dataset, device, request)
         return
     _check_scores(settings, dataset)
     if ranks.first and device.type == "cpu" and settings.run.threads != (here := torch.get_num_threads()):
@@ -260,7 +259,10 @@ def _show(
     device: "torch.device",
     request: _Request,
 ) -> None:
-    """The ten lines that training begins with; for a dry run all settings as well, as a TOML file."""
+    """The ten lines that training begins with; for a dry run all settings as well, as a TOML file.
+
+    origin: where each setting came from; {} for a run that is resumed.
+    """
     from t2i.config import COMMAND_LINE, flatten, to_toml
     from t2i.models import get_architecture
     from t2i.presets import about, preset_file
@@ -282,7 +284,7 @@ def _show(
         ) from error
     sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in networks]
     values, schedule = flatten(settings.tables()), Schedule(settings, dataset.resolution)
-    named = {name: source for name, source in origin.items() if source == COMMAND_LINE or source.endswith(".toml")}
+    named = [name for name, source in origin.items() if source in (COMMAND_LINE, str(request.config))]
     ours = [f"{name} {values[name]}" for name in named if name in values and name not in ("arch", "preset")]
     path = preset_file(settings.arch, settings.preset)
     losses = [settings.adversarial.kind, *(f"{name} {next(iter(t.values())):g}" for name, t in settings.terms.items())]
@@ -292,7 +294,7 @@ def _show(
     length = f"{settings.schedule.kimg:g} kimg" + (f", at most {minutes:g} minutes" if minutes else "")
     where = f"{device}, {settings.optim.precision}"
     if device.type == "cpu":
-        where += f", {settings.run.threads} threads"
+        where += f", {settings.run.threads} thread{'s' * (settings.run.threads != 1)}"
     rows: dict[str, Any] = {
         "data": f"{dataset.path} ({len(dataset):,} images, {dataset.resolution} px)",
         "device": f"{where}, {request.processes} processes" if request.processes > 1 else where,
@@ -301,7 +303,7 @@ def _show(
         "length": f"{length}; batch {settings.optim.batch}, seed {settings.run.seed}",
         "stages": schedule.describe() if settings.schedule.growing else "none, full size from the start",
         "losses": ", ".join(losses),
-        "yours": ", ".join(ours) or "nothing differs from the preset",
+        "yours": ", ".join(ours) or ("nothing differs from the preset" if origin else "as the run began"),
     }
     if origin.get("preset", "").startswith("its settings for"):
         rows["preset"] += f" [{origin['preset']}]"

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from t2i.files import atomic_write, read_json, write_json
 SLICE = 512  # captions whose tokens are in memory at once: a chunk of long ones is large
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What prepare needs of a text encoder; see t2i.text.frozen.FrozenEncoder."""
 
@@ -77,7 +78,7 @@ def encode_captions(partial: Path, encoder: Encoder, count: int, progress: Calla
         if not (done.is_file() and tokens.is_file() and read_json(done).get("texts_sha256") == digest):
             before = encoder.truncated, encoder.unknown
             rows: list[int] = []
-            parts = _encoded(encoder, texts, rows, lambda done, before=before_chunk: progress(before + done))
+            parts = _encoded(encoder, texts, rows, progress, before_chunk)
             done.unlink(missing_ok=True)  # it speaks of other tokens, should this be killed after the next line
             save_parts(tokens, parts)
             counts = {"truncated": encoder.truncated - before[0], "unknown": encoder.unknown - before[1]}
@@ -95,14 +96,17 @@ def encode_captions(partial: Path, encoder: Encoder, count: int, progress: Calla
 
 
 def _encoded(
-    encoder: Encoder, texts: list[str], lengths: list[int], moved: Callable[[int], None]
+    encoder: Encoder, texts: list[str], lengths: list[int], progress: Callable[[int], None], before: int
 ) -> Iterator[np.ndarray]:
-    """The texts' tokens, float16 [n, T], a slice of the texts at a time; `lengths` grows by each text's count."""
+    """The texts' tokens, float16 [n, T], a slice of the texts at a time; `lengths` grows by each text's count.
+
+    before: captions done before these.
+    """
     for start in range(0, len(texts), SLICE):
         rows = encoder.encode(texts[start : start + SLICE])
         lengths.extend(len(row) for row in rows)
         yield np.concatenate(rows).astype(np.float16, copy=False)
-        moved(len(lengths))
+        progress(before + len(lengths))
 
 
 def _text_statistics(partial: Path, lengths: list[np.ndarray], width: int) -> np.ndarray:

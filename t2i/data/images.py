@@ -22,6 +22,7 @@ from PIL import (  # the plugins: Image.open would import all of Pillow's otherw
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
@@ -37,7 +38,7 @@ from t2i.files import first_line
 
 T = TypeVar("T")
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 if "avif" in features.modules and features.check("avif"):
     from PIL import AvifImagePlugin  # noqa: F401
 
@@ -47,8 +48,10 @@ if "avif" in features.modules and features.check("avif"):
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # File names worth trying when a folder is listed. The decoder looks at the bytes, never at the name.
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-EXTENSIONS = frozenset((*EXTENSIONS, ".ppm", ".pgm", ".pbm", ".pnm", ".avif"))
+EXTENSIONS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
+))  # fmt: skip
 
 MAX_PIXELS = 100_000_000  # decoded at once; Pillow holds 4 bytes a pixel, so 400 MB
 MAX_BYTES = 512 * 2**20  # of the file itself
@@ -142,6 +145,7 @@ def _load(picture: Image.Image, resolution: int | None) -> Any:
     if counted > MAX_PIXELS:
         raise PictureError("too many pixels", f"{width} x {height} pixels")
     if picture.format == "JPEG":
+        assert isinstance(picture, ImageFile.ImageFile)
         picture.decodermaxblock = WHOLE
     # Nothing but libtiff prints.
     with _no_stderr() if picture.format == "TIFF" else contextlib.nullcontext():

@@ -6,6 +6,7 @@ changed since, and shards of machines that see different sources are never mixed
 """
 
 import collections
+import functools
 import hashlib
 import itertools
 import re
@@ -100,7 +101,7 @@ def write_pictures(
             block = itertools.chain([head], itertools.islice(results, length - 1))
             before = sum(shard["entries"] for shard in finished.values())
             finished[number] = _write_shard(
-                block, partial, number, length, made_of, options, lambda done, before=before: tick(before, done)
+                block, partial, number, length, made_of, options, functools.partial(tick, before)
             )
             tick(before, length)
     tick(total, 0)
@@ -169,7 +170,8 @@ def _write_shard(
     tick: Callable[[int], None],
 ) -> dict[str, Any]:
     images = np.empty((length, options.resolution, options.resolution, 3), np.uint8)
-    records, skips = [], []
+    records: list[Record] = []
+    skips: list[Skip] = []
     for done, (entry, image) in enumerate(results):
         if done % TASK == 0:
             tick(done)
@@ -179,17 +181,18 @@ def _write_shard(
                 detail = f": {brief(entry.detail, 200)}" if entry.detail else ""
                 raise UserError(f"{brief(entry.key)}: {entry.reason}{detail} (--strict)")
         else:
+            assert image is not None
             images[len(records)] = image
             records.append(entry)
     assert len(records) + len(skips) == length
     description = partial / f"shard-{number:05d}.json"
     description.unlink(missing_ok=True)  # of other pictures, it must not outlive a kill between the next lines
     images = images[: len(records)]
-    content = hashlib.sha256(images.reshape(-1))
+    content = hashlib.sha256(images.reshape(-1).data)
     save_array(partial / f"images-{number:05d}.npy", images)
     with atomic_write(partial / f"records-{number:05d}.jsonl") as stream:
         for record in records:
-            line = {"key": record.key, "captions": list(record.captions)}
+            line: dict[str, Any] = {"key": record.key, "captions": list(record.captions)}
             if record.attributes is not None:
                 line["attributes"] = record.attributes
             stream.write(text := json_line(line))

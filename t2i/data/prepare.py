@@ -133,7 +133,7 @@ def _prepare(
     make_folder(partial)
     sweep(partial)  # killed while it wrote a file
     if _is_finished(partial, plan, source, options):
-        encoder = encoder() if not hasattr(encoder, "encode") else encoder
+        encoder = encoder if isinstance(encoder, Encoder) else encoder()
         if _take_finished(partial, encoder, summary):
             _check_skipped(summary, options, partial, source)
             _publish(partial, out)
@@ -151,7 +151,7 @@ def _prepare(
     _list_skipped(partial, len(shards))
     _check_skipped(summary, options, partial, source, keep=joining)
     summary.captions, summary.caption_uses = index_captions(partial, len(shards))
-    encoder = encoder() if not hasattr(encoder, "encode") else encoder
+    encoder = encoder if isinstance(encoder, Encoder) else encoder()
     text = encode_captions(
         partial, encoder, summary.captions, lambda done: progress("captions", done, summary.captions)
     )

@@ -51,13 +51,13 @@ def choice_at(positions: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarra
 
 def mix(values: np.ndarray | np.uint64) -> np.ndarray:
     """SplitMix64's finaliser (Steele et al. 2014): uint64 -> well-mixed uint64."""
-    values = np.asarray(values, np.uint64)
-    if not values.ndim:
-        return mix(values[None])[0]  # NumPy warns of an overflow in a scalar, and of none in an array
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed = np.asarray(values, np.uint64)
+    if not mixed.ndim:
+        return mix(mixed[None])[0]  # NumPy warns of an overflow in a scalar, and of none in an array
+    mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 _ROUND_KEYS = mix(np.arange(ROUNDS))

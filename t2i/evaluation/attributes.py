@@ -330,11 +330,11 @@ def _check_double(reading: Reading, scene: Scene) -> dict[str, bool]:
     # Two objects have different colours, so an object is told by its colour.
     by_colour = {shown.colour: shown for shown in reading.objects[:2]}
     first, second = (by_colour.get(item.colour) for item in scene.items)
-    both = first is not None and second is not None
+    both = (first, second) if first is not None and second is not None else None
     right = {
-        "colours": both,
-        "objects": both and [first.shape, second.shape] == [item.shape for item in scene.items],
-        "relation": both and relation(first, second) == scene.relation,
+        "colours": both is not None,
+        "objects": both is not None and [shown.shape for shown in both] == [item.shape for item in scene.items],
+        "relation": both is not None and relation(*both) == scene.relation,
         "background": bool(reading.objects) and reading.background == scene.background,
     }
     right["all"] = all(right.values())

@@ -21,7 +21,14 @@ KNOWN = "6726825d"  # the first digits of the published file's SHA-256, which it
 
 
 class _Convolution(nn.Module):
-    def __init__(self, channels: int, out: int, kernel: int | tuple[int, int], stride: int = 1, padding=0):
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+    ):
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(out, eps=1e-3)
@@ -73,16 +80,15 @@ class _C(nn.Module):
 
     def __init__(self, narrow: int):
         super().__init__()
-        across, down = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
         self.branch1x1 = _Convolution(768, 192, 1)
         self.branch7x7_1 = _Convolution(768, narrow, 1)
-        self.branch7x7_2 = _Convolution(narrow, narrow, **across)
-        self.branch7x7_3 = _Convolution(narrow, 192, **down)
+        self.branch7x7_2 = _Convolution(narrow, narrow, (1, 7), padding=(0, 3))
+        self.branch7x7_3 = _Convolution(narrow, 192, (7, 1), padding=(3, 0))
         self.branch7x7dbl_1 = _Convolution(768, narrow, 1)
-        self.branch7x7dbl_2 = _Convolution(narrow, narrow, **down)
-        self.branch7x7dbl_3 = _Convolution(narrow, narrow, **across)
-        self.branch7x7dbl_4 = _Convolution(narrow, narrow, **down)
-        self.branch7x7dbl_5 = _Convolution(narrow, 192, **across)
+        self.branch7x7dbl_2 = _Convolution(narrow, narrow, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_3 = _Convolution(narrow, narrow, (1, 7), padding=(0, 3))
+        self.branch7x7dbl_4 = _Convolution(narrow, narrow, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_5 = _Convolution(narrow, 192, (1, 7), padding=(0, 3))
         self.branch_pool = _Convolution(768, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,15 +121,14 @@ class _E(nn.Module):
     def __init__(self, channels: int, by_maximum: bool):
         super().__init__()
         self.by_maximum = by_maximum
-        across, down = {"kernel": (1, 3), "padding": (0, 1)}, {"kernel": (3, 1), "padding": (1, 0)}
         self.branch1x1 = _Convolution(channels, 320, 1)
         self.branch3x3_1 = _Convolution(channels, 384, 1)
-        self.branch3x3_2a = _Convolution(384, 384, **across)
-        self.branch3x3_2b = _Convolution(384, 384, **down)
+        self.branch3x3_2a = _Convolution(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = _Convolution(384, 384, (3, 1), padding=(1, 0))
         self.branch3x3dbl_1 = _Convolution(channels, 448, 1)
         self.branch3x3dbl_2 = _Convolution(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = _Convolution(384, 384, **across)
-        self.branch3x3dbl_3b = _Convolution(384, 384, **down)
+        self.branch3x3dbl_3a = _Convolution(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = _Convolution(384, 384, (3, 1), padding=(1, 0))
         self.branch_pool = _Convolution(channels, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,7 +189,7 @@ def load_inception(path: Path | str, device: torch.device | str = "cpu") -> Feat
         what = f"lacks {missing[0]}" if missing else f"has {(strange or shapes)[0]}, which does not fit"
         raise UserError(f"{path}: not the Inception-v3 of FID ({what}); give pt_inception-2015-12-05-6726825d.pth")
     network.load_state_dict(found, strict=False)
-    network = network.float().eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    network = network.float().eval().requires_grad_(False).to(memory_format=torch.channels_last).to(device)
     digest = sha256(path)
     name = "Inception-v3 2015-12-05" if digest.startswith(KNOWN) else "Inception-v3 of unknown weights"
     return FeatureNetwork(name, digest, RESOLUTION, WIDTH, network, torch.device(device))

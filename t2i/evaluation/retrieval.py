@@ -63,9 +63,6 @@ class Judge:
         away = shuffled(len(vectors), seed)
         model, ceiling, floor = (self.similarities(v) for v in (vectors, self.real, vectors[away]))
         count = len(vectors)
-        about = {
-            "better": "higher", "network": self.network, "samples": count, "ceiling_of": self.real_of,
-        }  # fmt: skip
         scores = []
         if self.cosine:
             values = [100 * np.maximum(similarities[:, 0], 0) for similarities in (model, ceiling, floor)]
@@ -74,7 +71,8 @@ class Judge:
             scores.append(
                 Score(
                     name=self.cosine, value=means[0], ceiling=means[1], floor=means[2], error=error,
-                    reference="the prompt", **about,
+                    reference="the prompt", better="higher", network=self.network, samples=count,
+                    ceiling_of=self.real_of,
                 )
             )  # fmt: skip
         if self.asks:
@@ -85,7 +83,7 @@ class Judge:
                     name=self.name, value=shares[0], ceiling=shares[1], floor=shares[2],
                     error=float(np.sqrt(shares[0] * (1 - shares[0]) / count)),
                     reference=f"the own caption among {choices} ({1 / choices:g} by chance)",
-                    **about,
+                    better="higher", network=self.network, samples=count, ceiling_of=self.real_of,
                 )
             )  # fmt: skip
         return scores

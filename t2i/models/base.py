@@ -72,9 +72,11 @@ class Discriminator(nn.Module):
 
     group: images of a micro-batch that it compares with each other; 1 where it judges each alone.
     blocks_from_image: its blocks, the first one nearest to the image; fine-tuning may freeze some.
+    growth: where one that grows stands if a call does not say.
     """
 
     pooler: AttentionPooler | SentencePooler
+    growth: Growth
     grows: ClassVar[bool] = False
     group: ClassVar[int] = 1
 

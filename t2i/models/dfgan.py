@@ -42,8 +42,10 @@ class Affine(nn.Module):
         self.scale = nn.Sequential(nn.Linear(condition, width), nn.ReLU(), nn.Linear(width, width))
         self.shift = nn.Sequential(nn.Linear(condition, width), nn.ReLU(), nn.Linear(width, width))
         for branch, start in ((self.scale, 1.0), (self.shift, 0.0)):
-            nn.init.zeros_(branch[-1].weight)
-            nn.init.constant_(branch[-1].bias, start)
+            last = branch[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
+            nn.init.constant_(last.bias, start)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # [B, C, h, w], [B, E]
         return scale_and_shift(x, self.scale(condition), self.shift(condition))
@@ -136,6 +138,7 @@ class DiscriminatorBlock(nn.Module):
             for conv in (self.conv1, self.conv2):
                 nn.init.kaiming_normal_(conv.weight, a=0.2)
         if c_in == c_out:
+            assert self.shortcut.bias is not None
             nn.init.dirac_(self.shortcut.weight)
             nn.init.zeros_(self.shortcut.bias)
 

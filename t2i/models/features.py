@@ -9,7 +9,6 @@ import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +122,8 @@ class _Convolution(nn.Module):
         return self.conv.groups > 1 and self.stride > 1 and x.dtype is torch.bfloat16 and x.device.type == "cpu"
 
     @staticmethod
-    def _in_fp32(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int) -> Tensor:
+    def _in_fp32(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int) -> Tensor:
+        assert bias is not None
         with torch.autocast(x.device.type, enabled=False):
             return F.conv2d(x.float(), weight.float(), bias.float(), stride, padding, groups=groups).to(x.dtype)
 
@@ -133,9 +133,9 @@ class _Convolution(nn.Module):
         return self.conv.groups > 1 and x.is_cuda and x.shape[-1] <= self.kernel // 2
 
     @staticmethod
-    def _by_torch(*operands: Any, groups: int) -> Tensor:
+    def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int) -> Tensor:
         with torch.backends.cudnn.flags(enabled=False):
-            return F.conv2d(*operands, groups=groups)
+            return F.conv2d(x, weight, bias, stride, padding, groups=groups)
 
     def _padding(self, size: int) -> tuple[int, int]:
         total = max((math.ceil(size / self.stride) - 1) * self.stride + self.kernel - size, 0)
@@ -176,7 +176,7 @@ def load_lite(name: str = "lite2", device: torch.device | str = "cpu") -> Effici
     network = EfficientNetLite(variant)
     network.load_state_dict(_folded(read_weights(path)))
     network.requires_grad_(False).eval()
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last).to(device)
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
@@ -217,8 +217,8 @@ def _folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for block in blocks:
         parts = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1")}
         parts["project"] = ("_project_conv", "_bn2")
-        for part, names in parts.items():
-            pairs[f"blocks.{block}.{part}"] = tuple(f"_blocks.{block}.{name}" for name in names)
+        for part, (conv, norm) in parts.items():
+            pairs[f"blocks.{block}.{part}"] = f"_blocks.{block}.{conv}", f"_blocks.{block}.{norm}"
     folded = {}
     for name, (conv, norm) in pairs.items():
         if f"{conv}.weight" not in weights:  # the first stage expands nothing

@@ -170,7 +170,7 @@ def _list(value: Any) -> list[Any]:
 def _check_description(description: ModelDescription) -> None:
     """Raises TypeError or ValueError where a value of model_index.json or config.json is of the wrong kind."""
     text = description.text_encoder
-    kinds = {
+    kinds: dict[str, tuple[object, type | tuple[type, ...]]] = {
         "architecture": (description.architecture, str), "resolution": (description.resolution, int),
         "generator": (description.generator, dict), "text": (description.text, dict),
         "rgb_resolutions": (description.rgb_resolutions, list),

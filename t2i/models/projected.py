@@ -14,6 +14,7 @@ step takes a third of the time that it does at 128 px, and for icons that is goo
 import copy
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from t2i.layers import Linear, SpectralConv2d, leaky_relu
 from t2i.models.base import Discriminator, Features
-from t2i.models.features import load_lite
+from t2i.models.features import EfficientNetLite, load_lite
 from t2i.models.growing import Growth
 from t2i.models.registry import register_discriminator
 from t2i.precision import at_least_fp32
@@ -31,6 +32,8 @@ TAPS = (24, 40, 112, 320)  # channels of EfficientNet-Lite0 at 1/4, 1/8, 1/16, 1
 MIXED = (64, 128, 256, 256)
 HEAD = 64
 PATCHES = 4  # a head's map is 4 x 4
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class ProjectedDiscriminator(Discriminator):
@@ -56,7 +59,7 @@ class ProjectedDiscriminator(Discriminator):
         self.input_resolution = input_resolution
         self.pooler = text.pooler()
         self.network = frozen(load_lite("lite0"))
-        self._converted: dict[tuple[torch.dtype, torch.device], nn.Module] = {}  # no part of the state
+        self._converted: dict[tuple[torch.dtype, torch.device], EfficientNetLite] = {}  # no part of the state
         for number, (c_in, c_out) in enumerate(zip(TAPS, MIXED)):
             self.register_buffer(f"mix{number}", torch.randn(c_out, c_in, 1, 1) * c_in**-0.5)
         for number, (c_out, c_in) in enumerate(pairwise(MIXED)):
@@ -76,7 +79,7 @@ class ProjectedDiscriminator(Discriminator):
         maps = network.maps(pixels)[1:]
         return [*maps, network.head(maps[-1]).mean((2, 3), keepdim=True)]
 
-    def _network(self, device: torch.device) -> nn.Module:
+    def _network(self, device: torch.device) -> EfficientNetLite:
         """The frozen network, in autocast's number format where that is on, which would convert it in every pass."""
         if not torch.is_autocast_enabled(device.type):
             return self.network
@@ -127,7 +130,7 @@ class _Head(nn.Module):
         return F.adaptive_avg_pool2d(x, PATCHES) if x.shape[-1] != PATCHES else x
 
 
-def frozen(network: nn.Module) -> nn.Module:
+def frozen(network: Network) -> Network:
     """A network whose parameters are buffers: no optimiser sees them, and no checkpoint keeps them."""
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

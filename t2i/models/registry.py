@@ -10,7 +10,7 @@ import torch
 from t2i.models.base import Discriminator, Generator
 from t2i.text.pooler import Conditioning
 
-NO_OPTIONS = ("self", "resolution", "text", "growth", "rgb_resolutions")  # of a constructor: not the user's to set
+NO_OPTIONS = ("resolution", "text", "growth", "rgb_resolutions")  # of a constructor: not the user's to set
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def get_discriminator(kind: str) -> type[Discriminator]:
 
 def options_of(network: type) -> dict[str, Any]:
     """A network's own settings, {name: default}: the keyword arguments of its constructor."""
-    parameters = inspect.signature(network.__init__).parameters.values()
+    parameters = inspect.signature(network).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in NO_OPTIONS}
 
 

@@ -60,6 +60,8 @@ class Mapping(nn.Module):
 class StyleLayer(nn.Module):
     """What follows each convolution: noise, bias, leaky ReLU, instance norm, style (SG1, fig. 1b)."""
 
+    noise: Tensor
+
     def __init__(self, channels: int, resolution: int, w_dim: int):
         super().__init__()
         self.channels, self.resolution = channels, resolution
@@ -98,6 +100,7 @@ class SynthesisBlock(nn.Module):
         if self.constant is not None:
             x = self.constant.expand(len(w), -1, -1, -1)  # [B, C, 4, 4]
         else:
+            assert self.conv1 is not None
             x = self.blur(self.conv1(x))  # [B, c_out, 2h, 2w]
         x = self.layer1(x, w[:, 0], noise[0])
         return self.layer2(self.conv2(x), w[:, 1], noise[1])
@@ -110,6 +113,7 @@ class StyleGANGenerator(Generator):
     to stand at; left out, fully grown. Raises ValueError where it cannot stand there.
     """
 
+    w_avg_samples: Tensor
     grows = True
 
     def __init__(

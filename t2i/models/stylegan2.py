@@ -125,6 +125,7 @@ class StyleGAN2Generator(Generator):
     is added to; 0 for none. Raises ValueError for a resolution that it has not.
     """
 
+    w_avg_samples: Tensor
     grows, rgb_skips = True, True
 
     def __init__(
@@ -194,7 +195,7 @@ class StyleGAN2Generator(Generator):
         coarse, styles = styles[:, 0], styles[..., : self.w_width]
         x = self.first(self.constant.expand(len(styles), -1, -1, -1), styles[:, 0])
         rgb = old = self.to_rgb[0](x, styles[:, 1])
-        for number, pair in enumerate(self.convs[: styles.shape[1] // 2 - 1], start=1):
+        for number, pair in enumerate(self.convs[: len(resolutions_to(growth.resolution)) - 1], start=1):
             up, conv = pair.children()
             x = up(x, styles[:, 2 * number - 1])  # [B, C, 2h, 2w]
             if self.layout is not None and x.shape[-1] == self.layout_side:

@@ -77,6 +77,8 @@ class TokenMixer(nn.Module):
     forward: tokens [B, L, T] and mask [B, L] -> [B, L, width]; what stands at padding means nothing.
     """
 
+    slopes: Tensor
+
     def __init__(self, tokens: int, layers: int, width: int = 128, heads: int = 8, lr_multiplier: float = 1.0):
         super().__init__()
         if layers < 1:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from t2i.text.pooler import TextBatch
 
@@ -18,7 +19,7 @@ class FrozenEncoder:
 
     name: what the user called it; sha256: of its weights; width: T; max_tokens: longest caption it reads;
     truncated: captions cut so far; unknown: captions so far with words or signs that it has no token for, which all
-    read the same to it. A kind of encoder says how texts become ids, and ids hidden states.
+    read the same to it; model: the network. A kind of encoder says how texts become ids, and ids hidden states.
     """
 
     name: str
@@ -26,6 +27,7 @@ class FrozenEncoder:
     width: int
     max_tokens: int
     device: torch.device
+    model: nn.Module
     truncated = unknown = 0
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:

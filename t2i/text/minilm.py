@@ -98,10 +98,12 @@ class Bert(nn.Module):
     def forward(self, input_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         part = self.embeddings
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        x = part["word_embeddings"](input_ids) + part["token_type_embeddings"].weight[0]
+        types, layers = part["token_type_embeddings"], self.encoder["layer"]
+        assert isinstance(types, nn.Embedding) and isinstance(layers, nn.ModuleList)
+        x = part["word_embeddings"](input_ids) + types.weight[0]
         x = part["LayerNorm"](x + part["position_embeddings"](positions))
         seen = None if mask is None else mask.bool()[:, None, None, :]
-        for layer in self.encoder["layer"]:
+        for layer in layers:
             x = layer(x, seen)
         return x
 
@@ -138,11 +140,11 @@ class Layer(nn.Module):
         self.output = _output(FEED_FORWARD)
 
     def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:  # [B, L, 384], [B, 1, 1, L]
-        query, key, value = (
-            part(x).unflatten(2, (HEADS, -1)).transpose(1, 2) for part in self.attention["self"].values()
-        )
+        maps, output = self.attention["self"], self.attention["output"]
+        assert isinstance(maps, nn.ModuleDict) and isinstance(output, nn.ModuleDict)
+        query, key, value = (part(x).unflatten(2, (HEADS, -1)).transpose(1, 2) for part in maps.values())
         attended = F.scaled_dot_product_attention(query, key, value, seen).transpose(1, 2).flatten(2)
-        x = self._add(x, attended, self.attention["output"])
+        x = self._add(x, attended, output)
         return self._add(x, F.gelu(self.intermediate["dense"](x)), self.output)
 
     @staticmethod

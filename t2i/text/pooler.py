@@ -86,6 +86,9 @@ class AttentionPooler(nn.Module):
     read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such tokens -> [B, queries * query_width].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         statistics: TextStatistics,
@@ -135,6 +138,9 @@ class SentencePooler(nn.Module):
     read: TextBatch -> TextBatch of one token, that vector, [B, 1, T]. pool: that -> [B, T].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, statistics: TextStatistics):
         super().__init__()
         self.read_width = self.out_width = statistics.token_mean.numel()
@@ -175,7 +181,8 @@ class Conditioning:
 
 
 @torch.no_grad()
-def sync_token_mixer(source: nn.Module, target: nn.Module) -> None:
+def sync_token_mixer(source: AttentionPooler | SentencePooler, target: AttentionPooler | SentencePooler) -> None:
     """Copy the weights of one pooler's token mixer into another's; poolers without one are left alone."""
-    if (learned := getattr(source, "mixer", None)) is not None:
-        torch._foreach_copy_(list(target.mixer.parameters()), list(learned.parameters()))
+    if isinstance(source, AttentionPooler) and source.mixer is not None:
+        assert isinstance(target, AttentionPooler) and target.mixer is not None
+        torch._foreach_copy_(list(target.mixer.parameters()), list(source.mixer.parameters()))

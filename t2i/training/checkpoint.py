@@ -146,7 +146,7 @@ def newest_checkpoint(root: Path, ours: bool = True) -> tuple[Path, dict[str, An
     ours: this process is to write there next, so that what a killed one was writing is swept away. Raises UserError
     where there is no checkpoint.
     """
-    complaints = []
+    complaints: list[str] = []
     if ours:
         sweep(root)
     for folder in reversed(list_checkpoints(root)):

@@ -42,8 +42,9 @@ class Ranks:
         if not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
             store = _agent_store()
-            place = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])} if store else {}
-            dist.init_process_group(backend, store=store, timeout=PATIENCE, **place)
+            # -1: torch finds it itself.
+            rank, size = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if store else (-1, -1)
+            dist.init_process_group(backend, store=store, timeout=PATIENCE, rank=rank, world_size=size)
         # What the host has to know goes over gloo: reading it does not wait for the GPU.
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size(), control)

@@ -51,7 +51,7 @@ class NanGuard:
             self._judge(phase, float(verdict), images_seen, scaled)
             return
         if not scaled:  # where this is 1 the fused kernels leave weights and moments alone
-            optimizer.found_inf = broken
+            optimizer.found_inf = broken  # type: ignore[attr-defined]  # torch declares it nowhere
         self._read(phase)
         self._deferred[phase] = *copy_to_host(verdict), images_seen, scaled
 

@@ -65,12 +65,12 @@ class Progress:
         if not self._began:  # set-up does not count
             self.process_started, self._began = time.monotonic(), True
         minutes, saving = self.config.schedule.minutes, self.config.run.checkpoint_minutes
-        too_long = bool(minutes) and self.elapsed >= minutes * 60
-        unsaved = bool(saving) and time.monotonic() - self._saved_at >= saving * 60
+        too_long = bool(minutes and self.elapsed >= minutes * 60)
+        unsaved = bool(saving and time.monotonic() - self._saved_at >= saving * 60)
         too_long, stopped, unsaved = ranks.any(too_long, stop(), unsaved)
         reason = "done" if self.images_seen >= self.goal else "minutes" if too_long else "signal" if stopped else ""
         every = self.config.eval.every
-        score = bool(every) and (reason in ("done", "minutes") or self._passed(every, self._logged_images))
+        score = bool(every and (reason in ("done", "minutes") or self._passed(every, self._logged_images)))
         log = bool(reason) or score or self._passed(self.config.run.log_kimg * 1000, self._logged_images)
         save = bool(reason) or unsaved or self._passed(self.config.run.snapshot_kimg * 1000, self.saved_images)
         return Due(

@@ -26,7 +26,7 @@ from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, make_folder, read_json, write_json
 from t2i.models.find import BEST, BUILT_IN, newest_in_run
 from t2i.training.checkpoint import list_checkpoints
-from t2i.training.tables import config_from
+from t2i.training.tables import config_from, unknown_settings
 from t2i.version import __version__
 
 
@@ -82,6 +82,11 @@ class Run:
         if not isinstance(facts.get("settings"), dict) or not isinstance(facts.get("data"), dict):
             raise UserError(f"{self.folder}/config.json is not a run's configuration")
         try:
+            if unknown := unknown_settings(rename_settings(flatten(facts["settings"]))):
+                raise UserError(
+                    f"{self.folder} was begun with {', '.join(unknown)}, which this t2i does not know; "
+                    "go on with the version in its config.json"
+                )
             return settings_from(facts["settings"]), facts["data"]
         except UsageError as error:
             raise UserError(f"{self.folder}/config.json is damaged: {error}") from error

@@ -90,13 +90,14 @@ class Scoring:
     def _evaluator(
         self, data: PreparedDataset, train: PreparedDataset, config: TrainConfig, say: Callable[[str], None]
     ) -> Evaluator:
-        options = {"samples": config.eval.samples, "device": str(self.device)}
+        samples, device = config.eval.samples, str(self.device)
         try:
-            return Evaluator(data, train, Options(tuple(SCORES), **options))
+            return Evaluator(data, train, Options(tuple(SCORES), samples=samples, device=device))
         except UserError as error:
             # Too few captions for R-precision must not cost the distances, nor too few pictures R-precision.
             kind = self.best_by in DISTANCES
-            evaluator = Evaluator(data, train, Options(tuple(n for n in SCORES if (n in DISTANCES) == kind), **options))
+            names = tuple(n for n in SCORES if (n in DISTANCES) == kind)
+            evaluator = Evaluator(data, train, Options(names, samples=samples, device=device))
             others = ", ".join(SCORES[name][0] for name in SCORES if (name in DISTANCES) != kind)
             say(f"{others} left out: {error}")
             return evaluator

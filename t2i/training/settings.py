@@ -11,9 +11,11 @@ from t2i.config import (
     Layers,
     TrainConfig,
     check_needs,
+    check_value,
     flatten,
     option,
     read_toml,
+    type_of,
 )
 from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset
@@ -24,7 +26,7 @@ from t2i.presets import list_presets, preset_file, read_preset
 from t2i.training.begin_with import find_source
 from t2i.training.run import Run, find_data
 from t2i.training.schedule import Schedule
-from t2i.training.tables import check_losses, check_networks, check_together, complete
+from t2i.training.tables import check_losses, check_networks, check_together, complete, for_each_network
 
 BLURRED = 0.1  # of a run, at the most, with a preset's blur_kimg
 WARM_UP = 0.25  # of a run, at the most, is a preset's warm-up: of its own length it is 3 to 16 %
@@ -49,6 +51,9 @@ def new_settings(
     begun = source.settings(named, resolution) if source else {}
     path, preset = _find_preset({**begun, **named}, flags, config, device)
     settings, nearest = read_preset(path, resolution)
+    for name, value in settings.items():
+        if name in FIELDS:
+            check_value(f"preset {preset}: {name}", type_of(name), value, FIELDS[name].metadata)
     arch = str(named.get("arch", settings.get("arch", TrainConfig.arch)))
     if "schedule.stages" in settings:
         settings["schedule.stages"] = _stages_beside(named, settings["schedule.stages"])
@@ -62,6 +67,7 @@ def new_settings(
     if layers.values.get("text.encoder") == "transformer" and "loss.contrastive.weight" not in layers.values:
         layers.add("a trained text encoder needs it", {"loss.contrastive.weight": 1.0})
     check_networks(layers, named)
+    layers.add(str(config), for_each_network(layers.values, file))
     check_losses(layers, named)
     layers.values = complete(layers.values)
     resolved = layers.build()
@@ -124,7 +130,7 @@ def _give_way(settings: dict[str, Any], named: Mapping[str, Any]) -> None:
         settings.pop("loss.penalty.every", None)
         if named.get("loss.adversarial.kind") == "wgan-gp":
             settings["loss.penalty.kind"] = "wgan-gp"
-        elif settings["loss.penalty.kind"] == "wgan-gp":
+        elif settings.get("loss.penalty.kind") == "wgan-gp":
             settings["loss.penalty.kind"] = "r1"
 
 

@@ -214,9 +214,11 @@ def discriminate(
         else:
             features, fake_features = features_of_both(d, maps, fake_maps, plan)
         real = d.logits(features, condition)
-        others = (
-            conditions[batch.wrong] if conditions is not None else d.pool(wrong_text).unflatten(0, batch.wrong.shape)
-        )
+        if conditions is not None:
+            others = conditions[batch.wrong]
+        else:
+            assert wrong_text is not None
+            others = d.pool(wrong_text).unflatten(0, batch.wrong.shape)
         wrong_logits = torch.stack([d.logits(features, other) for other in others.unbind(1)], dim=1)
     with plan.autocast(device):
         if fake_features is None:

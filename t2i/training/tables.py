@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from t2i.config import FIELDS, Layers, TrainConfig, build, check_value, flatten, is_on, nest
+from t2i.config import FIELDS, Adversarial, Layers, Penalty, TrainConfig, build, check_value, flatten, is_on, nest
 from t2i.errors import UsageError
 from t2i.losses.registry import TERMS
-from t2i.models import get_architecture
+from t2i.models import get_architecture, list_architectures
 from t2i.models.base import Discriminator, Generator
-from t2i.models.registry import get_discriminator, options_of
+from t2i.models.registry import get_discriminator, list_discriminators, options_of
 from t2i.training.latents import SAMPLERS
 
 LOSSES: dict[str, Any] = {**TERMS, **SAMPLERS}  # all that have a table [loss.NAME], but adversarial and penalty
@@ -62,16 +62,20 @@ def check_losses(layers: Layers, named: Mapping[str, Any]) -> None:
     for name, value in layers.values.items():
         match name.split("."):
             case ["loss", loss, key] if name not in FIELDS:
-                if loss not in LOSSES:
-                    listed = ", ".join(["adversarial", "penalty", *LOSSES])
-                    raise UsageError(f"{layers.called(name)}: there is no loss {loss!r}; there is {listed}")
-                fields = {f.name: f for f in dataclasses.fields(LOSSES[loss].Settings)}
+                tables = {"adversarial": Adversarial, "penalty": Penalty}
+                tables |= {name: kind.Settings for name, kind in LOSSES.items()}
+                if loss not in tables:
+                    raise UsageError(f"{layers.called(name)}: there is no loss {loss!r}; there is {', '.join(tables)}")
+                fields = {f.name: f for f in dataclasses.fields(tables[loss])}
                 if key not in fields:
                     raise UsageError(f"{layers.called(name)}: {loss} has {', '.join(fields)}")
                 check_value(layers.called(name), type(fields[key].default), value, fields[key].metadata)
-                if name in named and key != SWITCHES[loss] and not in_use(layers.values, loss):
-                    switch = f"loss.{loss}.{SWITCHES[loss]}"
-                    raise UsageError(f"{layers.called(name)} has no effect: {switch} is 0")
+            case ["loss", *_] if name not in FIELDS:
+                raise UsageError(f"{layers.called(name)}: there is no such setting; t2i train --dry-run prints all")
+    for name in named:
+        match name.split("."):
+            case ["loss", loss, key] if loss in LOSSES and key != SWITCHES[loss] and not in_use(layers.values, loss):
+                raise UsageError(f"{layers.called(name)} has no effect: loss.{loss}.{SWITCHES[loss]} is 0")
 
 
 def in_use(flat: Mapping[str, Any], loss: str) -> bool:
@@ -79,23 +83,50 @@ def in_use(flat: Mapping[str, Any], loss: str) -> bool:
     return value > (1 if SWITCHES[loss] == "latents" else 0)
 
 
+def unknown_settings(flat: Mapping[str, Any]) -> list[str]:
+    """Names of settings that this version does not have."""
+    networks = {which: options_of(network) for which, (_, network) in networks_of(flat).items()}
+    generators = [get_architecture(name).generator for name in list_architectures()]
+    kinds = [*generators, *(get_discriminator(kind) for kind in list_discriminators())]
+    networks["both"] = {key: value for kind in kinds for key, value in options_of(kind).items()}
+
+    def known(name: str) -> bool:
+        match name.split("."):
+            case ["model", which, key] if which in networks and name != "model.discriminator.kind":
+                return key in networks[which]
+            case ["loss", loss, key] if name not in FIELDS:
+                return loss in LOSSES and key in {field.name for field in dataclasses.fields(LOSSES[loss].Settings)}
+        return name in FIELDS or name == "model.discriminator.kind"
+
+    return [name for name in flat if not known(name)]
+
+
+def for_each_network(flat: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of model.both, of an older version, in `named`, as those of each network of `flat` that takes them."""
+    both = {name.removeprefix("model.both."): value for name, value in named.items() if name.startswith("model.both.")}
+    taken = {which: options_of(network) for which, (_, network) in networks_of(flat).items()}
+    found = {f"model.{which}.{key}": value for which, own in taken.items() for key, value in both.items() if key in own}
+    return {name: value for name, value in found.items() if name not in named}
+
+
 def complete(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every option of the networks and of the losses in use: what a config.json holds.
 
-    Losses that are not in use are left out. A key of model.both, of an older version, goes to each network that takes
-    it.
+    Losses that are not in use are left out.
     """
+    flat = {**flat, **for_each_network(flat, flat)}
     found = {name: value for name, value in flat.items() if not name.startswith(("model.both.", "loss."))}
     found |= {name: value for name, value in flat.items() if name in FIELDS}
     for which, (_, network) in networks_of(flat).items():
         for key, default in options_of(network).items():
             name = f"model.{which}.{key}"
-            found[name] = flat.get(name, flat.get(f"model.both.{key}", default))
+            found[name] = flat.get(name, default)
             if isinstance(default, float) and isinstance(found[name], int):
                 found[name] = float(found[name])
     for loss, kind in LOSSES.items():
         if in_use(flat, loss):
             for field in dataclasses.fields(kind.Settings):
+                assert field.default is not dataclasses.MISSING
                 name = f"loss.{loss}.{field.name}"
                 found[name] = type(field.default)(flat.get(name, field.default))
     return found

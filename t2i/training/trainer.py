@@ -74,7 +74,7 @@ class Trainer:
         self.terms = make_terms(config, self.generator, self.discriminator, resolution)
         self.latents = make_latents(config, self.generator)
         for network in (self.generator, self.discriminator):
-            network.to(device, memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last).to(device)
         self.ema = EMA(self.generator, config.optim.ema_kimg * 1000)
         self.images_before = 0  # that the networks saw in the runs that this one begins with
         heads = {term.name: term.module for term in self.terms if term.module is not None}
@@ -238,7 +238,9 @@ class Trainer:
             assert source.checkpoint is not None
             for name in ("generator", "discriminator", "ema", *OPTIONAL_PARTS):
                 if name in self.parts:
-                    load_network(source.checkpoint, name, self.parts[name], optional=name in OPTIONAL_PARTS)
+                    part = self.parts[name]
+                    assert isinstance(part, nn.Module)
+                    load_network(source.checkpoint, name, part, optional=name in OPTIONAL_PARTS)
             return True
         for network in (self.generator, self.ema.model):
             transfer(model.state_dict(), network, source.name)

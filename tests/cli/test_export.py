@@ -11,19 +11,17 @@ import pytest
 import torch
 from drawn_captions import CAPTIONS, PROMPTS
 from onnxruntime import InferenceSession
-from short_runs import ONE_QUICKLY
+from short_runs import ONE_QUICKLY, config
 from tokenizers import Tokenizer
 
 from t2i import export as module
 from t2i.cli import run
 from t2i.errors import UserError
 from t2i.export import export_onnx
-from t2i.models import get_architecture
-from t2i.models.folder import ModelDescription
+from t2i.models.folder import ModelDescription, build_generator
 from t2i.models.growing import Growth
 from t2i.pipeline import TextToImagePipeline
 from t2i.text.encoders import load_encoder
-from t2i.text.pooler import TextStatistics
 from t2i.text.tokenizer import CaptionTokenizer
 from t2i.text.transformer import TrainedEncoder, TransformerEncoder
 
@@ -44,14 +42,14 @@ def encoder():
 
 def pipeline(arch, encoder, conditioning="attention", **more):
     """A pipeline at 32 px whose weights are all somewhere."""
-    architecture = get_architecture(arch)
-    options = {**architecture.model_options, **architecture.smallest, **more}
-    generator = architecture.build(32, conditioning, TextStatistics.identity(encoder.width), options, 0)[0]
+    settings = config(arch)
+    text = {"conditioning": conditioning, "layers": int(conditioning == "attention"), "lr_multiplier": 1.0}
+    description = ModelDescription(arch, 32, encoder.describe(), text, settings.generator, **more)
+    generator = build_generator(description)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         for parameter in generator.parameters():
             parameter.data.add_(0.05 * torch.randn_like(parameter))
-    description = ModelDescription(arch, 32, conditioning, options, encoder.describe(), {})
     return TextToImagePipeline(generator.requires_grad_(False), description, text_encoder=encoder)
 
 
@@ -68,7 +66,7 @@ def drawn_elsewhere(folder, prompts, noise):
 
 def assert_draws_the_same(pipe, folder, prompts):
     ours = pipe(prompts, seeds=[5], output_type="np").images
-    theirs = drawn_elsewhere(folder, prompts, torch.stack([pipe.noise(5)] * len(prompts)))
+    theirs = drawn_elsewhere(folder, prompts, torch.stack([pipe.sampler.noise(5)] * len(prompts)))
     assert theirs.dtype == np.uint8 and theirs.shape == ours.shape
     assert np.abs(theirs.astype(int) - ours).max() <= 1  # rounding
     assert ours.std() > 1
@@ -76,7 +74,7 @@ def assert_draws_the_same(pipe, folder, prompts):
 
 # dfgan and stylegan are in the quick suite by the two tests below.
 @pytest.mark.parametrize("arch", ONE_QUICKLY)
-def test_every_architecture_draws_the_same_pictures_as_onnx(arch, encoder, tmp_path):
+def test_every_architecture_draws_the_same_images_as_onnx(arch, encoder, tmp_path):
     pipe = pipeline(arch, encoder)
     export_onnx(pipe, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "model.onnx", "tokenizer.json"]
@@ -85,7 +83,7 @@ def test_every_architecture_draws_the_same_pictures_as_onnx(arch, encoder, tmp_p
 
 
 def test_a_generator_that_is_growing_and_sentence_conditioning_go_too(encoder, tmp_path):
-    pipe = pipeline("stylegan", encoder, "sentence", shown_at=[8, 16, 32], growth=[16, 0.5])
+    pipe = pipeline("stylegan", encoder, "sentence", rgb_resolutions=[8, 16, 32], growth=[16, 0.5])
     assert pipe.grown == Growth(16, 0.5)
     export_onnx(pipe, tmp_path)
     assert_draws_the_same(pipe, tmp_path, PROMPTS)
@@ -97,7 +95,7 @@ def test_a_hugging_face_encoder_goes_too(tiny_bert, tmp_path):
     assert_draws_the_same(pipe, tmp_path, ["a red circle", "two dogs on a table", "a " * 20])
 
 
-def test_the_readme_draws_the_picture_of_its_seed(tiny_run, tmp_path, monkeypatch, t2i):
+def test_the_readme_draws_the_image_of_its_seed(tiny_run, tmp_path, monkeypatch, t2i):
     assert "model.onnx" in t2i("export", tiny_run, "--format", "onnx", "-o", tmp_path / "out")
     pipe = TextToImagePipeline.from_pretrained(tiny_run, device="cpu")
     assert_readme_draws(pipe, tmp_path / "out", monkeypatch)
@@ -116,18 +114,19 @@ def assert_readme_draws(pipe, folder, monkeypatch):
     names: dict = {}
     exec(code, names)
     noise = np.random.default_rng(0).standard_normal((1, pipe.generator.z_dim), np.float32)
-    ours = next(pipe.draw(torch.from_numpy(noise), pipe.pool(pipe.encode(names["prompts"])))).numpy()
+    condition = pipe.sampler.pool(pipe.encode(names["prompts"]))
+    ours = next(pipe.sampler.draw(torch.from_numpy(noise), condition)).numpy()
     from PIL import Image
 
     assert np.abs(np.asarray(Image.open("000.png")).astype(int) - ours[0]).max() <= 1
     assert names["prompts"] == pipe.known_prompts[:1]
 
 
-def test_half_precision_safetensors_are_a_model_of_half_the_size(tiny_run, t2i, here):
+def test_half_precision_safetensors_are_a_model_of_half_the_size(tiny_run, tiny_model, t2i, here):
     sizes = json.loads(t2i("export", tiny_run, "--json"))
     folder = here / "t2i-export" / "safetensors"
     assert sizes["path"] == "t2i-export/safetensors"
-    whole = (tiny_run / "model" / "generator" / "model.safetensors").stat().st_size
+    whole = (tiny_model / "generator" / "model.safetensors").stat().st_size
     assert 0.45 * whole < sizes["bytes"]["generator/model.safetensors"] < 0.55 * whole
     half, full = (
         TextToImagePipeline.from_pretrained(path, device="cpu")("a table", seeds=[0], output_type="np").images
@@ -160,13 +159,14 @@ def test_so_is_the_model_of_another_tool(refused, tiny_run, here):
     refused(2, "not empty, and no earlier export", "export", tiny_run, "-o", here)
 
 
-def test_a_model_is_not_exported_onto_itself(refused, tiny_run):
-    refused(2, "is the model itself", "export", tiny_run, "-o", tiny_run / "model")
+def test_a_model_is_not_exported_onto_itself(refused, tiny_run, tiny_model):
+    refused(2, "is the model itself", "export", tiny_run, "-o", tiny_model)
 
 
-def test_nor_is_the_newest_run_s_that_nobody_named(refused, tiny_run, here):
+def test_nor_is_the_newest_run_s_that_nobody_named(refused, tiny_run, tiny_model, here):
     (here / "runs").symlink_to(tiny_run.parent)
-    refused(2, "is the model itself", "export", "-o", here / "runs" / tiny_run.name / "model")
+    place = here / "runs" / tiny_model.relative_to(tiny_run.parent)
+    refused(2, "is the model itself", "export", "-o", place)
 
 
 def test_without_the_packages_it_says_what_to_install(refused, tiny_run, monkeypatch):
@@ -201,11 +201,12 @@ def test_the_built_in_model_is_there_by_its_name(here, t2i):
     assert TextToImagePipeline.from_pretrained(here / "half", device="cpu").resolution == 128
 
 
-def test_a_model_of_a_run_is_no_place_for_an_export(refused, tiny_run, here):
+@pytest.mark.parametrize("place", ["new", "checkpoints/000000016/model", "checkpoints/000000016", "checkpoints/new"])
+def test_a_run_is_no_place_for_an_export(refused, tiny_run, here, place):
     run = shutil.copytree(tiny_run, here / "run")
-    shutil.copytree(run / "model", run / "best")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    refused(2, "belongs to a run", "export", run, "-o", run / "best")
+    words = "not empty, and no earlier export" if place == "checkpoints/000000016" else "belongs to a run"
+    refused(2, words, "export", run, "-o", run / place)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickletools
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 from t2i.errors import UsageError, UserError
 from t2i.files import sha256
+from t2i.models.find import find_model, model_name
 from t2i.pipeline import TextToImagePipeline
 from t2i.tensors import load_tensors, noise_of_seed, save_tensors
 from t2i.text.encoders import load_encoder
@@ -32,12 +34,12 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_run):
+def pipe(tiny_model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("t2i.pipeline.load_encoder", functools.cache(load_encoder))
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # pictures this small only wait for other threads
-        yield TextToImagePipeline.from_pretrained(tiny_run / "model", device="cpu")
+        torch.set_num_threads(1)  # images this small only wait for other threads
+        yield TextToImagePipeline.from_pretrained(tiny_model, device="cpu")
         torch.set_num_threads(threads)
 
 
@@ -45,18 +47,18 @@ def draw(pipe: TextToImagePipeline, *arguments, **options) -> np.ndarray:
     return pipe(*arguments, output_type="np", **options).images
 
 
-# ---- the same picture ------------------------------------------------------------------------------------------
+# ---- the same image --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
-def test_pictures_are_the_same_alone_and_in_a_batch(pipe, count):
+def test_images_are_the_same_alone_and_in_a_batch(pipe, count):
     together = draw(pipe, PROMPTS[:count], seeds=[3])
     for prompt, picture in zip(PROMPTS, together):
         assert np.array_equal(draw(pipe, prompt, seeds=[3])[0], picture)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
-def test_a_seed_gives_the_same_picture_whatever_its_company(pipe, count):
+def test_a_seed_gives_the_same_image_whatever_its_company(pipe, count):
     together = draw(pipe, "a table", seeds=range(count))
     assert len(together) == count
     for seed in {0, count // 2, count - 1}:
@@ -76,7 +78,7 @@ def test_a_generator_goes_on_and_none_draws_afresh(pipe):
     assert not np.array_equal(draw(pipe, "a table"), draw(pipe, "a table"))
 
 
-def test_pictures_of_a_prompt_lie_together(pipe):
+def test_images_of_a_prompt_lie_together(pipe):
     images = draw(pipe, ["a table", "a chair"], seeds=[4, 5, 6])
     assert len(images) == 6
     assert np.array_equal(images[4], draw(pipe, "a chair", seeds=[5])[0])
@@ -144,9 +146,38 @@ def test_half_precision_weights_take_half_the_room_and_draw_nearly_the_same(pipe
     assert np.abs(pictures[0] - pictures[1]).mean() < 0.5
 
 
-def test_a_run_folder_stands_for_its_model(pipe, tiny_run):
+def test_a_run_folder_stands_for_its_newest_snapshot(pipe, tiny_run):
     from_run = TextToImagePipeline.from_pretrained(str(tiny_run), device="cpu")
     assert from_run.weights_sha256 == pipe.weights_sha256 and len(pipe.weights_sha256) == 64
+    earlier = TextToImagePipeline.from_pretrained(f"{tiny_run}@16", device="cpu")
+    assert earlier.weights_sha256 != pipe.weights_sha256
+    assert (earlier.description.training["images_seen"], pipe.description.training["images_seen"]) == (16, 48)
+
+
+def test_what_names_a_snapshot(tiny_run, tmp_path, monkeypatch):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "best.json").write_text('{"snapshot": 32}')
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "run": 48, "run@16": 16, "run@000000016": 16, "run@0": 0, "./run@048": 48, "run@best": 32,
+        "run/checkpoints/000000032": 32, "run/checkpoints/000000016": 16, "run/checkpoints/000000000/model": 0,
+    }  # fmt: skip
+    for name, images_seen in names.items():
+        found = find_model(name)
+        assert found.resolve() == (tmp_path / "run" / "checkpoints" / f"{images_seen:09d}" / "model").resolve()
+        assert model_name(found.resolve()) == f"{tmp_path / 'run'}@{images_seen}"
+    (tmp_path / "run@16").symlink_to(tmp_path / "run" / "checkpoints" / "000000048" / "model")
+    assert find_model("run@16") == Path("run@16")  # a model that lies there comes before a name
+
+
+def test_a_run_of_0_1_has_its_model_and_its_best_beside_the_checkpoints(tiny_run, tiny_model, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.copy(tiny_run / "config.json", run)
+    assert find_model(run) == run
+    for name in ("model", "best"):
+        shutil.copytree(tiny_model, run / name)
+    assert (find_model(run), find_model(f"{run}@best")) == (run / "model", run / "best")
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

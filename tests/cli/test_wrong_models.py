@@ -98,6 +98,11 @@ def _edit_training(folder, **values):
     _edit(folder / "model_index.json", training={**facts, **values})
 
 
+def _edit_text(folder, **values):
+    facts = json.loads((folder / "generator" / "config.json").read_text())["text"]
+    _edit(folder / "generator" / "config.json", text={**facts, **values})
+
+
 def _write_weights(folder: Path, tensors: dict[str, np.ndarray]) -> None:
     """As another tool would: with their hash."""
     save_file(tensors, folder / "generator" / "model.safetensors")
@@ -143,15 +148,17 @@ DAMAGES = {
     "resolution a text": (lambda f: _edit(f / "generator" / "config.json", resolution="64"), "resolution"),
     "resolution 0": (lambda f: _edit(f / "generator" / "config.json", resolution=0), "resolution"),
     "resolution 2^40": (lambda f: _edit(f / "generator" / "config.json", resolution=2**40), "resolution"),
-    "unknown conditioning": (lambda f: _edit(f / "generator" / "config.json", conditioning="magic"), "magic"),
-    "unknown option": (lambda f: _edit(f / "generator" / "config.json", options={"depth": 3}), "depth"),
-    "options a list": (lambda f: _edit(f / "generator" / "config.json", options=[]), "options"),
+    "unknown conditioning": (lambda f: _edit_text(f, conditioning="magic"), "magic"),
+    "layers a text": (lambda f: _edit_text(f, layers="1"), "text.layers"),
+    "no text": (lambda f: _edit(f / "generator" / "config.json", text=None), "text"),
+    "unknown option": (lambda f: _edit(f / "generator" / "config.json", generator={"depth": 3}), "depth"),
+    "options a list": (lambda f: _edit(f / "generator" / "config.json", generator=[]), "generator"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_or_foreign_model(refused, here, tiny_run, damage):
-    shutil.copytree(tiny_run / "model", here / "model")
+def test_a_damaged_or_foreign_model(refused, here, tiny_model, damage):
+    shutil.copytree(tiny_model, here / "model")
     spoil, words = DAMAGES[damage]
     spoil(here / "model")
     refused(1, words, "generate", "a table", "--model", "model")
@@ -165,16 +172,41 @@ def test_a_damaged_or_foreign_model(refused, here, tiny_run, damage):
         ("weights.pt", "never loaded"),
         ("weights.ckpt", "never loaded"),
         ("data set", "prepared data set"),
-        ("checkpoint", "checkpoint"),
+        ("checkpoint", "this is a checkpoint of an older t2i"),
         ("empty", "model_index.json"),
     ],
 )
-def test_a_model_that_is_something_else(refused, here, minilm_data, tiny_run, kind, words):
+def test_a_model_that_is_something_else(refused, here, minilm_data, kind, words):
     (here / "note.txt").write_text("hello")
     (here / "weights.pt").write_bytes(b"\x80\x04")
     (here / "weights.ckpt").write_bytes(b"\x80\x04")
     (here / "empty").mkdir()
-    checkpoint = next((tiny_run / "checkpoints").iterdir())
-    model = {"data set": minilm_data, "checkpoint": checkpoint}.get(kind, kind)
+    (here / "checkpoint").mkdir()
+    (here / "checkpoint" / "state.json").write_text("{}")
+    model = minilm_data if kind == "data set" else kind
     refused(1, words, "generate", "a table", "--model", model)
     refused(1, words, "sample-grid", "a table", "--model", model)
+
+
+@pytest.mark.parametrize(
+    ("which", "words"),
+    [
+        ("7", "run@7: there is no such snapshot; there are 0, 16, 32, 48"),
+        ("last", "run@last: there is no such snapshot; there are 0, 16, 32, 48"),
+        ("best", "run@best: none of its snapshots was scored; t2i train --eval-every scores them"),
+    ],
+)
+def test_a_snapshot_that_there_is_not(refused, here, tiny_run, which, words):
+    shutil.copytree(tiny_run, here / "run")
+    for command in (["generate", "a table", "--model"], ["export"], ["info"]):
+        refused(1, words, *command, f"run@{which}")
+    shutil.rmtree(here / "run" / "checkpoints" / "000000048")
+    (here / "run" / "best.json").write_text('{"snapshot": 48}')
+    refused(1, words.replace(", 48", ""), "generate", "a table", "--model", f"run@{which}")
+
+
+def test_a_run_without_a_snapshot(refused, here, tiny_run):
+    (here / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(tiny_run / "config.json", here / "run")
+    refused(1, "run@16: there is no such snapshot; there are none", "generate", "a table", "--model", "run@16")
+    refused(1, "no model here", "generate", "a table", "--model", "run")

@@ -22,12 +22,12 @@ def installation_is_readable() -> bool:
 
 
 @pytest.fixture
-def readable(tiny_run, minilm_data):
+def readable(tiny_model, minilm_data):
     """A folder with a model, a data set and the read-only folder `locked`; root is somebody else for the while."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chmod(folder, 0o755)
-        shutil.copytree(tiny_run / "model", folder / "model")
+        shutil.copytree(tiny_model, folder / "model")
         shutil.copytree(minilm_data, folder / "data")
         for path in folder.rglob("*"):  # whatever the umask
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -92,11 +92,11 @@ def fill(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("command", output_commands(Path(), Path(), Path()))
-def test_a_full_disk_leaves_no_half_written_file(small_disk, tiny_run, minilm_data, command, capfd):
+def test_a_full_disk_leaves_no_half_written_file(small_disk, tiny_model, minilm_data, command, capfd):
     if command != "prepare":  # it writes 800 KiB, and fails on the way
         fill(small_disk)
     capfd.readouterr()
-    assert run(output_commands(tiny_run / "model", minilm_data, small_disk)[command]) == 1
+    assert run(output_commands(tiny_model, minilm_data, small_disk)[command]) == 1
     line = capfd.readouterr().err
     assert line.startswith(f"t2i: {small_disk}") and line.count("\n") == 1
     assert "no space left on the disk (0." in line

@@ -33,10 +33,12 @@ from t2i.cli import run
         (["--device", "abacus"], "--device abacus"),
         (["--eval-every", "0"], "--eval-every must be above 0"),
         (["--eval-every", "8", "--best-by", "fid"], "--best-by: input should be"),
-        (["--best-by", "fd"], "--best-by needs --eval-every"),
+        (["--best-by", "fd"], "--best-by has no effect: it needs --eval-every"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--threads", "1025"], "--threads must be at most 1,024"),
         (["--growing"], "--growing has no effect: 16 px would be the only stage"),
         (["--arch", "dfgan", "--penalty", "none", "--penalty-every", "4"], "--penalty-every has no effect"),
-        (["--penalty-every", "4"], "there is no penalty here, --penalty is none (preset fast)"),
+        (["--penalty-every", "4"], "--penalty-every has no effect: --penalty is none (preset fast)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -44,49 +46,93 @@ def test_train_options_that_make_no_sense(refused, minilm_data, options, words):
     refused(2, words, "train", minilm_data, *options)
 
 
+POSTERIOR = "posterior.weight = 1"
+DFGAN = 'arch = "dfgan"\n[model]\n'
+
+
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        ("batch = ", 1, "not valid TOML"),
+        ("optim.batch = ", 1, "not valid TOML"),
         ("\x00", 1, "not valid TOML"),
-        ("batches = 8", 2, "no setting is called 'batches'"),
-        ('batch = "many"', 2, "run.toml: batch: "),
-        ('lr_g = "5"', 2, "run.toml: lr_g: input should be a number, not '5'"),
-        ("batch = 1", 2, "run.toml: batch must be at least 2"),
-        ("ema_kimg = 0", 2, "run.toml: ema_kimg must be above 0"),
-        ("likeness = -1", 2, "run.toml: likeness"),
-        ("perceptual = -1", 2, "run.toml: perceptual"),
-        ('preset = "small"\nperceptual = 1', 2, "perceptual looks through a frozen network"),
-        ("nearest_of = 0", 2, "run.toml: nearest_of"),
-        ("noise_kl = -1", 2, "run.toml: noise_kl"),
-        ("likeness = 1\nnoise_kl = 1\nnearest_of = 2", 2, "noise_kl and run.toml: nearest_of do not go together"),
-        ("likeness = 0\nnoise_kl = 1", 2, "run.toml: noise_kl needs run.toml: likeness"),
-        ('preset = "small"\nnoise_kl = 1', 2, "run.toml: noise_kl needs likeness: "),
-        ("pretrain_kimg = -1", 2, "run.toml: pretrain_kimg must not be negative"),
-        ("pretrain_kimg = true", 2, "run.toml: pretrain_kimg: input should not be true or false"),
-        ("pretrain_lr = 0", 2, "run.toml: pretrain_lr must be above 0"),
-        ("contrastive = 0\nplaces = true", 2, "places needs a contrastive term"),
-        ("[model]\ntext_layers = -1", 2, "text_layers"),
-        ("[model]\ntext_lr = 0.0", 2, "text_lr is above 0"),
-        ('conditioning = "sentence"\n[model]\ntext_layers = 1', 2, "text_layers reads tokens"),
-        ("beta1 = nan", 2, "run.toml: beta1 must be a number"),
-        ("penalty_weight = -1", 2, "run.toml: penalty_weight"),
-        ('penalty = "none"\npenalty_weight = 2.0', 2, "run.toml: penalty_weight has no effect"),
-        ('augment = ["blur"]', 2, "run.toml: augment: "),
+        ("batches = 8", 2, "run.toml: batches: there is no such setting; t2i train --dry-run prints all"),
+        ("[optim]\nbatches = 8", 2, "run.toml: optim.batches: there is no such setting"),
+        ('optim.batch = "many"', 2, "run.toml: optim.batch: "),
+        ('optim.lr_g = "5"', 2, "run.toml: optim.lr_g: input should be a number, not '5'"),
+        ("optim.batch = 1", 2, "run.toml: optim.batch must be at least 2"),
+        ("optim.ema_kimg = 0", 2, "run.toml: optim.ema_kimg must be above 0"),
+        ("batch = 1", 2, "run.toml: optim.batch must be at least 2"),  # a name of 0.1
+        ("[loss]\nreconstruction.weight = -1", 2, "run.toml: loss.reconstruction.weight must be at least 0"),
+        ("[loss]\nperceptual.weight = -1", 2, "run.toml: loss.perceptual.weight must be at least 0"),
+        ('preset = "small"\n[loss]\nperceptual.weight = 1', 2, "loss.perceptual compares features of a frozen"),
+        ("[loss]\nimle.latents = 0", 2, "run.toml: loss.imle.latents must be at least 1"),
+        ("[loss]\nposterior.weight = -1", 2, "run.toml: loss.posterior.weight must be at least 0"),
+        (f"[loss]\n{POSTERIOR}\nreconstruction.weight = 1\nimle.latents = 2", 2, "loss.imle do not go together"),
+        (f"[loss]\n{POSTERIOR}\nreconstruction.weight = 0", 2, "loss.posterior needs the reconstruction loss"),
+        (f'preset = "small"\n[loss]\n{POSTERIOR}', 2, "loss.posterior needs the reconstruction loss"),
+        ("[loss.darkness]\nweight = 1", 2, "run.toml: loss.darkness.weight: there is no loss 'darkness'; there is adv"),
+        ("[loss]\npenalty.strength = 1", 2, "run.toml: loss.penalty.strength: penalty has kind, weight, every"),
+        ("loss.contrastive = 1", 2, "run.toml: loss.contrastive: there is no such setting"),
+        ("loss.contrastive.weight.d = 1", 2, "run.toml: loss.contrastive.weight.d: there is no such setting"),
+        ("schedule.warm_up_kimg = -1", 2, "run.toml: schedule.warm_up_kimg must be at least 0"),
+        ("schedule.warm_up_kimg = true", 2, "schedule.warm_up_kimg: input should not be true or false"),
+        ("schedule.warm_up_lr = 0", 2, "run.toml: schedule.warm_up_lr must be above 0"),
+        ("[loss]\ncontrastive.weight = 0\nword_region.weight = 1", 2, "loss.word_region needs the contrastive loss"),
+        ("contrastive = 0\nplaces = true", 2, "loss.word_region needs the contrastive loss"),
+        ("text.layers = -1", 2, "run.toml: text.layers must be at least 0"),
+        ("text.lr_multiplier = 0.0", 2, "run.toml: text.lr_multiplier must be above 0"),
+        ("text.lr_multiplier = -1", 2, "run.toml: text.lr_multiplier must be above 0"),
+        ('[text]\nconditioning = "sentence"\nlayers = 1', 2, "text.layers mixes tokens"),
+        ("optim.beta1 = nan", 2, "run.toml: optim.beta1 must be a number"),
+        ("loss.penalty.weight = -1", 2, "run.toml: loss.penalty.weight must be at least 0"),
+        ('loss.adversarial.augment = ["blur"]', 2, "run.toml: loss.adversarial.augment: "),
         ("arch = [1]", 2, "no architecture '[1]'"),
         ("preset = [1]", 2, "run.toml: preset [1]"),
-        ("model = 3", 2, "[model] must be a table"),
-        ("[model]\ndepth = 3", 2, "no model setting 'depth'"),
-        ('arch = "dfgan"\n[model]\nnf = "wide"', 2, "[model] nf must be of type int"),
-        ('arch = "dfgan"\n[model]\nnf = true', 2, "[model] nf must be of type int"),
-        ('arch = "dfgan"\n[model]\nnf = -4', 2, "cannot be built"),
-        ('arch = "dfgan"\n[model]\nnf = 1000000000000', 2, "cannot be built"),
+        ("model = 3", 2, "run.toml: model: there is no such setting"),
+        ("[model]\ndepth = 3", 2, "there is no [model] setting 'depth'; it has z_dim, "),
+        ('[model]\ndiscriminator.kind = "vqgan"', 2, "no discriminator 'vqgan'; there is dfgan, "),
+        (f'{DFGAN}generator.nf = "wide"', 2, "run.toml: model.generator.nf must be of type int"),
+        (f"{DFGAN}discriminator.nf = true", 2, "run.toml: model.discriminator.nf must be of type int"),
+        (f'{DFGAN}nf = "wide"', 2, "[model] nf must be of type int"),  # of both, as in 0.1
+        (f"{DFGAN}generator.nf = -4", 2, "cannot be built"),
+        (f"{DFGAN}generator.nf = 1000000000000", 2, "cannot be built"),
     ],
     ids=lambda value: value if isinstance(value, str) and ("=" in value or value == "\x00") else None,
 )
 def test_a_config_file_that_is_wrong(refused, here, minilm_data, text, code, words):
     (here / "run.toml").write_text(text)
     refused(code, words, "train", minilm_data, "--config", "run.toml", "--kimg", "0.008")
+
+
+SMALL = 'preset = "small"\n'
+SENTENCE = 'text.conditioning = "sentence"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("schedule.fade = 0.3", "run.toml: schedule.fade has no effect: it needs --growing (preset fast)"),
+        ("schedule.grow_kimg = 9", "run.toml: schedule.grow_kimg has no effect: it needs --growing (preset fast)"),
+        ("[[schedule.stages]]\nresolution = 16\nshare = 1", "run.toml: schedule.stages has no effect: it needs --grow"),
+        ("schedule.growing = false\nfade = 0.3", "schedule.fade has no effect: it needs --growing (run.toml)"),
+        (f"{SMALL}schedule.warm_up_lr = 1", "schedule.warm_up_lr has no effect: it needs schedule.warm_up_kimg ("),
+        ("eval.samples = 9", "run.toml: eval.samples has no effect: it needs --eval-every"),
+        ('eval.data = "x"', "run.toml: eval.data has no effect: it needs --eval-every"),
+        ('eval.best_by = "fd"', "run.toml: eval.best_by has no effect: it needs --eval-every"),
+        ("loss.penalty.weight = 2.0", "run.toml: loss.penalty.weight has no effect: --penalty is none (preset fast)"),
+        ('[loss.penalty]\nkind = "none"\nevery = 2', "loss.penalty.every has no effect: --penalty is none (run.toml)"),
+        ("text.transformer.width = 64", "text.transformer.width has no effect: --text-encoder is prepared"),
+        (f"{SENTENCE}text.layers = 0", "text.layers has no effect: --conditioning is sentence (run.toml)"),
+        ("[model]\ndiscriminator.match_width = 8",
+         "run.toml: model.discriminator.match_width has no effect: the discriminator projected has input_resolution"),
+        ('[model.discriminator]\nkind = "stylegan2"\ninput_resolution = 64',
+         "model.discriminator.input_resolution has no effect: the discriminator stylegan2 has fmap_base, "),
+        ("[model]\ngenerator.nf = 8", "model.generator.nf has no effect: the generator of stylegan2 has z_dim, "),
+    ],
+)  # fmt: skip
+def test_a_setting_without_effect(refused, here, minilm_data, text, words):
+    (here / "run.toml").write_text(text)
+    refused(2, words, "train", minilm_data, "--config", "run.toml")
 
 
 @pytest.mark.parametrize("arch", ["stylegan", "stylegan2"])
@@ -99,14 +145,16 @@ def test_a_config_file_that_is_wrong(refused, here, minilm_data, text, code, wor
     ],
 )
 def test_a_network_that_cannot_be(refused, here, minilm_data, arch, setting, words):
-    (here / "run.toml").write_text(f"[model]\n{setting}\n")
+    (here / "run.toml").write_text(f"[model.generator]\n{setting}\n")
     refused(2, words, "train", minilm_data, "--arch", arch, "--config", "run.toml")
 
 
 def test_a_config_file_that_is_none(refused, here, minilm_data):
     refused(1, "run.toml", "train", minilm_data, "--config", "run.toml")
+    refused(1, "run.toml", "train", minilm_data, "--preset", "run.toml")
     (here / "run.toml").mkdir()
     refused(1, "run.toml", "train", minilm_data, "--config", "run.toml")
+    refused(1, "run.toml", "train", minilm_data, "--preset", "run.toml")
 
 
 def test_data_that_is_none(refused, here, tiny_run):
@@ -144,17 +192,17 @@ def test_a_data_set_that_was_moved_is_found_again_or_asked_for(refused, here, mi
     assert "t2i-data/another-name" in t2i("train", "--resume", "--dry-run")
 
 
-def test_resuming_what_cannot_be_resumed(refused, here, minilm_data, shapes_data, tiny_run):
+def test_resuming_what_cannot_be_resumed(refused, here, minilm_data, shapes_data, tiny_run, tiny_model):
     refused(1, "no run here", "train", "--resume", "missing")
     refused(1, "no run here", "train", "--resume", minilm_data)
-    refused(1, "not a run's configuration", "train", "--resume", tiny_run / "model" / "generator")
+    refused(1, "not a run's configuration", "train", "--resume", tiny_model / "generator")
     before = listing(tiny_run)
     refused(2, "--batch 16 differs from the run's 8", "train", "--resume", tiny_run, "--batch", "16")
     refused(2, "--precision bf16 differs", "train", "--resume", tiny_run, "--amp")
     refused(2, "--config", "train", "--resume", tiny_run, "--config", "run.toml")
     refused(2, "--out", "train", "--resume", tiny_run, "--out", "elsewhere")
     refused(2, "--kimg must be above 0", "train", "--resume", tiny_run, "--kimg", "-1")
-    refused(2, "--best-by needs --eval-every", "train", "--resume", tiny_run, "--best-by", "fd")
+    refused(2, "--best-by has no effect: it needs --eval-every", "train", "--resume", tiny_run, "--best-by", "fd")
     refused(1, "its fingerprint differs", "train", shapes_data.path, "--resume", tiny_run)
     assert listing(tiny_run) == before
     run_folder = here / "run"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2i.data.sources.folders import FolderPairSource
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "emoji_pictures.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "emoji_pictures.py"
 spec = importlib.util.spec_from_file_location("emoji_pictures", SCRIPT)
 emoji_pictures = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(emoji_pictures)

@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_features import inception_weights  # noqa: F401  (a fixture)
+import torch
 
 from t2i import TextToImagePipeline
 from t2i.cli import run
 from t2i.data.prepared import PreparedDataset
-from t2i.evaluation import protocol
-from t2i.evaluation.sampler import CaptionSampler
+from t2i.evaluation import inception, protocol
 from t2i.evaluation.protocol import Evaluator, Options
+from t2i.evaluation.sampler import CaptionSampler
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,3 +68,21 @@ def sampler(house) -> CaptionSampler:
 @pytest.fixture(scope="module")
 def evaluator(data, train) -> Evaluator:
     return Evaluator(data, train, Options(metrics=("fd", "kd", "prdc", "r-precision"), samples=100))
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory) -> Path:
+    """A weight file as the published one, with random values that keep the activations alive."""
+    torch.manual_seed(0)
+    network = inception.FidInception()
+    weights = network.state_dict()
+    for name, value in weights.items():
+        if name.endswith("conv.weight"):
+            torch.nn.init.kaiming_normal_(value)
+        elif name.endswith("bn.bias"):
+            value.uniform_(0, 0.2)
+    weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    weights |= {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    path = tmp_path_factory.mktemp("inception") / "pt_inception.pth"
+    torch.save(weights, path)
+    return path

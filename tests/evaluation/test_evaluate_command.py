@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_features import inception_weights  # noqa: F401  (a fixture)
 
 from t2i.cli import run
 from t2i.errors import UsageError
 from t2i.evaluation import inception
 from t2i.evaluation.report import readable
+from t2i.files import read_json, write_json
+from t2i.models.find import find_model
+from t2i.training.run import Run
 
 QUICK = ["--metrics", "fd,kd,prdc,r-precision", "--samples", "100", "--device", "cpu"]
 
@@ -34,7 +36,7 @@ def test_without_arguments_it_picks_the_newest_run_and_its_validation_split(here
 
 
 def test_json_says_what_every_score_was_measured_with_and_so_does_the_history(here, t2i, tmp_path, evaluator, sampler):
-    shutil.copytree("runs/00000-dfgan-shapes-train-32/model", tmp_path / "model")
+    shutil.copytree(find_model("runs/00000-dfgan-shapes-train-32"), tmp_path / "model")
     said = json.loads(t2i("evaluate", tmp_path / "model", "t2i-data/shapes-val-32", *QUICK, "--json"))
     assert said["notes"][-1].startswith("the model is in no run folder: --out FOLDER")
     said = json.loads(
@@ -54,15 +56,22 @@ def test_json_says_what_every_score_was_measured_with_and_so_does_the_history(he
     assert Path(said["best and worst"]).is_file()
 
 
-def test_a_model_that_was_chosen_on_the_evaluated_pictures_is_noted(here, t2i, tmp_path, data, train):
-    """As --eval-every leaves it in best/."""
-    folder = shutil.copytree("runs/00000-dfgan-shapes-train-32/model", tmp_path / "best")
-    index = json.loads((folder / "model_index.json").read_text())
+@pytest.mark.parametrize("version", ["now", "0.1"])
+def test_a_model_chosen_on_the_evaluated_images_is_noted(version, house, t2i, tmp_path, monkeypatch, data, train):
+    """As --eval-every leaves it: best.json of the run says so; in 0.1 best/ did."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(house / "runs" / "00000-dfgan-shapes-train-32", "run")
     notes = {}
     for chosen_on in (data, train):
-        index["training"] |= {"best_by": "KD-lite2", "score": 0.1, "chosen_on": chosen_on.fingerprint}
-        (folder / "model_index.json").write_text(json.dumps(index))
-        said = t2i("evaluate", folder, data.path, "--metrics", "kd", "--samples", "100", "--json")
+        facts = {"snapshot": 16, "best_by": "KD-lite2", "score": 0.1, "chosen_on": chosen_on.fingerprint}
+        if version == "now":
+            Run("run").write_best(facts)
+        else:
+            shutil.copytree(find_model("run"), "run/best", dirs_exist_ok=True)
+            index = read_json(Path("run/best/model_index.json"))
+            index["training"] |= facts
+            write_json(Path("run/best/model_index.json"), index)
+        said = t2i("evaluate", "run@best", data.path, "--metrics", "kd", "--samples", "100", "--json")
         notes[chosen_on.split] = json.loads(said)["notes"]
     assert notes["val"][0].startswith("this model was chosen by its KD-lite2 on these very pictures")
     assert notes["val"][1:] == notes["train"]
@@ -141,7 +150,7 @@ def test_the_extra_that_is_not_installed_is_named(here, capfd, monkeypatch):
 # ---- FID and CLIP ----------------------------------------------------------------------------------------------
 
 
-def test_fid_and_kid_come_from_the_user_s_inception(here, t2i, inception_weights, monkeypatch):  # noqa: F811
+def test_fid_and_kid_come_from_the_user_s_inception(here, t2i, inception_weights, monkeypatch):
     monkeypatch.setattr(inception, "RESOLUTION", 75)  # the smallest that passes through: 299 px take minutes here
     said = json.loads(
         t2i("evaluate", "--metrics", "fid,kid", "--inception-weights", inception_weights, "--samples", "100", "--json")

@@ -1,4 +1,4 @@
-"""Does a picture know its caption: the contrastive term against the formula, by hand."""
+"""Contrastive and word-region loss against their formulas, by hand."""
 
 import math
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from t2i.losses.contrastive import MAX_SCALE, ContrastiveHead, PlacesHead, contrastive_loss
+from t2i.losses.contrastive import MAX_SCALE, ContrastiveHead, contrastive_loss
+from t2i.losses.word_region import WordRegionHead
 from t2i.text.pooler import TextBatch
 
 
@@ -33,7 +34,7 @@ def test_pieces_with_all_captions_are_the_whole():
         torch.testing.assert_close(whole, torch.cat(parts))
 
 
-def test_what_belongs_to_a_picture_besides_is_no_wrong_caption():
+def test_what_belongs_to_an_image_besides_is_no_wrong_caption():
     logits, ids = torch.randn(4, 4), torch.tensor([7, 3, 7, 4])
     losses = contrastive_loss(logits, belongs=ids[:, None] == ids)
     for row in (0, 2):
@@ -59,8 +60,8 @@ def captions(count, length=5, width=7):
 
 
 def by_hand(head, regions, tokens):
-    """The logit of one picture [C, h, w] and one caption [L, W] without padding."""
-    places = nn.functional.normalize(head.image(regions.flatten(1).T) + head.place, dim=1)
+    """The logit of one image [C, h, w] and one caption [L, W] without padding."""
+    places = nn.functional.normalize(head.image(regions.flatten(1).T) + head.position, dim=1)
     words = nn.functional.normalize(head.text(tokens), dim=1)
     best = (20 * places @ words.T).exp().sum(0).log() / 20  # of each word, over the regions
     importance = head.importance(tokens)[:, 0].softmax(0)
@@ -78,26 +79,26 @@ def test_the_head_is_the_formula_in_fp32_under_autocast():
     torch.testing.assert_close(head(features.mean((2, 3)), condition), logits)
 
 
-def test_words_and_places_are_the_formula_in_fp32_under_autocast():
-    head = PlacesHead(6, 7)
-    nn.init.normal_(head.place)
+def test_words_and_regions_are_the_formula_in_fp32_under_autocast():
+    head = WordRegionHead(6, 7)
+    nn.init.normal_(head.position)
     regions, text = torch.randn(3, 6, 4, 4), captions(4)
     with torch.autocast("cpu", torch.bfloat16):
         logits = head(regions, text)
-    for picture, row in zip(regions, logits):
+    for image, row in zip(regions, logits):
         for tokens, mask, logit in zip(text.tokens, text.mask, row):
-            torch.testing.assert_close(logit, by_hand(head, picture, tokens[mask]))
+            torch.testing.assert_close(logit, by_hand(head, image, tokens[mask]))
     torch.testing.assert_close(head.pairs(regions, text[1:]), logits[:, 1:].diagonal())
 
 
 def test_padding_says_nothing():
-    head, regions, text = PlacesHead(6, 7), torch.randn(3, 6, 4, 4), captions(4)
+    head, regions, text = WordRegionHead(6, 7), torch.randn(3, 6, 4, 4), captions(4)
     other = TextBatch(text.tokens.masked_fill(~text.mask[..., None], 50.0), text.mask)
     torch.testing.assert_close(head(regions, other), head(regions, text))
 
 
 def test_the_scale_is_learned_and_bounded():
-    for head, text in ((ContrastiveHead(6, 5), torch.randn(3, 5)), (PlacesHead(6, 7), captions(3))):
+    for head, text in ((ContrastiveHead(6, 5), torch.randn(3, 5)), (WordRegionHead(6, 7), captions(3))):
         torch.testing.assert_close(head.scale, torch.tensor(10.0))
         head.log_scale.data.fill_(9.0)
         torch.testing.assert_close(head.scale, torch.tensor(MAX_SCALE))

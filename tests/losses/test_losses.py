@@ -5,14 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from small import networks
 
-from t2i.losses.adversarial import HINGE, LOGISTIC
-from t2i.augment import NUMBERS, augment
+from t2i.augment import AUGMENT_NUMBERS, augment
 from t2i.data.negatives import belonging, mismatch
-from t2i.losses.penalties import PENALTIES, matching_aware_penalty, r1_penalty
-from t2i.models import get_architecture
-from t2i.text.pooler import TextStatistics
+from t2i.losses.adversarial import HINGE, LOGISTIC
+from t2i.losses.penalties import default_weight, matching_aware_penalty, r1_penalty
 
 
 def test_hinge_and_logistic_values():
@@ -45,39 +43,28 @@ def test_ma_gp_is_finite_with_finite_gradients_where_the_discriminator_is_flat()
     assert torch.isfinite(weight.grad).all()
 
 
-class Smooth(nn.Module):
-    """dfgan's discriminator with a smooth nonlinearity would be another network; small steps avoid the kinks."""
+def test_ma_gp_gradients_match_finite_differences_in_float64():
+    """Small steps avoid the kinks of dfgan's discriminator."""
+    _, network = networks("dfgan", width=6, conditioning="sentence", model__discriminator__nf=2)
+    for parameter in network.double().parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+    condition = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
 
-    def __init__(self):
-        super().__init__()
-        _, self.network = get_architecture("dfgan").build(16, "sentence", TextStatistics.identity(6), {"nf": 2}, 0)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            for parameter in self.network.parameters():
-                parameter.data.add_(0.2 * torch.randn_like(parameter))
-        self.double()
-
-    def penalty(self, images, condition):
-        images, condition = images.clone().requires_grad_(), condition.clone().requires_grad_()
-        logits = self.network.logits(self.network.features(images), condition).double()
+    def penalty():
+        logits = network.logits(network.features(images), condition)
         return matching_aware_penalty(logits, images, condition).mean()
 
-
-def test_ma_gp_gradients_match_finite_differences_in_float64():
-    model = Smooth()
-    noise = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, 16, 16, generator=noise, dtype=torch.float64)
-    condition = torch.randn(2, 6, generator=noise, dtype=torch.float64)
-    model.penalty(images, condition).backward()
+    penalty().backward()
     step, checked = 1e-6, 0
-    for name, parameter in model.network.named_parameters():
+    for name, parameter in network.named_parameters():
         flat, gradient = parameter.data.view(-1), parameter.grad.reshape(-1)
         for index in {0, flat.numel() // 2, flat.numel() - 1}:
             start = flat[index].item()
             values = []
             for moved in (start + step, start - step):
                 flat[index] = moved
-                values.append(model.penalty(images, condition).item())
+                values.append(penalty().item())
             flat[index] = start
             numeric = (values[0] - values[1]) / (2 * step)
             assert gradient[index].item() == pytest.approx(numeric, rel=1e-4, abs=1e-7), name
@@ -86,8 +73,8 @@ def test_ma_gp_gradients_match_finite_differences_in_float64():
 
 
 def test_r1_weight_follows_the_heuristic():
-    assert PENALTIES["r1"].default_weight(64, 32) == pytest.approx(0.0002 * 64 * 64 / 32)
-    assert PENALTIES["ma-gp"].default_weight(64, 32) == 2.0
+    assert default_weight("r1", 64, 32) == pytest.approx(0.0002 * 64 * 64 / 32)
+    assert default_weight("ma-gp", 64, 32) == 2.0
 
 
 # ---- DiffAugment ----
@@ -95,10 +82,10 @@ def test_r1_weight_follows_the_heuristic():
 
 def test_augmentation_is_a_function_of_its_numbers_and_differentiable():
     images = torch.randn(4, 3, 16, 16, requires_grad=True)
-    numbers = torch.rand(4, NUMBERS)
+    numbers = torch.rand(4, AUGMENT_NUMBERS)
     first = augment(images, numbers, ("translation", "cutout"))
     assert torch.equal(first, augment(images, numbers, ("translation", "cutout")))
-    assert not torch.equal(first, augment(images, torch.rand(4, NUMBERS), ("translation", "cutout")))
+    assert not torch.equal(first, augment(images, torch.rand(4, AUGMENT_NUMBERS), ("translation", "cutout")))
     first.sum().backward()
     assert images.grad.abs().sum() > 0
 
@@ -110,21 +97,21 @@ def test_translation_shifts_and_repeats_the_edge():
     centre = augment(image, torch.tensor([[0.5, 0.5, 0.0, 0.0]]), ("translation",))
     assert torch.equal(centre, image)
     white = torch.ones(8, 3, 16, 16)
-    assert torch.equal(augment(white, torch.rand(8, NUMBERS), ("translation",)), white)
+    assert torch.equal(augment(white, torch.rand(8, AUGMENT_NUMBERS), ("translation",)), white)
 
 
 def test_cutout_blanks_at_most_a_quarter_and_keeps_the_rest():
     images = torch.rand(64, 3, 16, 16) + 1
-    cut = augment(images, torch.rand(64, NUMBERS), ("cutout",))
+    cut = augment(images, torch.rand(64, AUGMENT_NUMBERS), ("cutout",))
     gone = (cut == 0).float().mean((1, 2, 3))
     assert gone.max() <= 0.25
     assert gone.mean() > 0.1
     assert torch.equal(cut[cut != 0], images[cut != 0])
 
 
-def test_no_augmentation_leaves_pictures_alone():
+def test_no_augmentation_leaves_images_alone():
     images = torch.randn(2, 3, 8, 8)
-    assert augment(images, torch.rand(2, NUMBERS), ()) is images
+    assert augment(images, torch.rand(2, AUGMENT_NUMBERS), ()) is images
 
 
 # ---- mismatched captions ----
@@ -132,9 +119,9 @@ def test_no_augmentation_leaves_pictures_alone():
 
 @settings(max_examples=300)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=24), st.integers(0, 2**32 - 1))
-def test_mismatch_never_gives_a_picture_one_of_its_own_captions(captions, seed):
+def test_mismatch_never_gives_an_image_one_of_its_own_captions(captions, seed):
     ids = np.array(captions)
-    own = [[c, (c + 1) % 13] for c in captions]  # a second caption of each picture, which others may have drawn
+    own = [[c, (c + 1) % 13] for c in captions]  # a second caption of each image, which others may have drawn
     result = mismatch(belonging(ids, own), np.random.default_rng(seed))
     for row, other in enumerate(result):
         if other < 0:
@@ -143,7 +130,7 @@ def test_mismatch_never_gives_a_picture_one_of_its_own_captions(captions, seed):
             assert ids[other] not in own[row]
 
 
-def test_what_belongs_to_a_picture_is_its_own_caption_another_of_it_and_an_equal_one():
+def test_what_belongs_to_an_image_is_its_own_caption_another_of_it_and_an_equal_one():
     ids = np.array([4, 5, 4, 9, 6])
     own = [[4, 5], [4, 5], [4], [9, 2], [3, 6, 9]]
     expected = [[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]

@@ -13,10 +13,10 @@ from PIL import Image
 from t2i import TextToImagePipeline, generate_image_from_text
 from t2i.cli import run
 from t2i.data.prepared import PreparedDataset
-from t2i.models.folder import find_model
-from t2i.training.setup import new_settings
+from t2i.models.find import find_model
+from t2i.training.settings import new_settings
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 COLOURS = {
     "a red heart": (221, 46, 68), "a green heart": (120, 177, 89), "a blue heart": (66, 150, 230),
     "a purple heart": (150, 90, 200), "a yellow heart": (253, 203, 88), "an orange heart": (244, 144, 12),
@@ -46,9 +46,9 @@ def test_it_has_a_name_but_a_model_that_lies_there_comes_first(tmp_path, tiny_ru
     assert run(["generate", "a red apple", "-o", "out.png", "--model", "emoji"]) == 0
     assert run(["info", "emoji"]) == 0
     assert "CC BY 4.0" in capfd.readouterr().out
-    Path("emoji").mkdir()  # somebody's pictures
+    Path("emoji").mkdir()  # somebody's images
     assert TextToImagePipeline.from_pretrained("emoji", "cpu").weights_sha256 == pipe.weights_sha256
-    shutil.copytree(tiny_run / "model", "emoji", dirs_exist_ok=True)
+    shutil.copytree(find_model(tiny_run), "emoji", dirs_exist_ok=True)
     assert TextToImagePipeline.from_pretrained("emoji", "cpu").resolution == 16
     assert TextToImagePipeline.from_pretrained(device="cpu").weights_sha256 == pipe.weights_sha256
 
@@ -62,12 +62,12 @@ def test_it_is_small_and_its_card_names_the_licences():
 
 @pytest.mark.parametrize("prompt", COLOURS)
 def test_colour_words_are_obeyed(prompt, pipe):
-    """Of the six, the colour asked for is the nearest to that of the picture, the page left out, with most seeds."""
-    pictures = pipe(prompt, seeds=range(8), output_type="np").images.astype(float)
+    """Of the six, the colour asked for is the nearest to that of the image, the page left out, with most seeds."""
+    images = pipe(prompt, seeds=range(8), output_type="np").images.astype(float)
     names, colours = list(COLOURS), np.array(list(COLOURS.values()), float)
     right = 0
-    for picture in pictures:
-        own = picture[picture.min(axis=2) < 200]
+    for image in images:
+        own = image[image.min(axis=2) < 200]
         right += len(own) > 0 and names[np.linalg.norm(colours - own.mean(0), axis=1).argmin()] == prompt
     assert right >= 6
 
@@ -83,7 +83,7 @@ def script():
 def test_the_scripts_that_trained_it_can_be_started(minilm_data, tmp_path, script):
     for name, device in (("emoji_model.toml", "cpu"), ("emoji_model_gpu.toml", "cuda")):
         settings, _ = new_settings(PreparedDataset(minilm_data), {}, SCRIPTS / name, device)
-        assert settings.perceptual and settings.model["discriminator"] == "projected"
+        assert "perceptual" in settings.terms and settings.discriminator_kind == "projected"
     script.page(argparse.Namespace(out=tmp_path / "page.png"))
     width, height = Image.open(tmp_path / "page.png").size
     assert width > 10 * 64 and height > 10 * 64
@@ -91,13 +91,13 @@ def test_the_scripts_that_trained_it_can_be_started(minilm_data, tmp_path, scrip
 
 def test_a_model_is_packed_with_some_of_what_it_began_with(tmp_path, tiny_run, monkeypatch, script):
     monkeypatch.setattr(script, "BUILT_IN", tmp_path / "packed")
-    pipe = TextToImagePipeline.from_pretrained(tiny_run / "model", "cpu")
+    pipe = TextToImagePipeline.from_pretrained(tiny_run, "cpu")
     before = {name: value.clone() for name, value in pipe.generator.named_parameters()}
     with torch.no_grad():
         for value in pipe.generator.parameters():
             value *= 3
     pipe.save_pretrained(tmp_path / "after")
-    script.pack(argparse.Namespace(work=tmp_path / "after", begun_with=tiny_run / "model", share=0.25))
+    script.pack(argparse.Namespace(work=tmp_path / "after", begun_with=tiny_run, share=0.25))
     packed = TextToImagePipeline.from_pretrained(tmp_path / "packed", "cpu")
     for name, value in packed.generator.named_parameters():
         torch.testing.assert_close(value, 2.5 * before[name], rtol=1e-3, atol=1e-4)

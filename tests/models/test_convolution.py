@@ -3,12 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small import captions, networks
 from torch import nn
 
 from t2i.convolution import Conv2d, _gradients, conv2d, differentiated_twice, upsampling_conv3
 from t2i.losses.penalties import r1_penalty
-from t2i.models import get_architecture
-from t2i.text.pooler import TextBatch, TextStatistics
 
 KINDS = {"conv3": (3, 1, 1), "conv4 stride 2": (4, 2, 1), "conv1": (1, 1, 0), "conv4 without padding": (4, 1, 0)}
 DOUBLE = {"dtype": torch.float64}
@@ -60,7 +59,7 @@ def test_under_autocast_it_computes_in_that_format():
             assert 0 < (half[name] - gradient).norm() < 0.05 * gradient.norm(), name
 
 
-def test_frozen_weights_get_no_gradient_and_pictures_do():
+def test_frozen_weights_get_no_gradient_and_images_do():
     network, images = small_network().requires_grad_(False), torch.randn(4, 3, 8, 8, **DOUBLE, requires_grad=True)
     with differentiated_twice():
         (gradient,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
@@ -71,7 +70,7 @@ def test_frozen_weights_get_no_gradient_and_pictures_do():
 
 
 def test_a_penalty_computes_no_weight_gradients_on_its_way(monkeypatch):
-    """They cost as much as a pass, and only the derivative with respect to the pictures is asked for."""
+    """They cost as much as a pass, and only the derivative with respect to the images is asked for."""
     wanted = []
     monkeypatch.setattr("t2i.convolution._gradients", lambda *given: wanted.append(given[-1]) or _gradients(*given))
     network, images = small_network(), torch.randn(4, 3, 8, 8, **DOUBLE, requires_grad=True)
@@ -113,13 +112,10 @@ def test_dfgan_repeats_pixels_after_what_works_on_each_alone():
 @pytest.mark.parametrize("arch", ["dfgan", "stylegan2"])
 def test_a_penalised_pass_goes_through_it_alone(arch):
     """(stylegan's low-pass filters have no weights to learn.)"""
-    architecture = get_architecture(arch)
-    options = {**architecture.model_options, **architecture.smallest}
-    discriminator = architecture.build(16, "sentence", TextStatistics.identity(24), options, 0)[1]
+    discriminator = networks(arch, conditioning="sentence")[1]
     images = torch.randn(4, 3, 16, 16, requires_grad=True)
-    text = TextBatch(torch.randn(4, 2, 24), torch.ones(4, 2, dtype=torch.bool))
     with differentiated_twice():
-        logits = discriminator(images, text)
+        logits = discriminator(images, captions(4))
     convolutions = {name for name in nodes(logits.grad_fn) if "Convolution" in name}
     assert convolutions == {"_ConvolutionBackward"}
 

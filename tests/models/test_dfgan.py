@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from small import captions, networks
 
-from t2i.models import get_architecture
 from t2i.models.dfgan import Affine, DiscriminatorBlock, channels
-from t2i.text.pooler import TextBatch, TextStatistics
 
 PUBLISHED = {64: (4.87, 3.21, 0.30), 256: (9.74, 6.62, 0.30)}  # million parameters: generator, trunk, head
 
@@ -16,9 +15,8 @@ def millions(module):
 
 @pytest.mark.parametrize("resolution", PUBLISHED)
 def test_parameter_counts_are_the_published_ones(resolution):
-    dfgan = get_architecture("dfgan")
-    statistics = TextStatistics.identity(256)
-    generator, discriminator = dfgan.build(resolution, "sentence", statistics, {"nf": 32}, seed=0)
+    nf = {"model__generator__nf": 32, "model__discriminator__nf": 32}
+    generator, discriminator = networks("dfgan", resolution, width=256, conditioning="sentence", **nf)
     head = millions(discriminator.head)
     counts = (millions(generator), millions(discriminator) - head, head)
     assert tuple(round(count, 2) for count in counts) == PUBLISHED[resolution]
@@ -44,10 +42,8 @@ def test_discriminator_block_starts_as_its_shortcut_and_with_gamma_1_in_full():
 
 
 def test_tanh_output_stays_inside_and_linear_does_not():
-    statistics = TextStatistics.identity(8)
-    text_batch = TextBatch(torch.randn(4, 3, 8), torch.ones(4, 3).bool())
     for output, bounded in (("tanh", True), ("linear", False)):
-        generator, _ = get_architecture("dfgan").build(32, "attention", statistics, {"nf": 4, "output": output}, 0)
+        generator, _ = networks("dfgan", 32, model__generator__output=output)
         generator.to_rgb.weight.data.mul_(1000)
-        images = generator(torch.randn(4, generator.z_dim), text_batch)
+        images = generator(torch.randn(4, generator.z_dim), captions(4))
         assert (images.abs().max() <= 1) == bounded

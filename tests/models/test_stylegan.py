@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from small import captions, networks
 
-from t2i.models import get_architecture
 from t2i.layers import (
     Blur,
     EqualConv2d,
@@ -18,19 +18,12 @@ from t2i.layers import (
     upsample,
     width,
 )
-from t2i.models.stylegan import MIXING, StyleLayer
-from t2i.text.pooler import TextBatch, TextStatistics
+from t2i.models.stylegan import MIXING, StyleLayer, mix_styles
 
 
-def build(resolution=16, **options):
-    architecture = get_architecture("stylegan")
-    options = {**architecture.model_options, **architecture.smallest, **options}
-    return architecture.build(resolution, "attention", TextStatistics.identity(24), options, 0)
-
-
-def text(count=2, seed=0):
-    noise = torch.Generator().manual_seed(seed)
-    return TextBatch(torch.randn(count, 5, 24, generator=noise), torch.ones(count, 5, dtype=torch.bool))
+@pytest.fixture
+def generator():
+    return networks("stylegan")[0]
 
 
 @pytest.mark.parametrize("layer, shape", [
@@ -57,7 +50,7 @@ def test_a_learning_rate_multiplier_slows_the_output_down_as_much():
     assert moves[1] / moves[0] == pytest.approx(0.01, rel=1e-2)
 
 
-def test_blur_keeps_flat_pictures_and_removes_the_finest_pattern():
+def test_blur_keeps_flat_images_and_removes_the_finest_pattern():
     blur = Blur()
     flat = torch.full((1, 3, 8, 8), 0.7)
     torch.testing.assert_close(blur(flat), flat)
@@ -74,7 +67,7 @@ def test_pixel_norm_scales_rows_to_mean_square_one():
     assert pixel_norm(torch.randn(4, 50) * 7).square().mean(1).tolist() == pytest.approx([1.0] * 4)
 
 
-def test_minibatch_std_sees_a_group_of_equal_pictures():
+def test_minibatch_std_sees_a_group_of_equal_images():
     same, varied = torch.ones(4, 2, 3, 3), torch.randn(4, 2, 3, 3)
     std = minibatch_std(torch.cat([same, varied]))[:, 2]
     assert std[:4].max() < 1e-3
@@ -101,8 +94,8 @@ def test_rows_of_pixels_are_what_the_paper_writes(memory_format):
     x, w = torch.randn(3, 6, 8, 8), torch.randn(3, 5)
     scale, shift = layer.style(w).chunk(2, dim=1)
     for noise in (None, torch.randn(3, 1, 8, 8)):
-        shaken = layer.noise if noise is None else noise
-        plain = x + layer.noise_strength[:, None, None] * shaken + layer.bias[:, None, None]
+        own = layer.noise if noise is None else noise
+        plain = x + layer.noise_strength[:, None, None] * own + layer.bias[:, None, None]
         plain = F.instance_norm(F.leaky_relu(plain, 0.2), eps=1e-8)
         plain = (1 + scale)[..., None, None] * plain + shift[..., None, None]
         torch.testing.assert_close(layer(x.to(memory_format=memory_format), w, noise), plain, rtol=1e-5, atol=1e-5)
@@ -116,14 +109,10 @@ def test_widths_are_those_of_the_paper():
 
 def test_it_builds_up_to_1024_px():
     with torch.device("meta"):
-        generator, discriminator = (
-            builder(1024, "attention", TextStatistics.identity(24), fmap_base=512, fmap_max=16, z_dim=8, w_dim=16)
-            for builder in (
-                get_architecture("stylegan").build_generator,
-                get_architecture("stylegan").build_discriminator,
-            )
-        )
-        assert generator(torch.empty(1, 8), TextBatch(*(x.to("meta") for x in text(1)))).shape == (1, 3, 1024, 1024)
+        widths = {"fmap_base": 512, "fmap_max": 16}
+        tables = {"generator": widths, "discriminator": widths}
+        generator, discriminator = networks("stylegan", 1024, model=tables, text__layers=0)
+        assert generator(torch.empty(1, 8), captions(1).to("meta")).shape == (1, 3, 1024, 1024)
         assert discriminator.features(torch.empty(1, 3, 1024, 1024)).summary.shape == (1, 16)
 
 
@@ -133,25 +122,23 @@ def test_other_resolutions_are_refused(resolution):
         resolutions_to(resolution)
 
 
-def test_truncation_pulls_to_the_prompts_own_mean():
-    generator, _ = build()
-    z, captions = torch.randn(2, generator.z_dim), text()
-    for row in range(2):
-        condition = generator.pool(captions)[row : row + 1]
+def test_truncation_pulls_to_the_prompts_own_mean(generator):
+    z, conditions = torch.randn(2, generator.z_dim), generator.pool(captions())
+    noises = generator.w_avg_samples
+    for condition in conditions.split(1):
         centre = generator.styles(z[:1], condition, truncation_psi=0.0)
-        mean = generator.styles(generator.typical, condition.expand(len(generator.typical), -1)).mean(0, keepdim=True)
+        mean = generator.styles(noises, condition.expand(len(noises), -1)).mean(0, keepdim=True)
         torch.testing.assert_close(centre, mean)
         half = generator.styles(z[:1], condition, truncation_psi=0.5)
         torch.testing.assert_close(half, (centre + generator.styles(z[:1], condition)) / 2)
-    centres = generator.styles(z[:2], generator.pool(captions), truncation_psi=0.0)
+    centres = generator.styles(z, conditions, truncation_psi=0.0)
     assert not torch.allclose(centres[0], centres[1], atol=1e-3)  # psi 0 does not forget the prompt
 
 
 def test_style_mixing_takes_coarse_layers_from_one_noise_and_fine_ones_from_another():
-    generator, _ = build()
-    count, layers = 2000, generator.layer_count
+    count, layers = 2000, 6
     styles, others = torch.zeros(count, layers, 4), torch.ones(count, layers, 4)
-    mixed = generator._mix(styles, others, torch.randn(count, 2, generator=torch.Generator().manual_seed(0)))[..., 0]
+    mixed = mix_styles(styles, others, torch.randn(count, 2, generator=torch.Generator().manual_seed(0)))[..., 0]
     assert (mixed.diff(dim=1) >= 0).all()  # one crossover, coarse first
     assert (mixed[:, 0] == 0).all()
     share = (mixed[:, -1] == 1).float().mean().item()
@@ -160,21 +147,20 @@ def test_style_mixing_takes_coarse_layers_from_one_noise_and_fine_ones_from_anot
     assert set(crossovers.tolist()) == set(range(1, layers))
 
 
-def test_training_shakes_noise_and_styles_and_drawing_does_not():
-    generator, _ = build()
+def test_training_varies_noise_and_styles_and_drawing_does_not(generator):
     for layer in generator.modules():
         if isinstance(layer, StyleLayer):
             torch.nn.init.ones_(layer.noise_strength)
-    z, captions = torch.randn(2, generator.z_dim), text()
-    assert torch.equal(generator(z, captions), generator(z, captions))
-    shaken = [generator(z, captions, shake=torch.randn(2, generator.training_noise)) for _ in range(2)]
-    assert not torch.allclose(*shaken, atol=1e-3)
+    z, count = torch.randn(2, generator.z_dim), generator.training_noise()
+    assert torch.equal(generator(z, captions()), generator(z, captions()))
+    varied = [generator(z, captions(), training_noise=torch.randn(2, count)) for _ in range(2)]
+    assert not torch.allclose(*varied, atol=1e-3)
 
 
 def test_text_moves_a_logit_by_projection_and_an_unconditional_one_stays():
-    _, discriminator = build()
+    _, discriminator = networks("stylegan")
     features = discriminator.features(torch.rand(2, 3, 16, 16))
-    pooled = discriminator.pool(text())
+    pooled = discriminator.pool(captions())
     bias = discriminator.head.project.bias.detach() * discriminator.head.project.lr_multiplier
     alone = (
         discriminator.head.unconditional(features.summary).flatten()

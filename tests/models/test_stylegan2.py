@@ -3,29 +3,20 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small import captions, networks
 
-from t2i.models import get_architecture
 from t2i.layers import scale_and_shift
-from t2i.models.stylegan2 import ModulatedConv2d, ResidualBlock, StyledConv, StyleGAN2Generator, upsample
-from t2i.text.pooler import TextBatch, TextStatistics
-
-SMALLEST = get_architecture("stylegan2").smallest
-
-
-def text(batch=2):
-    generator = torch.Generator().manual_seed(1)
-    return TextBatch(torch.randn(batch, 5, 24, generator=generator), torch.ones(batch, 5, dtype=torch.bool))
+from t2i.models.stylegan2 import ModulatedConv2d, ResidualBlock, StyledConv, upsample
 
 
 @pytest.fixture
 def generator():
-    torch.manual_seed(0)
-    return StyleGAN2Generator(16, "attention", TextStatistics.identity(24), **SMALLEST).eval()
+    return networks("stylegan2")[0].eval()
 
 
 @pytest.mark.parametrize("demodulate", [True, False])
-def test_scaling_in_and_out_is_a_kernel_for_each_picture(demodulate):
-    """SG2, eq. 1 and 3, with the kernels written out, one group a picture."""
+def test_scaling_in_and_out_is_a_kernel_for_each_image(demodulate):
+    """SG2, eq. 1 and 3, with the kernels written out, one group an image."""
     torch.manual_seed(0)
     gain = 1.5 if demodulate else 1.0
     conv = ModulatedConv2d(6, 5, 3, 7, demodulate=demodulate, gain=gain).double()
@@ -83,7 +74,7 @@ def test_up_is_the_papers_filter():
     torch.testing.assert_close(upsample(x)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
 
 
-def test_a_block_of_the_discriminator_halves_the_picture_and_keeps_its_variance():
+def test_a_block_of_the_discriminator_halves_the_image_and_keeps_its_variance():
     torch.manual_seed(0)
     y = ResidualBlock(32, 64)(torch.randn(16, 32, 16, 16))
     assert y.shape == (16, 64, 8, 8)
@@ -92,21 +83,21 @@ def test_a_block_of_the_discriminator_halves_the_picture_and_keeps_its_variance(
 
 def test_truncation_takes_the_noise_and_leaves_the_text(generator):
     z = torch.randn(6, generator.z_dim)
-    condition = generator.pool(text(1)).expand(6, -1)
+    condition = generator.pool(captions(1)).expand(6, -1)
     full, half, none = (generator.styles(z, condition, psi) for psi in (1.0, 0.5, 0.0))
-    width = SMALLEST["w_dim"]
+    width = generator.w_width // 2
     for styles in (half, none):
         assert torch.equal(styles[..., width:], full[..., width:])  # what the prompt says
-    torch.testing.assert_close(none[0], none[5])  # one picture a prompt
+    torch.testing.assert_close(none[0], none[5])  # one image a prompt
     torch.testing.assert_close(half[..., :width], (full + none)[..., :width] / 2)
 
 
 def test_every_style_layer_is_read(generator):
-    """Each w of render moves the picture: none is passed over."""
-    styles = torch.randn(1, generator.layer_count, 2 * SMALLEST["w_dim"] + generator.pooler.out_width)
+    """Each w of render moves the image: none is passed over."""
+    styles = torch.randn(1, 6, generator.w_width + generator.pooler.out_width)
     plain = generator.render(styles)
     assert plain.shape == (1, 3, 16, 16)
-    for layer in range(generator.layer_count):
+    for layer in range(6):
         moved = styles.clone()
         moved[:, layer] += 1
         assert not torch.allclose(generator.render(moved), plain), layer
@@ -114,17 +105,17 @@ def test_every_style_layer_is_read(generator):
         generator.render(styles[:, :-1])
 
 
-def test_noise_and_text_both_move_the_picture(generator):
-    z, captions = torch.randn(2, generator.z_dim), text()
-    plain = generator(z, captions)
-    assert not torch.allclose(generator(z.flip(0), captions), plain)
-    assert not torch.allclose(generator(z, TextBatch(captions.tokens.flip(0), captions.mask)), plain)
+def test_noise_and_text_both_move_the_image(generator):
+    z, text = torch.randn(2, generator.z_dim), captions()
+    plain = generator(z, text)
+    assert not torch.allclose(generator(z.flip(0), text), plain)
+    assert not torch.allclose(generator(z, text[torch.tensor([1, 0])]), plain)
 
 
-def test_sketch_says_what_lies_where(generator):
+def test_layout_mlp_says_what_lies_where(generator):
     """It moves some places more than others, by the first layer's styles alone; without it no side can be drawn."""
-    styles = generator.styles(torch.randn(2, generator.z_dim), generator.pool(text()))
-    assert styles.shape[2] == 2 * SMALLEST["w_dim"] + generator.pooler.out_width
+    styles = generator.styles(torch.randn(2, generator.z_dim), generator.pool(captions()))
+    assert styles.shape[2] == generator.w_width + generator.pooler.out_width
     plain = generator.render(styles)
     told = styles.clone()
     told[:, 0, generator.w_width :] += 1
@@ -136,6 +127,6 @@ def test_sketch_says_what_lies_where(generator):
 
 
 @pytest.mark.parametrize("side", [4, 12, 32])
-def test_sketch_of_no_resolution_of_the_generator_is_refused(side):
-    with pytest.raises(ValueError, match=f"sketch is one of 0, 8, 16, not {side}"):
-        StyleGAN2Generator(16, "attention", TextStatistics.identity(24), **{**SMALLEST, "sketch": side})
+def test_layout_mlp_of_no_resolution_of_the_generator_is_refused(side):
+    with pytest.raises(ValueError, match=f"layout_mlp is one of 0, 8, 16, not {side}"):
+        networks("stylegan2", model__generator__layout_mlp=side)

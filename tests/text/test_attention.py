@@ -1,28 +1,23 @@
-"""Reading tokens among each other: which way a head looks, what padding may do, and what it is for."""
+"""Mixing tokens: which way a head looks, what padding may do, and what it is for."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from short_runs import CPU, config
+from small import batch, networks
 from torch import nn
 
-from t2i.models import get_architecture
-from t2i.text.attention import Linear, TokenReader
+from t2i.layers import Linear
+from t2i.text.attention import TokenMixer
 from t2i.text.pooler import AttentionPooler, TextBatch, TextStatistics
-from t2i.training.distributed import ALONE
-from t2i.training.loading import BatchLoader
 from t2i.training.randomness import StepRandom
-from t2i.training.state import TrainingState
-from t2i.training.text import PreparedText
-
-
-def reader(layers=1, tokens=12):
-    torch.manual_seed(0)
-    return TokenReader(tokens, layers)
+from t2i.training.schedule import Schedule
+from t2i.training.text import FrozenText
+from t2i.training.trainer import Trainer
 
 
 def test_half_of_the_heads_look_back_and_half_ahead_near_words_first():
-    scores = reader().scores(torch.ones(1, 4, dtype=torch.bool))[0]  # [H, L, L]
+    scores = TokenMixer(12, 1).scores(torch.ones(1, 4, dtype=torch.bool))[0]  # [H, L, L]
     assert len(scores) == 8
     ahead = torch.arange(4) - torch.arange(4)[:, None]
     for head, slope in enumerate([1.0, 0.5, 0.25, 0.0] * 2):
@@ -33,24 +28,23 @@ def test_half_of_the_heads_look_back_and_half_ahead_near_words_first():
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_padding_changes_nothing_and_gives_no_nan(layers):
-    read, tokens = reader(layers), torch.randn(3, 6, 12)
+    mixer, tokens = TokenMixer(12, layers), torch.randn(3, 6, 12)
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2, [True] + [False] * 5])
-    found = read(tokens, mask)
+    found = mixer(tokens, mask)
     assert found.isfinite().all()
     for row, length in enumerate((6, 4, 1)):
-        alone = read(tokens[row : row + 1, :length], mask[row : row + 1, :length])
+        alone = mixer(tokens[row : row + 1, :length], mask[row : row + 1, :length])
         torch.testing.assert_close(found[row, :length], alone[0])
 
 
 def test_words_that_change_places_are_read_otherwise():
-    """Pooled from the tokens alone they are the same; read first they are not."""
-    torch.manual_seed(0)
+    """Pooled from the tokens alone they are the same; mixed first they are not."""
     statistics = TextStatistics.identity(12)
     tokens, mask = torch.randn(1, 5, 12), torch.ones(1, 5, dtype=torch.bool)
     turned = TextBatch(tokens[:, [4, 1, 2, 3, 0]], mask)
-    plain, reading = AttentionPooler(statistics), AttentionPooler(statistics, text_layers=1)
+    plain, mixing = AttentionPooler(statistics), AttentionPooler(statistics, text_layers=1)
     torch.testing.assert_close(plain(turned), plain(TextBatch(tokens, mask)))
-    assert not torch.allclose(reading(turned), reading(TextBatch(tokens, mask)), atol=1e-2)
+    assert not torch.allclose(mixing(turned), mixing(TextBatch(tokens, mask)), atol=1e-2)
 
 
 @pytest.mark.parametrize("rows", [3, 30], ids=["fewer numbers than weights", "more"])
@@ -72,7 +66,7 @@ def test_a_multiplier_slows_the_steps_and_changes_nothing_else(rows):
 
 
 def test_who_is_left_of_whom_is_learned():
-    """Eight things, two a caption, and a word between them that says which one is left: read, then pooled.
+    """Eight things, two a caption, and a word between them that says which one is left: mixed, then pooled.
 
     The tokens of a word are the same wherever it stands, as if an encoder had forgotten the order.
     """
@@ -100,19 +94,20 @@ def test_who_is_left_of_whom_is_learned():
     assert (network[1](pooler(text)).argmax(1) == left).float().mean() > 0.95
 
 
-def test_generator_reads_as_the_discriminator_has_learned_to(shapes_data):
-    options = get_architecture("dfgan").smallest
-    state = TrainingState(config(model=options, lr_d=1e-2), shapes_data.resolution, PreparedText(shapes_data), CPU)
-    loader = BatchLoader(shapes_data, PreparedText(shapes_data), 0, "cpu")
-    batch, random = loader.load(0, 8), StepRandom(0, 0, 8)
-    loader.close()
-    d, g = state.phases
-    learned, taught = state.discriminator.pooler.reader.state_dict(), state.generator.pooler.reader.state_dict()
-    before = {name: value.clone() for name, value in learned.items()}
-    for phase in (g, d):
-        assert all(torch.equal(value, before[name]) for name, value in taught.items())
-        state.accumulate(phase, batch, 1, 0, random, ALONE, 8)
-        state.update(phase, 0)
-    state.average(8, 8)
-    assert not all(torch.equal(value, before[name]) for name, value in taught.items())
-    assert all(torch.equal(value, learned[name]) for name, value in taught.items())
+def test_the_generators_mixer_is_copied_from_the_discriminators_after_a_step(monkeypatch):
+    settings = config(growing=False, lr_d=1e-2)
+    trainer = Trainer(settings, 16, FrozenText(), CPU, networks=networks("dfgan"))
+    mixers = [network.pooler.mixer for network in (trainer.discriminator, trainer.generator)]
+    before, updated = mixers[0].enter.weight.clone(), []
+    update = trainer._update
+
+    def look(phase, plan):
+        update(phase, plan)
+        updated.append([torch.equal(mixer.enter.weight, before) for mixer in mixers])
+
+    monkeypatch.setattr(trainer, "_update", look)
+    trainer.step(Schedule(settings, 16).plan(0), batch(8), StepRandom(0, 0, 8))
+    assert updated == [[False, True], [False, True]]  # after either phase: the generator learns with what it drew with
+    learned, copied = (mixer.state_dict() for mixer in mixers)
+    assert not torch.equal(copied["enter.weight"], before)
+    assert all(torch.equal(value, learned[name]) for name, value in copied.items())

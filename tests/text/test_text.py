@@ -17,11 +17,12 @@ from t2i.text.encoders import load_encoder
 from t2i.text.frozen import pad_tokens
 from t2i.text.minilm import MINILM_SHA256, Linear, bundled_minilm
 from t2i.text.pooler import (
+    CONDITIONINGS,
     AttentionPooler,
+    Conditioning,
     SentencePooler,
     TextBatch,
     TextStatistics,
-    make_pooler,
     sentence_vector,
 )
 
@@ -201,9 +202,9 @@ def text_batch(count=3, length=6, width=8):
     return TextBatch(torch.randn(count, length, width), mask)
 
 
-@pytest.mark.parametrize("conditioning", ["attention", "sentence"])
-def test_pooler_ignores_padding(conditioning):
-    pooler, text = make_pooler(conditioning, TextStatistics.identity(8)), text_batch()
+@pytest.mark.parametrize("kind", CONDITIONINGS)
+def test_pooler_ignores_padding(kind):
+    pooler, text = Conditioning(TextStatistics.identity(8), kind).pooler(), text_batch()
     changed = text.tokens.clone()
     changed[0, 4:] = 99
     torch.testing.assert_close(pooler(TextBatch(changed, text.mask)), pooler(text))

@@ -9,28 +9,18 @@ import torch
 from short_runs import CPU, ONE_QUICKLY, SMALL_ENCODER, config, start
 
 from t2i import TextToImagePipeline
-from t2i.config import validate
 from t2i.errors import UserError
-from t2i.models import get_architecture
 from t2i.tensors import load_tensors
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.loop import train
-from t2i.training.run import Run
 
-ENCODER = {"vocabulary": 300, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TRAINED = {"text_encoder": "transformer", "kimg": 0.016, "snapshot_kimg": 0.008, "contrastive": 1.0}
 
 
 @pytest.fixture(scope="module", params=ONE_QUICKLY)
 def run(request, shapes_data, tmp_path_factory):
-    architecture = get_architecture(request.param)
-    settings = validate(
-        {**architecture.defaults, "arch": request.param, "growing": False, "batch": 8, "kimg": 0.016, "lr_d": 1e-3,
-         "snapshot_kimg": 0.008, "text_encoder": "transformer", "encoder": ENCODER, "model": architecture.smallest}
-    ).check()  # fmt: skip
-    facts = {"name": "shapes", "split": "train", "resolution": 16, "fingerprint": shapes_data.fingerprint}
-    run = Run.create(tmp_path_factory.mktemp("runs"), settings, facts, "cpu")
-    train(settings, shapes_data, run, torch.device("cpu"))
-    return run
+    settings = config(request.param, growing=False, lr_d=1e-3, encoder=SMALL_ENCODER, **TRAINED)
+    return start(settings, shapes_data, tmp_path_factory.mktemp("runs"))[0]
 
 
 def test_every_weight_of_the_encoder_moves(run):
@@ -41,8 +31,8 @@ def test_every_weight_of_the_encoder_moves(run):
         assert not torch.equal(before[name], after[name]), name
 
 
-def test_a_prompt_draws_the_same_picture_in_another_process(run):
-    """The original rebuilt its vocabulary for each caption and drew a new random projection for each picture."""
+def test_a_prompt_draws_the_same_image_in_another_process(run):
+    """The original rebuilt its vocabulary for each caption and drew a new random projection for each image."""
     code = (
         "import sys, hashlib; from t2i import TextToImagePipeline; "
         "pipe = TextToImagePipeline.from_pretrained(sys.argv[1], device='cpu'); "
@@ -85,7 +75,7 @@ def test_another_models_encoder_is_refused(run, tmp_path):
 def test_captions_that_are_cut_are_said_once(longest, cut, shapes_data, tmp_path):
     said = []
     encoder = {**SMALL_ENCODER, "max_tokens": longest}
-    settings = config(text_encoder="transformer", encoder=encoder, kimg=0.016, snapshot_kimg=0.008)
+    settings = config(encoder=encoder, **TRAINED)
     asked = iter([False, True])
     run, _ = start(settings, shapes_data, tmp_path, say=said.append, stop=lambda: next(asked))
     train(settings, shapes_data, run, CPU, resume=True, say=said.append)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from drawn_captions import CAPTIONS, PROMPTS, RECORDS, in_another_process
+from small import networks
 from torch import nn
 
 from t2i.data.shapes import BACKGROUNDS, COLOURS, SHAPES, SIZES, ShapesSource
 from t2i.errors import UserError
 from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
-from t2i.models import get_architecture
 from t2i.models.folder import ModelDescription
 from t2i.pipeline import TextToImagePipeline
 from t2i.tensors import hash_tensors, load_tensors, save_tensors
@@ -349,8 +349,8 @@ def test_its_hash_follows_the_weights_and_long_prompts_are_cut(tokenizer, encode
 
 def test_a_pipeline_draws_with_it(tokenizer, encoder):
     trained = TrainedEncoder(encoder, tokenizer)
-    generator, _ = get_architecture("dfgan").build(16, "attention", TextStatistics.identity(16), {"nf": 2}, 0)
-    description = ModelDescription("dfgan", 16, "attention", {"nf": 2}, trained.describe())
+    generator, _ = networks("dfgan", width=16)
+    description = ModelDescription("dfgan", 16, trained.describe(), {"conditioning": "attention"}, {})
     pipeline = TextToImagePipeline(generator, description, text_encoder=trained)
     images = pipeline(PROMPTS, seeds=[3], output_type="np").images
     assert images.shape == (3, 16, 16, 3)

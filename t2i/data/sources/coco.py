@@ -11,7 +11,7 @@ import os
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from t2i.data.images import FilePicture
 from t2i.data.records import Record, Skip
@@ -154,7 +154,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _check_id(value: object) -> bool:
+def _check_id(value: object) -> TypeGuard[int | str]:
     if isinstance(value, str):
         return 0 < len(value) <= 256
     return isinstance(value, int) and not isinstance(value, bool) and -MAX_ID <= value < MAX_ID
@@ -185,7 +185,7 @@ def _check_captions(
     document: dict[str, Any], path: Path, pictures: dict[int | str, str]
 ) -> tuple[list[dict[str, Any]], int]:
     """The annotations of known pictures, cut down to what is needed, and the count of the others."""
-    captions = []
+    captions: list[dict[str, Any]] = []
     orphans = 0
     for number, entry in enumerate(document["annotations"]):
         if not isinstance(entry, dict):

@@ -182,7 +182,8 @@ def _members(shard: str) -> Iterator[tarfile.TarInfo]:
                     previous = member.offset
                     if member.isreg() and not member.issparse() and member.offset_data + member.size > length:
                         raise DamagedTar(f"it is cut off at byte {length}")
-                    tar.members = []  # tarfile would keep every header
+                    # tarfile would keep every header.
+                    tar.members = []  # type: ignore[attr-defined]  # typeshed does not list it
                     yield member
                 end = tar.offset
         except (DamagedTar, OSError):
@@ -217,9 +218,10 @@ def _captions(stream: BinaryIO, group: _Group) -> tuple[str, ...] | str:
     why = "no caption"
     if group.document is not None:
         captions = _from_document(_read(stream, group.document))
-        if captions and not isinstance(captions, str):
+        if isinstance(captions, str):
+            why = captions
+        elif captions:
             return captions
-        why = captions or why
     if group.text is not None:
         data = _read(stream, group.text)
         if data is None:

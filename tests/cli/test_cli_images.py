@@ -1,4 +1,4 @@
-"""The command line, pictures: generate, sample-grid, info."""
+"""The command line, images: generate, sample-grid, info."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def pixels(path: Path | str) -> np.ndarray:
 # ---- generate --------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_and_seed_give_the_same_bytes_alone_in_company_and_in_another_process(here, t2i, tiny_run):
+def test_a_prompt_and_seed_give_the_same_bytes_alone_in_company_and_in_another_process(here, t2i, tiny_run, tiny_model):
     other = subprocess.Popen(
         [*PYTHON, "generate", "a red circle", "--seed", "5", "--model", tiny_run, "-o", "other.png"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -34,9 +34,9 @@ def test_a_prompt_and_seed_give_the_same_bytes_alone_in_company_and_in_another_p
     t2i("generate", "a table", "a red circle", "a much longer prompt of a chair and nine green apples on it",
         "--seed", "5", "--model", tiny_run, "-o", "many.png")  # fmt: skip
     assert Path("many-001.png").read_bytes() == alone
-    t2i("generate", "a red circle", "--seeds", "0-3,5,9", "--model", tiny_run, "-o", "seeds")
+    t2i("generate", "a red circle", "--seeds", "0-3,5,9", "--model", f"{tiny_run}@0048", "-o", "seeds")
     assert Path("seeds/004.png").read_bytes() == alone
-    t2i("generate", "a red circle", "--seed", "3", "--num", "4", "--model", tiny_run / "model", "-o", "num")
+    t2i("generate", "a red circle", "--seed", "3", "--num", "4", "--model", tiny_model, "-o", "num")
     assert Path("num/002.png").read_bytes() == alone
     Path("prompts.txt").write_text("a table\n\n  a red circle \n")
     t2i("generate", "--prompts", "prompts.txt", "--seed", "5", "--model", tiny_run, "-o", "file")
@@ -46,14 +46,14 @@ def test_a_prompt_and_seed_give_the_same_bytes_alone_in_company_and_in_another_p
     assert Path("other.png").read_bytes() == alone
 
 
-def test_seeds_prompts_and_truncation_change_the_picture(here, t2i, tiny_run):
+def test_seeds_prompts_and_truncation_change_the_image(here, t2i, tiny_run):
     t2i("generate", "a table", "--seeds", "0,1", "--model", tiny_run, "-o", "a.png")
     t2i("generate", "a table", "--seeds", "0,1", "--truncation", "0", "--model", tiny_run, "-o", "b.png")
     assert (pixels("a-000.png") != pixels("a-001.png")).any()
     assert (pixels("b-000.png") == pixels("b-001.png")).all()
 
 
-def test_how_pictures_are_named(here, t2i, tiny_run):
+def test_how_images_are_named(here, t2i, tiny_run):
     def names() -> list[str]:
         found = sorted(str(path.relative_to(here)) for path in here.rglob("*") if path.is_file())
         for path in here.iterdir():
@@ -77,10 +77,10 @@ def test_how_pictures_are_named(here, t2i, tiny_run):
 
 
 @pytest.mark.parametrize("name", ["out.png", "out.jpg", "out.webp"])
-def test_a_picture_says_how_it_was_made(t2i, tiny_run, name):
+def test_an_image_says_how_it_was_made(t2i, tiny_run, tiny_model, name):
     t2i("generate", "ein Tisch, größer als drei", "--seed", "7", "--model", tiny_run, "-o", name)
     facts = json.loads(t2i("info", name, "--json"))
-    model = json.loads(t2i("info", tiny_run / "model", "--json"))
+    model = json.loads(t2i("info", tiny_model, "--json"))
     assert facts == {
         "kind": "picture",
         "path": name,
@@ -109,7 +109,7 @@ def cells(monkeypatch):
     return seen
 
 
-def test_the_cells_of_a_grid_are_the_pictures_of_generate(here, t2i, tiny_run, cells):
+def test_the_cells_of_a_grid_are_the_images_of_generate(here, t2i, tiny_run, cells):
     t2i("sample-grid", "a table", "a red circle", "a chair", "--seeds", "1,4", "--model", tiny_run, "-o", "grid.png")
     t2i("generate", "a table", "a red circle", "a chair", "--seeds", "1,4", "--model", tiny_run, "-o", "one")
     (rows, labels, columns, _), = cells  # fmt: skip
@@ -161,26 +161,30 @@ def test_styles_are_mixed_of_the_seeds_that_were_asked_for(here, t2i, cells):
     assert others == ["", "seed 2", "seed 3"]  # left out, they are other ones than the rows'
 
 
-def test_a_grid_without_prompts_shows_training_captions(here, t2i, tiny_run, cells):
+def test_a_grid_without_prompts_shows_training_captions(here, t2i, tiny_run, tiny_model, cells):
     t2i("sample-grid", "--cols", "2", "--rows", "3", "--model", tiny_run)
-    known = json.loads((tiny_run / "model" / "model_index.json").read_text())["training"]["prompts"]
+    known = json.loads((tiny_model / "model_index.json").read_text())["training"]["prompts"]
     assert cells[0][1] == known[:3]
 
 
 # ---- info ------------------------------------------------------------------------------------------------------
 
 
-def test_info_knows_every_kind_of_folder(t2i, minilm_data, tiny_run):
+def test_info_knows_every_kind_of_folder(t2i, minilm_data, tiny_run, tiny_model):
     checkpoint = tiny_run / "checkpoints" / "000000048"
-    paths = {"prepared data set": minilm_data, "run": tiny_run, "checkpoint": checkpoint, "model": tiny_run / "model"}
+    paths = {"prepared data set": minilm_data, "run": tiny_run, "checkpoint": checkpoint, "model": tiny_model}
     facts = {kind: json.loads(t2i("info", path, "--json")) for kind, path in paths.items()}
     assert {kind: found["kind"] for kind, found in facts.items()} == {kind: kind for kind in paths}
     assert facts["prepared data set"]["pictures"] == 48
     assert facts["run"]["checkpoints"] == "000000032, 000000048" and facts["run"]["images_seen"] == 48
+    assert facts["run"]["snapshots"] == "0, 16, 32, 48"
     assert facts["checkpoint"]["images_seen"] == 48
     assert facts["model"]["architecture"] == "dfgan" and facts["model"]["resolution"] == 16
     for kind, path in paths.items():
         assert t2i("info", path).startswith(f"{path}: {kind}\n")
+    for name in (tiny_run / "checkpoints" / "000000016", f"{tiny_run}@16"):  # a snapshot of which the model stays
+        facts = json.loads(t2i("info", name, "--json"))
+        assert (facts["kind"], facts["images_seen"]) == ("model", 16)
 
 
 def test_prompts_and_paths_are_shown_as_they_are(here, t2i):
