@@ -84,7 +84,7 @@ def outcome(run):
     numbers = [int(folder.name) for folder in list_snapshots(run.checkpoints)]
     for folder in list_snapshots(run.checkpoints):
         assert load_model(folder / "model")[1].training["images_seen"] == int(folder.name)
-    assert numbers == [0, 32, 48]
+    assert {*numbers} in ({0, 32, 48}, {0, 16, 32, 48})  # killed while it thins out for the last time, it is done
     return final_tensors(run)
 
 
