@@ -93,7 +93,7 @@ class Trainer:
         # Not capturable: np.flatnonzero of word-region runs on the host, and so does fp16's loss scale.
         capturable = not (config.optim.precision == "fp16" or "word_region" in config.terms)
         self.graphs = None
-        if device.type == "cuda" and config.optim.cuda_graphs and capturable and config.optim.accumulate == 1:
+        if device.type == "cuda" and config.optim.cuda_graphs and capturable:
             self.graphs = StepGraphs(self.statistics, text.encoder)
         self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {
             "generator": self.generator,
@@ -120,7 +120,8 @@ class Trainer:
                 continue
             phase.optimizer.param_groups[0]["lr"] = lr
             backward = partial(self._backward, phase)
-            run = backward if self.graphs is None else partial(self.graphs.run, phase, backward)
+            eager = self.graphs is None or self.config.optim.accumulate > 1
+            run = backward if eager else partial(self.graphs.run, phase, backward)
             shared = run(plan, batch, rng, shared)
             self.ranks.sum_gradients(phase.module)
             self._update(phase, plan)
