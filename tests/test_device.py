@@ -24,7 +24,7 @@ def test_a_device_that_is_not_there_is_not_recommended(name, listed, monkeypatch
         raise RuntimeError("no such device")
 
     monkeypatch.setattr(torch, "zeros", refuse)
-    with pytest.raises(UsageError, match=f"--device {name}: not to be had on this machine; try {listed}$"):
+    with pytest.raises(UsageError, match=f"--device {name}: not available on this machine; try {listed}$"):
         pick_device(name)
 
 
