@@ -252,7 +252,7 @@ def _ellipsise(line: str, font: Font, fits: Callable[[str], bool]) -> str:
         line = line[:-1]
     space = line.rfind(" ")
     if line != whole and whole[len(line)] != " " and space > 0.6 * len(line):
-        line = line[:space]  # a short piece of a word says less than the dots
+        line = line[:space]  # drop a short piece of a word
     return line.rstrip(" ,;:-") + dots
 
 

@@ -46,7 +46,7 @@ class Copies(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_pictures_and_captions_on_another_device_are_waited_for():
+def test_images_and_captions_on_another_device_are_waited_for():
     captions = TextBatch(torch.zeros(2, 3, 4, dtype=torch.float16), torch.ones(2, 3, dtype=torch.bool))
     with Copies() as copies:
         send(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), "meta")

@@ -84,13 +84,13 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         _abandon_stdout()
         where = error.filename
-        said = str(describe_os_error(error, where)) if where else f"output: {error.strerror or error}"
-        return _fail(error, said, 1)
+        message = str(describe_os_error(error, where)) if where else f"output: {error.strerror or error}"
+        return _fail(error, message, 1)
     except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
-        said = "out of memory: close other programs, or ask for less at once"
-        return _fail(error, said, 1)
+        message = "out of memory: close other programs, or ask for less at once"
+        return _fail(error, message, 1)
     except (KeyboardInterrupt, typer.Abort) as stop:
         return _fail(stop, "stopped by SIGINT", 130)
     except Stopped as stop:

@@ -51,14 +51,14 @@ def no_stop_is_lost(again: Callable[[], object] = lambda: None) -> Iterator[None
     one), is passed to sys.unraisablehook, which may not raise either.
     """
 
-    def heard(unraisable: Any) -> None:
+    def send_again(unraisable: Any) -> None:
         if not isinstance(unraisable.exc_value, Stopped):
             return before(unraisable)
         again()
         main, number = threading.main_thread().ident, unraisable.exc_value.number
         threading.Timer(0.01, signal.pthread_kill, (main, number)).start()
 
-    before, sys.unraisablehook = sys.unraisablehook, heard
+    before, sys.unraisablehook = sys.unraisablehook, send_again
     try:
         yield
     finally:
@@ -198,7 +198,7 @@ def load_pipeline(
             say(f"model: {which}; {choose})")
     pipe = TextToImagePipeline.from_pretrained(model, device)
     if growing := still_growing(pipe):
-        warn(f"{growing}; t2i train --resume goes on")
+        warn(f"{growing}; t2i train --resume continues")
     return pipe
 
 

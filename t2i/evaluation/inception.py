@@ -174,7 +174,7 @@ class FidInception(nn.Module):
 def load_inception(path: Path | str, device: torch.device | str = "cpu") -> FeatureNetwork:
     """The network of FID with the weights in `path`, a PyTorch state dict or safetensors.
 
-    Its label says whether the file is the published one. Raises UserError, one line, where it does not fit.
+    The label tells whether the file is the published one. Raises UserError, one line, where it does not fit.
     """
     path = Path(path).expanduser()
     weights = read_weights(path)

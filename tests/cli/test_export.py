@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from drawn_captions import CAPTIONS, PROMPTS
 from onnxruntime import InferenceSession
+from shape_captions import CAPTIONS, PROMPTS
 from short_runs import ONE_QUICKLY, config
 from tokenizers import Tokenizer
 
@@ -54,7 +54,7 @@ def pipeline(arch, encoder, conditioning="attention", **more):
 
 
 def generated_elsewhere(folder, prompts, noise):
-    """Pictures by onnxruntime and tokenizers, uint8 [N, R, R, 3]."""
+    """Images by onnxruntime and tokenizers, uint8 [N, R, R, 3]."""
     read = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(prompts)
     feeds = {
         "input_ids": np.array([caption.ids for caption in read], np.int64),

@@ -5,9 +5,9 @@ import random
 
 import numpy as np
 import pytest
-from drawn_captions import CAPTIONS, PROMPTS, in_another_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shape_captions import CAPTIONS, PROMPTS, in_another_process
 
 from t2i.errors import UsageError, UserError
 from t2i.text.tokenizer import PAD_ID, UNK_ID, CaptionTokenizer
