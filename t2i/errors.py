@@ -23,9 +23,7 @@ class LostContact(UserError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Out of memory in Python, on a GPU, or in torch's CPU allocator and kernels, which raise RuntimeError."""
-    if (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # torch's
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return True
     signs = (
         "can't allocate memory", "not enough memory", "could not create a primitive", "bad_alloc",

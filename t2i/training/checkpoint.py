@@ -91,7 +91,7 @@ def save_checkpoint(
     last = int(final.name) if before is None else before
     for other in list_snapshots(root):
         if int(other.name) > last and other != final:
-            shutil.rmtree(other, ignore_errors=True)
+            _remove(other)
     prune(root, keep, spare)
     return final
 
@@ -103,14 +103,22 @@ def prune(root: Path, keep: int, spare: int | None = None) -> None:
             (folder / "state.json").unlink()  # first: without it this is no checkpoint any more
     snapshots = list_snapshots(root)
     for number in to_drop([int(folder.name) for folder in snapshots], keep, spare):
-        shutil.rmtree(root / f"{number:09d}", ignore_errors=True)
+        _remove(root / f"{number:09d}")
     for folder in list_snapshots(root):
         if not (folder / "state.json").is_file():
             for path in folder.iterdir():
                 if path.name != MODEL:
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             if not (folder / MODEL).is_dir():  # of 0.1, which kept the model elsewhere
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Whole or not at all, as far as anyone sees: what a killed process leaves of it is swept by the next save."""
+    gone = folder.with_name(f".{folder.name}.old.tmp")
+    with contextlib.suppress(OSError):
+        os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def to_drop(numbers: list[int], keep: int, spare: int | None = None) -> list[int]:
