@@ -21,7 +21,7 @@ SCENES = 100  # prompts with pairs of colour and shape from the training data, a
 
 def demo(
     out: Annotated[Path, Option(help="Folder for the data set, the run and the images.")] = Path("t2i-demo"),
-    minutes: Annotated[float, Option(help="Training time.")] = 4.0,
+    minutes: Annotated[float, Option(help="Training time in minutes.")] = 4.0,
     images: Annotated[int, Option("--pictures", help="Number of training images.")] = 2000,
 ) -> None:
     """Render shapes, train on them for a few minutes, generate images and measure prompt adherence."""

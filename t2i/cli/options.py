@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-_MODEL = "Model or run folder, or emoji, the built-in model (default: the newest run)."
+_MODEL = "Model or run folder, or emoji, the built-in model (default: the newest run, else emoji)."
 Model = Annotated[Path | None, Option(help=_MODEL, show_default=False)]
 ModelArgument = Annotated[Path | None, Argument(help=_MODEL, show_default=False)]
 PromptFile = Annotated[Path | None, Option(help="Text file with one prompt a line.", show_default=False)]

@@ -53,7 +53,8 @@ def sample_grid(
     style_mixing: Annotated[
         bool,
         Option(
-            "--style-mixing", help="Coarse styles of the rows with fine styles of the columns (stylegan, stylegan2)."
+            "--style-mixing",
+            help="Coarse styles of the rows, fine styles of the columns (StyleGANs, 1 or 2 prompts).",
         ),
     ] = False,
     device: Device = "auto",
