@@ -69,7 +69,8 @@ class ModelDescription:
 def save_model(
     folder: Path | str, generator: nn.Module, description: ModelDescription, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a model folder; each file is replaced whole, the description with the hash of the weights last.
+    """Write a model folder; each file is replaced whole, the weights first, the description with their hash last: a
+    folder in which a save was killed or ran out of disk holds the model before, the new one, or one that is refused.
 
     dtype: of the weights in the file, torch.float16 for half the size; None: unchanged. They load as float32 either
     way. Raises UserError, one line.
@@ -91,14 +92,14 @@ def save_model(
         "text_encoder": config.pop("text_encoder"),
         "training": config.pop("training"),
     }
-    with atomic_write(folder / "README.md", "w") as stream:
-        stream.write(model_card(folder.name, description))
-    write_json(folder / "generator" / "config.json", config)
     try:
         save_tensors(weights, state)
         index["weights_sha256"] = sha256(weights)
     except OSError as error:
         raise describe_os_error(error, weights) from error
+    write_json(folder / "generator" / "config.json", config)
+    with atomic_write(folder / "README.md", "w") as stream:
+        stream.write(model_card(folder.name, description))
     write_json(folder / "model_index.json", index)
 
 

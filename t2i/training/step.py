@@ -12,17 +12,17 @@ A text encoder that is trained belongs to the discriminator's phase: it learns f
 generator takes its embeddings as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2i.augment import AUGMENT_NUMBERS, augment, blur
 from t2i.convolution import differentiated_twice
 from t2i.losses.adversarial import AdversarialLoss, sum_heads
-from t2i.losses.base import DiscriminatorPass, GeneratorPass, Log, Term
+from t2i.losses.base import DiscriminatorPass, GeneratorPass, Term
 from t2i.losses.penalties import GradientPenalty
 from t2i.losses.reconstruction import WARM_UP_RESOLUTIONS, coarse_difference
 from t2i.models.base import Discriminator, Features, Generator
@@ -39,7 +39,11 @@ ALL = slice(None)
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run minimises: its networks and its losses. text_encoder: one that is trained, or None."""
+    """What a run minimises: its networks and its losses.
+
+    text_encoder: one that is trained, or None. phases_share: the discriminator's phase hands over to the generator's
+    what both compute. statistics: where metrics go.
+    """
 
     generator: Generator
     discriminator: Discriminator
@@ -50,6 +54,8 @@ class Objective:
     latents: LatentSampler = field(default_factory=LatentSampler)
     augment: tuple[str, ...] = ()
     shared_fakes: bool = False
+    phases_share: bool = True
+    statistics: Statistics = field(default_factory=Statistics)
 
     @property
     def needs_captions(self) -> bool:
@@ -115,6 +121,16 @@ class Objective:
         return augment(images, rng.uniform(f"{name} augment", AUGMENT_NUMBERS), self.augment)
 
 
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser's turn in a step, "D" or "G". module: what it trains. loss: of a micro-batch, see below."""
+
+    name: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: "PhaseLoss"
+
+
 class Fakes(NamedTuple):
     """Generated images: as drawn [B, 3, r, r], as the discriminator sees them, and the maps of its backbone."""
 
@@ -131,17 +147,20 @@ class Shared(NamedTuple):
     real_maps: Any
 
 
+PhaseLoss = Callable[[Objective, StepPlan, Batch, StepRandom, Shared | None], tuple[Tensor, Shared | None]]
+
+
 # ---- the discriminator's phase ----
 
 
 def discriminator_loss(
-    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics, share: bool
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, shared: Shared | None = None
 ) -> tuple[Tensor, Shared | None]:
-    """The mean loss over a micro-batch, []. share: compute for the generator's phase what both phases have in common,
-    its graph included."""
-    fakes = draw_for_discriminator(nets, plan, batch, rng, share and nets.shared_fakes)
+    """The mean loss over a micro-batch, [], and what it computed for the generator's phase, its graph included."""
+    statistics = nets.statistics
+    fakes = draw_for_discriminator(nets, plan, batch, rng)
     watch_collapse(statistics, batch.images, fakes.images.detach())
-    d, real_maps = discriminate(nets, plan, batch, rng, fakes, statistics.add)
+    d, real_maps = discriminate(nets, plan, batch, rng, fakes)
 
     none_wrong = batch.wrong < 0  # where all captions belong to the image
     mismatch = (~none_wrong * sum_heads(nets.adversarial.fake(d.wrong), 2)).mean(1)
@@ -163,12 +182,13 @@ def discriminator_loss(
     for term in nets.terms:
         if (part := term.discriminator(d)) is not None:
             losses = losses + term.weight * part
-    shared = Shared(fakes if nets.shared_fakes else None, detach(real_maps)) if share else None
-    return losses.mean(), shared
+    found = Shared(fakes if nets.shared_fakes else None, detach(real_maps)) if nets.phases_share else None
+    return losses.mean(), found
 
 
-def draw_for_discriminator(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, with_graph: bool) -> Fakes:
-    """Fakes for the discriminator's phase. with_graph: the generator's phase goes on from them."""
+def draw_for_discriminator(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom) -> Fakes:
+    """Fakes for the discriminator's phase; with their graph where the generator's phase goes on from them."""
+    with_graph = nets.shared_fakes and nets.phases_share
     name = "G" if nets.shared_fakes else "D"
     with torch.set_grad_enabled(with_graph):
         with plan.autocast(batch.images.device.type):
@@ -182,7 +202,7 @@ def draw_for_discriminator(nets: Objective, plan: StepPlan, batch: Batch, rng: S
 
 
 def discriminate(
-    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, fakes: Fakes, log: Log
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, fakes: Fakes
 ) -> tuple[DiscriminatorPass, Any]:
     """The discriminator's pass over real and generated images, and its maps of the real ones.
 
@@ -225,7 +245,7 @@ def discriminate(
             fake_features = d.features_of_maps(fake_maps, plan.growth)
         fake = d.logits(fake_features, d.pool(text))
     found = DiscriminatorPass(
-        plan, batch, rng, log, d, text, tokens, conditions, condition, features,
+        plan, batch, rng, nets.statistics.add, d, text, tokens, conditions, condition, features,
         images, fake_features, real, fake, wrong_logits,
     )  # fmt: skip
     return found, maps
@@ -263,10 +283,10 @@ def detach(maps: Any) -> Any:
 
 
 def generator_loss(
-    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics, shared: Shared | None
-) -> Tensor:
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, shared: Shared | None = None
+) -> tuple[Tensor, None]:
     """The mean loss over a micro-batch, []. shared: what the discriminator's phase returned for it."""
-    d, autocast = nets.discriminator, plan.autocast
+    d, autocast, statistics = nets.discriminator, plan.autocast, nets.statistics
     device = batch.images.device.type
     with autocast(device):
         text = nets.encode_for_generator(batch.text)
@@ -304,11 +324,14 @@ def generator_loss(
     for term in nets.terms:
         if (part := term.generator(g)) is not None:
             losses = losses + term.weight * part
-    return losses.mean()
+    return losses.mean(), None
 
 
-def warm_up_loss(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics) -> Tensor:
+def warm_up_loss(
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, shared: Shared | None = None
+) -> tuple[Tensor, None]:
     """The mean reconstruction loss over a micro-batch, []: all that the generator learns by in the warm-up."""
+    statistics = nets.statistics
     text = nets.encode_for_generator(batch.text)
     with plan.autocast(batch.images.device.type):
         latent = nets.latent(plan, batch, text, rng)
@@ -319,4 +342,4 @@ def warm_up_loss(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom,
     if latent.kl is not None:
         statistics.add("posterior_kl", latent.kl)
         losses = losses + latent.kl
-    return losses.mean()
+    return losses.mean(), None

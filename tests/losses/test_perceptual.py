@@ -18,7 +18,7 @@ from t2i.training import trainer as trainers
 from t2i.training.randomness import StepRandom
 from t2i.training.schedule import Schedule
 from t2i.training.settings import new_settings
-from t2i.training.step import discriminator_loss
+from t2i.training.step import Objective
 from t2i.training.tables import check_together
 from t2i.training.text import FrozenText
 
@@ -61,7 +61,7 @@ def test_what_is_kept_from_phase_to_phase_is_what_is_made_anew(shapes_data, tmp_
     """Bit for bit."""
     settings = config("stylegan2", kimg=0.016, snapshot_kimg=1.0, shared_fakes=True, **PERCEPTUAL)
     kept, _ = start(settings, shapes_data, tmp_path / "kept")
-    monkeypatch.setattr(trainers, "discriminator_loss", lambda *given: discriminator_loss(*given[:-1], False))
+    monkeypatch.setattr(trainers, "Objective", lambda *nets, **how: Objective(*nets, **{**how, "phases_share": False}))
     again, _ = start(settings, shapes_data, tmp_path / "again")
     assert_same_bits(final_tensors(kept), final_tensors(again))
 
