@@ -20,7 +20,7 @@ from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
 from t2i.errors import UserError
-from t2i.grids import save_png
+from t2i.image_files import save_png
 from t2i.models.folder import save_model
 from t2i.training.checkpoint import newest_checkpoint
 from t2i.training.run import Run
