@@ -120,9 +120,10 @@ class Trainer:
                 continue
             phase.optimizer.param_groups[0]["lr"] = lr
             backward = partial(self._backward, phase)
-            eager = self.graphs is None or self.config.optim.accumulate > 1
-            run = backward if eager else partial(self.graphs.run, phase, backward)
-            shared = run(plan, batch, rng, shared)
+            if self.graphs is None or self.config.optim.accumulate > 1:
+                shared = backward(plan, batch, rng, shared)
+            else:
+                shared = self.graphs.run(phase, backward, plan, batch, rng, shared)
             self.ranks.sum_gradients(phase.module)
             self._update(phase, plan)
         images_seen = plan.images_seen + plan.batch
