@@ -2,7 +2,7 @@
 
     python benchmarks/colours.py MODEL [MODEL ...] [--seeds 3]
 
-Every colour with every thing, of which few are ever seen so. A pixel has the colour by which scripts/emoji_pictures.py
+Every colour with every thing, of which few are ever seen so. A pixel has the colour by which scripts/emoji_images.py
 names it; those of the page, nearly white, are left out. The chance is how often a colour is the largest in pictures
 that another one was asked for.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 from t2i import TextToImagePipeline
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-from emoji_pictures import COLOURS, colour_name, in_colour
+from emoji_images import COLOURS, colour_name, in_colour
 from script import run_script
 
 ASKED = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black")

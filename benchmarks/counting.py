@@ -25,7 +25,7 @@ from t2i.data.prepare import prepare
 from t2i.data.records import Record
 from t2i.data.shapes import BACKGROUNDS, COLOURS, GAP, MARGIN, SHAPES, Item, Scene, ShapesPicture, draw, extent
 from t2i.data.shapes_captions import BACKGROUND_WORDS, COLOUR_WORDS, SHAPE_WORDS
-from t2i.evaluation.attributes import read_picture
+from t2i.evaluation.attributes import read_image
 from t2i.evaluation.sampler import CaptionSampler
 from t2i.text.encoders import load_encoder
 
@@ -102,7 +102,7 @@ class CountingSource:
 
 def shares(images: np.ndarray, asked: list[Scene]) -> dict[str, float]:
     """How often the number is right, for each number and over all; and the colour of all shapes found."""
-    readings = [read_picture(image).objects for image in images]
+    readings = [read_image(image).objects for image in images]
     right = [len(objects) == len(scene.items) for objects, scene in zip(readings, asked)]
     colours = [
         bool(objects) and all(one.colour == scene.items[0].colour for one in objects)

@@ -1,12 +1,12 @@
-"""Trains the built-in model, emoji and icons from captions, and puts it into the package.
+"""Trains the built-in model, emoji from captions, and puts it into the package.
 
-    python scripts/emoji_pictures.py WORK --recoloured 2
-    python scripts/emoji_model.py train WORK --minutes 60     # again: goes on with the run
-    python scripts/emoji_model.py pack WORK                   # or a model; into t2i/assets/emoji, in half precision
-    python scripts/emoji_model.py page OUT.png                # what the packed model draws of emoji_prompts.txt
+    python scripts/emoji_images.py WORK --recoloured 2
+    python scripts/emoji_model.py train WORK --minutes 60     # again: resumes the run
+    python scripts/emoji_model.py pack WORK                   # or a model folder; into t2i/assets/emoji, in fp16
+    python scripts/emoji_model.py page OUT.png                # images of emoji_prompts.txt by the packed model
 
-WORK holds the pictures, the prepared data (WORK/t2i-data) and the run (in WORK/runs), whose settings are in
-emoji_model.toml; those of the model that is in the package are in emoji_model_gpu.toml (--config, --resolution 128).
+WORK holds the images, the prepared data (WORK/t2i-data) and the run (in WORK/runs). The settings of the run are in
+emoji_model.toml, those of the packed model in emoji_model_gpu.toml (--config, --resolution 128).
 """
 
 import argparse
@@ -19,7 +19,8 @@ import torch
 
 from t2i import TextToImagePipeline
 from t2i.cli.console import read_prompts
-from t2i.grids import captioned_grid, save_png
+from t2i.grids import captioned_grid
+from t2i.image_files import save_png
 from t2i.models.find import BUILT_IN
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.run import find_runs, newest_resumable
@@ -73,8 +74,8 @@ def pack(options: argparse.Namespace) -> None:
 
 def page(options: argparse.Namespace) -> None:
     prompts = read_prompts(HERE / "emoji_prompts.txt")
-    pictures = TextToImagePipeline.from_pretrained(device="cpu")(prompts, seeds=[0], output_type="np").images
-    save_png(captioned_grid(list(pictures), prompts, 10), options.out)
+    images = TextToImagePipeline.from_pretrained(device="cpu")(prompts, seeds=[0], output_type="np").images
+    save_png(captioned_grid(list(images), prompts, 10), options.out)
 
 
 def main() -> None:
@@ -85,9 +86,9 @@ def main() -> None:
         command.add_argument("out" if work is page else "work", type=Path)
         command.set_defaults(run=work)
         if work is pack:
-            help = "The model that the run began with; the result is a mean of both (WiSE-FT: Wortsman et al. 2022)."
+            help = "The model that the run began with; average both (WiSE-FT: Wortsman et al. 2022)."
             command.add_argument("--begun-with", type=Path, help=help)
-            command.add_argument("--share", type=float, default=0.15, help="Its share of the mean.")
+            command.add_argument("--share", type=float, default=0.15, help="Its weight in the average (default: 0.15).")
         if work is train:
             command.add_argument("--minutes", type=float, default=60)
             command.add_argument("--resolution", type=int, default=64)

@@ -1,6 +1,6 @@
-"""t2i: small, fast text-to-image GANs, trained on your own captioned pictures.
+"""t2i: small, fast text-to-image GANs, trained on your own captioned images.
 
-The public names are imported when they are first used, so that `import t2i` does not import torch.
+Public names are imported at their first use, so that `import t2i` does not import torch.
 """
 
 import importlib

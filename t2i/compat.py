@@ -1,4 +1,4 @@
-"""Counterparts of the calls of the two original projects, so that their notebooks port line by line.
+"""Counterparts of the calls of the two original student projects, so that their notebooks port line by line.
 
     dataset = ImageLabelDataset("images", "labels", transform)      # or COCODataset("train2017", "captions.json")
     loader = get_loader(dataset)
@@ -55,7 +55,7 @@ def encode_label(text: str) -> np.ndarray:
 
 
 def default_transform(resolution: int = 64) -> Callable[[PIL.Image.Image], Tensor]:
-    """Centre crop, resize, [-1, 1]: an RGB picture -> [3, resolution, resolution]."""
+    """Centre crop, resize, [-1, 1]: an RGB image -> [3, resolution, resolution]."""
     from torchvision.transforms import v2
 
     return v2.Compose(
@@ -69,16 +69,16 @@ def default_transform(resolution: int = 64) -> Callable[[PIL.Image.Image], Tenso
     )
 
 
-class _CaptionedPictures(Dataset):
-    """Items are (picture [3, R, R], caption as text, its token embeddings [L, T]); one caption drawn at random.
+class _CaptionedImages(Dataset):
+    """Items are (image [3, R, R], a random caption of its own as text, its token embeddings [L, T]).
 
-    Pictures are decoded as t2i prepare does it. An item raises UserError, one line, where one cannot be used.
+    Images are decoded as by t2i prepare. An item raises UserError, one line, where its image cannot be used.
     """
 
     def __init__(self, source: Source, root: Path, transform: Callable | None, encode_label_fn: EncodeLabel | None):
         self.records = [entry for entry in source if isinstance(entry, Record)]
         if not self.records:
-            raise UserError(f"{root}: no captioned picture here")
+            raise UserError(f"{root}: no captioned image here")
         self.root = root
         self.transform = transform or default_transform()
         self.encode_label_fn = encode_label_fn or encode_label
@@ -89,16 +89,15 @@ class _CaptionedPictures(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, str, np.ndarray]:
         record = self.records[index]
         try:
-            picture = load_whole(self.root / record.key)
+            image = load_whole(self.root / record.key)
         except PictureError as error:
             raise UserError(f"{self.root / record.key}: {error}; take it out, or give a good copy") from error
-        image = self.transform(picture)
         caption = record.captions[int(torch.randint(len(record.captions), ()))]
-        return image, caption, self.encode_label_fn(caption)
+        return self.transform(image), caption, self.encode_label_fn(caption)
 
 
-class ImageLabelDataset(_CaptionedPictures):
-    """Pictures and text files of the same stem, one caption a line. Raises UserError where nothing matches."""
+class ImageLabelDataset(_CaptionedImages):
+    """Images and text files of the same stem, one caption a line. Raises UserError where nothing matches."""
 
     def __init__(
         self,
@@ -110,8 +109,8 @@ class ImageLabelDataset(_CaptionedPictures):
         super().__init__(FolderPairSource(image_dir, label_dir), Path(image_dir), transform, encode_label_fn)
 
 
-class COCODataset(_CaptionedPictures):
-    """COCO's captioned pictures. Raises UserError where the folder or the annotations are not what they should be."""
+class COCODataset(_CaptionedImages):
+    """COCO's captioned images. Raises UserError where the folder or the annotations are not in COCO's format."""
 
     def __init__(self, img_dir: Path | str, ann_file: Path | str, transform: Callable | None = None):
         super().__init__(CocoSource(images=img_dir, annotations=ann_file), Path(img_dir), transform, None)
@@ -131,19 +130,21 @@ def _collate(items: Sequence[tuple[Tensor, str, np.ndarray]]) -> tuple[Tensor, l
 def get_networks(
     arch: str = "dfgan", resolution: int = 64, width: int = 384, **options: Any
 ) -> tuple[Generator, Discriminator]:
-    """A new generator and critic. width: of the text encoder's vectors (384 for the default one). options: those of
-    either network."""
+    """A new generator and critic.
+
+    width: of the text encoder's vectors (384 for the default encoder). options: settings of either network.
+    """
     architecture = get_architecture(arch)
-    # As the original did, from 4 px on.
-    growing = [side for side in (4 * 2**step for step in range(9)) if side <= resolution]
+    # As in the originals, growing starts at 4 px.
+    resolutions = [side for side in (4 * 2**step for step in range(9)) if side <= resolution]
     g, d = ({n: v for n, v in options.items() if n in options_of(network)}
             for network in (architecture.generator, architecture.discriminator))  # fmt: skip
     if unknown := set(options) - set(g) - set(d):
         raise UsageError(f"{arch} has no option {', '.join(sorted(unknown))}")
-    seed = int(torch.randint(2**31, ()))  # torch.manual_seed in a notebook decides it
+    seed = int(torch.randint(2**31, ()))  # set by torch.manual_seed in a notebook
     text = Conditioning(TextStatistics.identity(width))
-    sides = growing if architecture.generator.grows else [resolution]
-    return build_networks(arch, resolution, text, g, arch, d, sides, seed)
+    rgb_resolutions = resolutions if architecture.generator.grows else [resolution]
+    return build_networks(arch, resolution, text, g, arch, d, rgb_resolutions, seed)
 
 
 def train_fn(
@@ -156,10 +157,10 @@ def train_fn(
     opt_critic: torch.optim.Optimizer,
     opt_gen: torch.optim.Optimizer,
 ) -> float:
-    """One epoch; returns alpha moved on as the original did, to 1 over half of `dataset`.
+    """One epoch; returns the next alpha, which reaches 1 after half of `dataset`, as in the originals.
 
-    Networks that grow work at 4 * 2^step px, faded in by alpha, and learn by WGAN-GP (lambda 10, drift 0.001);
-    dfgan has one size, and learns by the hinge loss with MA-GP. Both see mismatched captions.
+    Growing networks train at 4 * 2^step px, faded in by alpha, with WGAN-GP (lambda 10, drift 0.001). dfgan trains at
+    one resolution with the hinge loss and MA-GP. Both see mismatched captions.
     """
     if gen.grows:
         config = TrainConfig(
@@ -179,7 +180,7 @@ def train_fn(
     for number, (images, captions, text) in enumerate(loader):
         ids = np.unique(captions, return_inverse=True)[1]
         growth = Growth(gen.resolution)
-        if gen.grows:  # the networks stand there, until the next step
+        if gen.grows:  # the networks keep this stage until the next step
             gen.growth = critic.growth = growth = Growth(4 * 2**step, alpha if step else 1.0)
         plan = StepPlan(number * len(images), len(images), growth, *rates, penalty=weight)
         rng = StepRandom(int(torch.randint(2**31, ())), number, len(images), device=str(device))
@@ -196,7 +197,7 @@ def train_fn(
 
 
 def generate_image_from_text(text: str, model: Path | str | None = None, seed: int = 0) -> PIL.Image.Image:
-    """A picture of `text` by a model folder, the newest run's or the built-in model. Raises UserError, one line."""
+    """An image of `text` by `model`, else by the newest run or the built-in model. Raises UserError, one line."""
     from t2i.pipeline import TextToImagePipeline
     from t2i.training.run import default_model
 

@@ -1,11 +1,10 @@
-"""A convolution whose second derivatives are quick.
+"""A convolution with fast second derivatives, for gradient penalties.
 
-A gradient penalty differentiates a network's gradient. torch does that for any convolution, and the gradient that its
-weight has there as a convolution too, with the batch in place of the channels and a kernel as large as the picture:
-the slowest thing in a step. It is a weight's gradient like any other: in y = w * x, whose input has the gradient
-gx(gy, w), a gradient g of gx gives w the gradient of a convolution with input g and output's gradient gy. So here each
-of the three, output, gx and gw, is a function whose derivatives are the other two (as in StyleGAN2-ADA's training code,
-Karras et al. 2020).
+A gradient penalty differentiates a network's gradient. torch then computes the weight's gradient as a convolution with
+the batch in place of the channels and a kernel as large as the image: the slowest operation of a step. It is an
+ordinary weight gradient: for y = w * x, with the input's gradient gx(gy, w), a gradient g of gx gives w the gradient of
+a convolution with input g and output gradient gy. So each of output, gx and gw is a function here whose derivatives are
+the other two, as in the training code of StyleGAN2-ADA (Karras et al. 2020).
 """
 
 import contextlib
@@ -22,9 +21,9 @@ _inputs_only = False
 
 @contextlib.contextmanager
 def differentiated_twice() -> Iterator[None]:
-    """For the pass that a penalty is taken from: conv2d then has the quick second derivatives.
+    """Inside, conv2d has fast second derivatives; a penalty's forward pass runs here.
 
-    Elsewhere it is torch's own convolution, whose first derivatives are a little quicker.
+    Outside it is torch's convolution, whose first derivatives are slightly faster.
     """
     global _twice
     before, _twice = _twice, True
@@ -35,14 +34,16 @@ def differentiated_twice() -> Iterator[None]:
 
 
 def is_differentiated_twice() -> bool:
-    """Whether that is so here."""
+    """Whether the caller runs inside differentiated_twice()."""
     return _twice
 
 
 @contextlib.contextmanager
 def inputs_only() -> Iterator[None]:
-    """For torch.autograd.grad with respect to pictures: weights get no gradient, which torch would not know to leave
-    out of a function of ours."""
+    """For torch.autograd.grad with respect to images: weights get no gradient.
+
+    torch cannot skip unneeded gradients of a custom autograd function.
+    """
     global _inputs_only
     before, _inputs_only = _inputs_only, True
     try:
@@ -65,8 +66,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
 def upsampling_conv3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.conv2d(upsampled, weight, bias, padding=1) of x [B, c_in, h, w] with each pixel repeated, [B, c_out, 2h, 2w].
 
-    Of the 9 pixels under a kernel [c_out, c_in, 3, 3] only 4 are different ones: with their weights summed it is a
-    transposed convolution with stride 2 and 4/9 of the products.
+    Of the 9 pixels under a kernel [c_out, c_in, 3, 3] only 4 differ. With their weights summed it is a transposed
+    convolution of stride 2 with 4/9 of the products.
     """
     weight = F.pad(weight.flip(2, 3), (1, 1, 1, 1))  # [c_out, c_in, 5, 5]
     weight = weight[:, :, 1:] + weight[:, :, :-1]
@@ -77,7 +78,7 @@ def upsampling_conv3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 class Conv2d(nn.Conv2d):
     """nn.Conv2d by conv2d; square kernels, one stride and one padding for both directions, no groups."""
 
-    padding: tuple[int, ...]  # never a word
+    padding: tuple[int, ...]  # never a string
 
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(x, self.weight, self.bias, self.stride[0], self.padding[0])
@@ -104,7 +105,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _InputGradient(torch.autograd.Function):
-    """The gradient that an x of this shape has where the output has `grad`."""
+    """The gradient of an input x of this shape, for the output gradient `grad`."""
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
@@ -126,7 +127,7 @@ class _InputGradient(torch.autograd.Function):
 
 
 class _WeightGradient(torch.autograd.Function):
-    """The gradient that the weight has where the output has `grad`; of the weight itself only the shape counts."""
+    """The gradient of the weight, for the output gradient `grad`; only the shape of `weight` is used."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -148,13 +149,13 @@ class _WeightGradient(torch.autograd.Function):
 
 
 def _like(x: Tensor, shape: torch.Size) -> Tensor:
-    """Stands for a tensor of which the shape alone counts."""
+    """A placeholder of which only the shape is used."""
     return x.new_empty(()).expand(shape)
 
 
 def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
-    """torch's own first derivatives of a convolution."""
+    """torch's first derivatives of a convolution."""
     pair = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1
     return torch.ops.aten.convolution_backward(grad, x, weight, None, *pair, [*wanted, False])[:2]

@@ -1,4 +1,4 @@
-"""Which device to run on, and how tensors get there."""
+"""Choice of the device, and copies of tensors to it."""
 
 import torch
 from torch import Tensor
@@ -14,33 +14,33 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).cpu()  # meta would take it, and could not give it back
+        torch.zeros(1, device=device).cpu()  # the copy back fails on the meta device
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError, by device
         others = [other for other in ("auto", "cpu", "cuda", "mps") if other != name]
         listed = f"{', '.join(others[:-1])} or {others[-1]}"
-        raise UsageError(f"--device {name}: not to be had on this machine; try {listed}") from error
+        raise UsageError(f"--device {name}: not available on this machine; try {listed}") from error
     return device
 
 
 def make_current(device: torch.device) -> None:
-    """Have CUDA graphs recorded and events noted on a GPU that is named by its number: the current one's they are."""
+    """Make a numbered GPU the current one: CUDA graphs and events belong to the current device."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
 def copies_in_background(device: torch.device | str) -> bool:
-    """May a copy to `device` be under way when its call returns (non_blocking)?
+    """Whether copies to `device` may be asynchronous (non_blocking).
 
-    CUDA alone keeps the source until it was read. On MPS a source that is dropped meanwhile, as a temporary is, leaves
-    garbage, and no error (pytorch/pytorch issue 189690); on a CPU nothing says when the copy is there.
+    Only CUDA keeps the source alive until it was read. On MPS a temporary source gives garbage without an error
+    (pytorch/pytorch issue 189690); on a CPU nothing tells when the copy is complete.
     """
     return torch.device(device).type == "cuda"
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on `device`; on CUDA without waiting for the work that lies before it there.
+    """The tensor on `device`; on CUDA without waiting for earlier work.
 
-    From the CPU, CUDA takes only pinned memory without waiting.
+    An asynchronous copy from the CPU to CUDA needs pinned memory.
     """
     background = copies_in_background(device)
     if background and tensor.device.type == "cpu":

@@ -1,29 +1,29 @@
 """The errors a user can cause.
 
-Each is one line that says what, where and what to do. The command line prints that line and exits with
+Each is one line with the problem, its place and a remedy. The command line prints that line and exits with
 `exit_code`; a library caller catches them as ValueError.
 """
 
 
 class UserError(ValueError):
-    """Something outside the program is wrong: a file, a folder, a data set, a full disk. Exit code 1."""
+    """A problem outside the program: a file, a folder, a data set, a full disk. Exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(UserError):
-    """The call itself is wrong: options that exclude each other, a value out of range. Exit code 2."""
+    """A wrong call: options that exclude each other, a value out of range. Exit code 2."""
 
     exit_code = 2
 
 
 class LostContact(UserError):
-    """Another process of the run is gone: a new start may go on where this one ended."""
+    """Another process of the run is gone; a restart can resume."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of Python, of a GPU, or of torch's CPU allocator and its kernels, which have no exception of their own."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's: not imported here
+    """Out of memory in Python, on a GPU, or in torch's CPU allocator and kernels, which raise RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return True
     signs = (
         "can't allocate memory", "not enough memory", "could not create a primitive", "bad_alloc",

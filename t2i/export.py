@@ -1,9 +1,9 @@
-"""A model for other tools: one ONNX file, from token ids to pixels, with the tokenizer that makes the ids beside it.
+"""ONNX export: one file from token ids to pixels, and the tokenizer that makes the ids.
 
 OUT/model.onnx      text encoder, pooler and generator: input_ids and attention_mask int64 [N, L], noise float32 [N, Z]
                     -> images uint8 [N, R, R, 3]
 OUT/tokenizer.json  for the library tokenizers: captions to ids and mask, cut and padded
-OUT/README.md       how to draw with them, without torch and without t2i
+OUT/README.md       how to generate images with them, without torch and without t2i
 
 Half-precision safetensors are TextToImagePipeline.save_pretrained(folder, torch.float16).
 """
@@ -32,10 +32,10 @@ OPSET = 18  # what onnxruntime reads from 1.14 on
 FILES = ("model.onnx", "tokenizer.json", "README.md")
 
 
-class Drawing(nn.Module):
-    """All of a pipeline on the CPU: input_ids and attention_mask int64 [N, L], noise [N, Z] -> uint8 [N, R, R, 3].
+class EndToEndModel(nn.Module):
+    """A pipeline as one module on the CPU: input_ids, attention_mask int64 [N, L], noise [N, Z] -> uint8 [N, R, R, 3].
 
-    What it draws is what the pipeline draws, but for rounding: that works on captions of one length without padding.
+    Its images equal the pipeline's up to rounding: the pipeline pools captions of one length at a time, unpadded.
     """
 
     def __init__(self, pipe: TextToImagePipeline):
@@ -58,13 +58,13 @@ class Drawing(nn.Module):
 def export_onnx(pipe: TextToImagePipeline, folder: Path | str) -> None:
     """Write model.onnx, tokenizer.json and README.md into `folder`; each is replaced whole.
 
-    Raises UserError, one line, where the packages of t2i[onnx] are missing, where ONNX has no words for what the model
-    does, or where a file cannot be written.
+    Raises UserError, one line, where the packages of t2i[onnx] are missing, where the model has an operation that
+    ONNX lacks, or where a file cannot be written.
     """
     require_onnx()
     folder = make_folder(folder)
     tokenizer = tokenizer_json(pipe.text_encoder)
-    program = _translate(Drawing(pipe).eval(), pipe.generator.z_dim)
+    program = _translate(EndToEndModel(pipe).eval(), pipe.generator.z_dim)
     contents = (program.model_proto.SerializeToString(), tokenizer.encode(), readme(pipe).encode())
     for name, content in zip(FILES, contents):
         sweep(folder, f".{name}.*.tmp")  # of an export that was killed
@@ -73,13 +73,13 @@ def export_onnx(pipe: TextToImagePipeline, folder: Path | str) -> None:
 
 
 def require_onnx() -> None:
-    """Raises UserError, one line, where torch's exporter has not the packages that it needs."""
+    """Raises UserError, one line, where the packages that torch's exporter needs are not installed."""
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f'ONNX takes packages that are not installed ({error.name}): pip install "t2i[onnx]"'
+            f'ONNX export needs packages that are not installed ({error.name}): pip install "t2i[onnx]"'
         ) from error
 
 
@@ -87,12 +87,12 @@ def tokenizer_json(encoder: Any) -> str:
     """The encoder's tokenizer as the library tokenizers reads it, cutting and padding captions. Raises UserError."""
     from tokenizers import Tokenizer
 
-    theirs, pad = encoder.tokenizer, {}  # for padding with 0, as ours do
+    theirs, pad = encoder.tokenizer, {}  # {}: padding with 0
     if isinstance(encoder, TrainedEncoder):
         serialised = theirs.serialised
     elif isinstance(theirs, Tokenizer):
         serialised = theirs.to_str()
-    elif getattr(theirs, "backend_tokenizer", None) is not None:  # of transformers
+    elif getattr(theirs, "backend_tokenizer", None) is not None:  # a tokenizer of transformers
         serialised = theirs.backend_tokenizer.to_str()
         if theirs.pad_token_id is not None:
             pad = {"pad_id": theirs.pad_token_id, "pad_token": theirs.pad_token}
@@ -104,19 +104,19 @@ def tokenizer_json(encoder: Any) -> str:
     return own.to_str()
 
 
-def _translate(drawing: Drawing, z_dim: int) -> Any:
-    """The module as torch's ONNXProgram, pictures and tokens of any number."""
+def _translate(model: EndToEndModel, z_dim: int) -> Any:
+    """The module as torch's ONNXProgram, for any number of images and tokens."""
     ids = torch.tensor([[2, 3, 4, 5, 0], [3, 2, 5, 4, 3]])
     example = (ids, (ids > 0).long(), torch.zeros(len(ids), z_dim))
-    text = {0: "pictures", 1: "tokens"}
-    sizes = {"input_ids": text, "attention_mask": text, "noise": {0: "pictures"}}
-    with _plain_linear(drawing), torch.no_grad():
+    text = {0: "images", 1: "tokens"}
+    sizes = {"input_ids": text, "attention_mask": text, "noise": {0: "images"}}
+    with _plain_linear(model), torch.no_grad():
         try:
             return torch.onnx.export(
-                drawing, example, dynamo=True, dynamic_shapes=sizes, opset_version=OPSET, verbose=False,
+                model, example, dynamo=True, dynamic_shapes=sizes, opset_version=OPSET, verbose=False,
                 input_names=list(sizes), output_names=["images"],
             )  # fmt: skip
-        except Exception as error:  # of torch.export, the translation or the optimiser, each with its own
+        except Exception as error:  # torch.export, the translation and the optimiser raise different ones
             raise UserError(f"this model cannot be written as ONNX ({first_line(error.__cause__ or error)})") from error
 
 
@@ -134,14 +134,14 @@ def _plain_linear(module: nn.Module) -> Iterator[None]:
 
 
 def readme(pipe: TextToImagePipeline) -> str:
-    """How to draw with the files, and what the model is."""
+    """README.md: how to generate images with the files, and the facts of the model."""
     prompt = json.dumps((pipe.known_prompts or ["a table"])[0], ensure_ascii=False)
     about, side, z_dim = pipe.description, pipe.resolution, pipe.generator.z_dim
     terms = about.training.get("licences")
-    # "[PAD]" in a caption is text to an encoder that was trained here; tokenizer.json has no place to say so.
+    # To a trained encoder "[PAD]" in a caption is text; tokenizer.json cannot express that.
     trained = isinstance(pipe.text_encoder, TrainedEncoder)
     plain = "\ntokenizer.encode_special_tokens = True" if trained else ""
-    licences = f"Licences of its training pictures: {terms.rstrip('.')}.\n" if terms else ""
+    licences = f"Licences of its training images: {terms.rstrip('.')}.\n" if terms else ""
     return f"""# A text-to-image model as ONNX
 
 {about.architecture}, {side} x {side} px, text by {about.text_encoder["name"]}, trained on
@@ -167,7 +167,7 @@ for number, image in enumerate(images):
     Image.fromarray(image).save(f"{{number:03}}.png")
 ```
 
-images: uint8 [prompts, {side}, {side}, 3]. A prompt must not be empty. The seed is numpy's, so it draws another
-picture than in `t2i generate`, whose noise is
+images: uint8 [prompts, {side}, {side}, 3]. A prompt must not be empty. The seed is numpy's, so the image differs
+from that of `t2i generate`, whose noise is
 `torch.randn({z_dim}, generator=torch.Generator().manual_seed(seed))`.
 """

@@ -1,4 +1,4 @@
-"""Writing files so that they are whole or absent, and hashing them."""
+"""Atomic writes, JSON with and without a hash, and one-line errors."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ from t2i.errors import UserError
 
 
 def describe_os_error(error: OSError, path: Path | str) -> UserError:
-    """One line for what the operating system refused, with the free space where the disk is full."""
+    """An error of the operating system as one line, with the free space where the disk is full."""
     path = Path(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         folder = next(p for p in (path, *path.absolute().parents) if p.is_dir())
@@ -30,17 +30,17 @@ def describe_os_error(error: OSError, path: Path | str) -> UserError:
 def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on a clean exit it is synced to disk and takes the name `path`.
 
-    On an error nothing is left behind and a file that was there before is untouched. File mode follows the umask.
+    On an error the temporary file is removed and an older file stays. The file mode follows the umask.
     Raises UserError, one line, where the disk is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = None
     try:
         name = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
-        # Not by mkstemp: it makes files for their owner alone, and to ask for the umask is to change it for a moment.
+        # Not mkstemp: its files are private to the owner, and reading the umask changes it for a moment.
         handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         temporary = name
-        # A path's bytes that are no UTF-8 are lone surrogates in a text: escaped, as JSON reads them.
+        # Bytes of a path that are not UTF-8 are lone surrogates in a text; escaped, JSON reads them.
         encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "backslashreplace", "\n")
         with os.fdopen(handle, mode, encoding=encoding, errors=errors, newline=newline) as stream:
             yield stream
@@ -81,7 +81,7 @@ _SEAL = re.compile(rb'\{\n  "sha256": "([0-9a-f]{64})"')
 
 
 def write_sealed_json(path: Path | str, value: dict[str, Any]) -> None:
-    """Write a JSON object whose first entry, "sha256", is the hash of the file (with zeros in that place).
+    """Write a JSON object whose first entry, "sha256", is the hash of the file with zeros in place of the hash.
 
     Raises UserError, one line.
     """
@@ -92,7 +92,7 @@ def write_sealed_json(path: Path | str, value: dict[str, Any]) -> None:
 
 
 def read_sealed_json(path: Path | str, what: str = "file") -> dict[str, Any]:
-    """What write_sealed_json wrote, without "sha256". Raises UserError, one line, where a single bit differs."""
+    """Read what write_sealed_json wrote, without "sha256". Raises UserError, one line, if the hash does not match."""
     value = read_json(path, what)
     try:
         data = Path(path).read_bytes()
@@ -100,9 +100,9 @@ def read_sealed_json(path: Path | str, what: str = "file") -> dict[str, Any]:
         raise describe_os_error(error, path) from error
     seal = _SEAL.match(data)
     if not seal:
-        raise UserError(f"{path}: damaged, or of another version of t2i (it does not begin with its hash)")
+        raise UserError(f"{path}: damaged, or of another version of t2i (it does not start with its hash)")
     if hashlib.sha256(data.replace(seal[1], b"0" * 64, 1)).hexdigest().encode() != seal[1]:
-        raise UserError(f"{path}: damaged (its content does not have the hash that it says)")
+        raise UserError(f"{path}: damaged (its content does not match its hash)")
     del value["sha256"]
     return value
 
@@ -134,7 +134,7 @@ def sha256(path: Path | str) -> str:
 
 
 def sync_folder(path: Path | str) -> None:
-    """fsync a folder, so that renames inside it survive a power cut; nothing on Windows, which cannot."""
+    """fsync a folder, so that renames inside it survive a power cut; no-op on Windows."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -144,20 +144,25 @@ def sync_folder(path: Path | str) -> None:
         os.close(handle)
 
 
+def encodable(text: str) -> str:
+    """The text without lone surrogates, which undecodable bytes of an argument or a file become: "?" for each."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def first_line(error: BaseException) -> str:
-    """An error's text on one line, at most 200 characters; one that is cut ends in "..."."""
+    """An error's text on one line, at most 200 characters; a longer one is cut and ends in "..."."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def brief(name: str, limit: int = 100) -> str:
-    """A text that may come from anywhere (a file's name) as it may be shown: no control characters, not too long."""
+    """An untrusted text, such as a file name, for printing: controls escaped, at most `limit` characters."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[: limit + 1])
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def shell_word(text: Path | str) -> str:
-    """A prompt or a path as a shell takes it for one word, that nothing in it runs: in plain quotes where they do."""
+    """A text quoted as one word of a shell, in double quotes where they are safe."""
     text = str(text)
     if re.fullmatch(r"[\w ,.;:'()/+-]*", text) and " " in text:
         return f'"{text}"'
@@ -165,7 +170,7 @@ def shell_word(text: Path | str) -> str:
 
 
 def check_writable(folder: Path | str) -> None:
-    """Make `folder` and try a file in it, so that a long job does not fail at its end. Raises UserError, one line."""
+    """Make `folder` and write a test file, so that a long job does not fail at its end. Raises UserError, one line."""
     folder = make_folder(folder)
     try:
         handle, path = tempfile.mkstemp(prefix=".t2i-", dir=folder)

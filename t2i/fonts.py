@@ -1,4 +1,4 @@
-"""The fonts that labels of sheets are written in."""
+"""The fonts of the labels on sheets."""
 
 import contextlib
 import functools
@@ -11,10 +11,10 @@ from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-MAX_LABEL = 400  # characters of a label that are looked at; more never fits into a few lines
+MAX_LABEL = 400  # characters of a label that are used; more never fit into a few lines
 # Han, kana, Hangul and full width.
 EAST_ASIAN = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
-# What Linux, macOS and Windows have for them, by the names of their files.
+# File names of such fonts on Linux, macOS and Windows.
 EAST_ASIAN_FONTS = (
     "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf",
     "PingFang.ttc", "Hiragino Sans GB.ttc", "Arial Unicode.ttf", "msyh.ttc", "msgothic.ttc", "malgun.ttf",
@@ -22,11 +22,10 @@ EAST_ASIAN_FONTS = (
 
 
 def label_fonts(texts: Sequence[str], tile: int) -> tuple[Font, Font]:
-    """The fonts of labels and of the title for pictures of `tile` pixels: one family for the whole sheet.
+    """The fonts of labels and of the title for images of `tile` pixels: one family for the whole sheet.
 
-    Pillow's own font has ASCII and little more, not even an "é". Where any text needs more, DejaVu Sans is
-    taken from matplotlib's files; where it has Chinese, Japanese or Korean, a font that the system has. What even that
-    lacks (emoji) shows as boxes.
+    Pillow's own font has little more than ASCII, not even "é". Other texts are set in DejaVu Sans, from matplotlib's
+    files; Chinese, Japanese and Korean in a font of the system. Missing glyphs (emoji) appear as boxes.
     """
     size = min(22, max(13, tile // 10))
     wide = any(not text[:MAX_LABEL].isascii() for text in texts)
@@ -37,7 +36,7 @@ def label_fonts(texts: Sequence[str], tile: int) -> tuple[Font, Font]:
 @functools.lru_cache(maxsize=16)
 def font(size: int, wide: bool, east: bool = False) -> Font:
     for name in EAST_ASIAN_FONTS if east else ():
-        with contextlib.suppress(ImportError, OSError):  # there is none of this name
+        with contextlib.suppress(ImportError, OSError):  # no font of this name
             return ImageFont.truetype(name, size)
     try:
         file = _dejavu() if wide else None

@@ -12,7 +12,7 @@ from t2i.precision import at_least_fp32
 
 SQRT2 = math.sqrt(2)
 VECTOR = 32  # bf16 numbers that a CPU works on at once
-GROUP = 4  # images of a minibatch that minibatch standard deviation looks at together
+GROUP = 4  # images in a group of the minibatch standard deviation
 
 
 def resolutions_to(resolution: int) -> list[int]:

@@ -1,7 +1,7 @@
 """One process at a time in a folder.
 
-The kernel holds the lock, on an open file, and drops it with the process that has it, however that ends: there is no
-stale lock to judge, neither after a crash nor after a reboot. Over NFS the server does the same between machines.
+The kernel locks an open file and releases the lock when the process ends in any way, so no lock is ever stale, neither
+after a crash nor after a reboot. Over NFS the server does the same between machines.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ else:
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 _UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _WINDOWS_BYTES = 1024  # an exclusive lock takes all of these, a shared one any of them
-_PATIENCE = 2.0  # seconds in which those that share a lock have long removed its file
+_PATIENCE = 2.0  # seconds; the last holder of a shared lock removes its file much sooner
 
 
 @contextlib.contextmanager
 def lock(folder: Path | str, what: str, shared: bool = False) -> Iterator[None]:
-    """Keep other processes (and other calls in this one) from `folder` while the block runs.
+    """Lock `folder` against other processes, and other calls in this one, while the block runs.
 
     The lock file, `.<name>.lock`, lies beside the folder, so that the folder may be made, replaced or removed under
-    the lock; it goes when the block ends. A killed process leaves it there, unlocked: it is in nobody's way.
-    what: who works there, for the message. shared: others that ask for a shared lock may work there too.
-    Raises UserError, one line, where somebody else has it. On a file system that cannot lock, there is no lock.
+    the lock; it is removed at the end of the block. A killed process leaves it there, unlocked, which is harmless.
+    what: the kind of process, for the message. shared: other shared locks are allowed at the same time.
+    Raises UserError, one line, where another process has the lock. A file system without locks is not locked.
     """
     place = Path(os.path.abspath(folder))
     make_folder(place.parent)
@@ -48,12 +48,12 @@ def lock(folder: Path | str, what: str, shared: bool = False) -> Iterator[None]:
     if handle is None:
         raise UserError(f"{folder}: another {what} is at work there{_holder(path)}; wait for its end, or stop it")
     try:
-        with contextlib.suppress(OSError):  # only for the message above
+        with contextlib.suppress(OSError):  # for the message above
             os.truncate(handle, 0)
             os.write(handle, f"{os.getpid()} {platform.node()}\n".encode())
         yield
     finally:
-        # The last of those that share it removes the file: its name must not come free for a new lock before that.
+        # The last holder of a shared lock removes the file: until then no new lock may take its name.
         with contextlib.suppress(OSError):
             if fcntl and _try(handle, shared=False):
                 os.unlink(path)
@@ -64,10 +64,9 @@ def lock(folder: Path | str, what: str, shared: bool = False) -> Iterator[None]:
 
 
 def _acquire(path: Path, shared: bool) -> int | None:
-    """An open file that holds the lock; None where somebody else has it.
+    """An open file that holds the lock; None where another process has it.
 
-    Who asks for a shared one waits a moment: one of those that share it may be at its end, where it has the lock alone
-    while it removes the file.
+    A shared request waits a moment: another holder may be ending, and locks exclusively while it removes the file.
     """
     patient_until = time.monotonic() + (_PATIENCE if shared else 0)
     while True:
@@ -79,7 +78,7 @@ def _acquire(path: Path, shared: bool) -> int | None:
                     return None
                 time.sleep(0.01)
                 continue
-            # Removed between the opening and the locking: a lock on a file without a name keeps nobody out.
+            # A file removed between opening and locking has no name, and its lock excludes nobody.
             with contextlib.suppress(FileNotFoundError):
                 if not fcntl or os.path.samestat(os.fstat(handle), os.stat(path)):
                     return handle
@@ -91,7 +90,7 @@ def _acquire(path: Path, shared: bool) -> int | None:
 
 
 def _try(handle: int, shared: bool) -> bool:
-    """Lock an open file without waiting; False where somebody else has it."""
+    """Lock an open file without waiting; False where another process has the lock."""
     try:
         if sys.platform != "win32":
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -107,7 +106,7 @@ def _try(handle: int, shared: bool) -> bool:
 
 
 def _holder(path: Path) -> str:
-    """ " (process 4711 on host)" where the lock file says so."""
+    """ " (process 4711 on host)" as read from the lock file, else ""."""
     with contextlib.suppress(OSError, ValueError):
         process, host = path.read_text(encoding="utf-8", errors="replace").split()
         return f" (process {int(process)} on {host})"

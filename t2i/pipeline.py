@@ -1,4 +1,4 @@
-"""From a prompt to a image: load a trained model, call it, save it."""
+"""From a prompt to an image: load a trained model, call it, save it."""
 
 import math
 import operator
@@ -12,6 +12,7 @@ import torch
 
 from t2i.device import pick_device
 from t2i.errors import UsageError, UserError
+from t2i.files import encodable
 from t2i.models.base import Generator
 from t2i.models.find import BUILT_IN, find_model
 from t2i.models.folder import ModelDescription, load_model, save_model
@@ -33,7 +34,7 @@ class PipelineOutput:
 
 
 class TextToImagePipeline:
-    """Draws prompts with a trained generator.
+    """Generates images from prompts with a trained model.
 
     >>> pipe = TextToImagePipeline.from_pretrained()  # the built-in model; or "runs/00003-..."
     >>> pipe("a red apple", generator=torch.Generator().manual_seed(0)).images[0].save("out.png")
@@ -59,7 +60,7 @@ class TextToImagePipeline:
 
     @classmethod
     def from_pretrained(cls, path: Path | str = BUILT_IN, device: torch.device | str = "auto") -> "TextToImagePipeline":
-        """Load a model folder, a run's newest snapshot, "RUN@120000", "RUN@best", or the built-in one, "emoji".
+        """Load a model folder, a run's newest snapshot, "RUN@120000", "RUN@best", or the built-in model, "emoji".
 
         Strict; safetensors only. Raises UserError, one line.
         """
@@ -88,18 +89,18 @@ class TextToImagePipeline:
 
     @property
     def grown(self) -> Growth:
-        """Where its generator stood in growing when it was saved; below `resolution` its images are enlarged."""
+        """The stage of progressive growing that the generator was saved at; images below `resolution` are enlarged."""
         return self.generator.growth
 
     @property
     def known_prompts(self) -> list[str]:
-        """A few of the captions it was trained on; none where the model does not say."""
+        """A few training captions; empty where the model folder has none."""
         prompts = self.description.training.get("prompts")
         return [text for text in prompts if isinstance(text, str) and text.strip()] if isinstance(prompts, list) else []
 
     @property
     def text_encoder(self) -> FrozenEncoder | TrainedEncoder:
-        """The text encoder that the model was trained with, loaded at its first use and checked by hash."""
+        """The text encoder of training, loaded at its first use and checked by hash."""
         if self._text_encoder is None:
             expected = self.description.text_encoder
             encoder = load_encoder(expected["name"], self.device)
@@ -122,11 +123,11 @@ class TextToImagePipeline:
         truncation_psi: float = 1.0,
         output_type: str = "pil",
     ) -> PipelineOutput:
-        """Draw each prompt `num_images_per_prompt` times; images of one prompt lie together.
+        """Generate `num_images_per_prompt` images for each prompt; the images of one prompt are consecutive.
 
-        seeds: one for each image of a prompt, the same for every prompt (overrides num_images_per_prompt). Else
-            noise comes from `generator`, one draw after the other, or without one from fresh randomness.
-        truncation_psi: 1 as trained; towards 0 the images of a prompt become one, its most typical.
+        seeds: one for each image of a prompt, the same for every prompt (overrides num_images_per_prompt).
+        generator: where the noise comes from without seeds; None: torch's global generator.
+        truncation_psi: 1 as trained; towards 0 the images of a prompt vary less.
         output_type: "pil", "np" (uint8 [N, R, R, 3]) or "pt" (float [N, 3, R, R] in [0, 1]).
         Raises UsageError for an empty prompt or a bad argument.
         """
@@ -157,16 +158,15 @@ class TextToImagePipeline:
         """Prompts as token embeddings on the CPU. Raises UsageError where one is empty."""
         if not prompts:
             raise UsageError("no prompt was given")
-        # Bytes on a command line that are no UTF-8 arrive as lone surrogates, which no tokenizer takes.
-        cleaned = [" ".join(prompt.encode("utf-8", "replace").decode().split()) for prompt in prompts]
+        cleaned = [" ".join(encodable(prompt).split()) for prompt in prompts]
         for number, prompt in enumerate(cleaned):
             if not prompt:
                 which = f"prompt {number + 1}" if len(prompts) > 1 else "the prompt"
-                raise UsageError(f"{which} is empty: say what to draw")
+                raise UsageError(f"{which} is empty: describe an image")
         return self.text_encoder.encode_batch(cleaned)
 
     def image_facts(self, prompt: str, seed: int, truncation_psi: float) -> dict[str, str]:
-        """What a PNG's text chunks say of how to draw it again."""
+        """The metadata of an image file: all that is needed to generate it again."""
         return {
             "prompt": prompt,
             "seed": str(seed),
@@ -186,7 +186,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _load(path: Path) -> tuple[Generator, ModelDescription, str, TrainedEncoder | None]:
-    """Generator, description, hash of its weights, and the text encoder where one was trained with it."""
+    """Generator, description, hash of the weights, and the text encoder if it was trained with the generator."""
     generator, description, digest = load_model(path)
     if description.text_encoder["name"] != TRAINED:
         return generator, description, digest, None

@@ -20,9 +20,9 @@ COARSE_LAYERS = 4  # of style mixing: two a resolution, at 4 and 8 px
 
 
 class Sampler:
-    """Draws with a generator in eval mode.
+    """Generates images with a generator in eval mode.
 
-    growth: where it stands; None: where the generator itself says. group: images computed at once.
+    growth: the stage of growing; None: the generator's own. group: images computed at once.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Sampler:
         self.group = group or (16 if self.device.type == "cuda" else 4)
 
     def noise(self, seed: int) -> Tensor:
-        """The noise of a seed, [Z]: up to 2^32, that of torch.Generator().manual_seed(seed). Raises UsageError."""
+        """The noise of a seed, [Z]; below 2^32 that of torch.Generator().manual_seed(seed). Raises UsageError."""
         if not 0 <= seed < 2**63:
             raise UsageError(f"a seed lies between 0 and 2^63 - 1; {seed} does not")
         return noise_of_seed(seed, self.generator.z_dim)
@@ -46,7 +46,7 @@ class Sampler:
     def pool(self, text: TextBatch) -> Tensor:
         """The generator's condition for each caption, [N, E] on the device; conditions can be mixed.
 
-        Captions of one length are pooled together, without padding, whose amount would change the rounding.
+        Captions of one length are pooled together, without padding, which would change the rounding.
         """
         lengths = text.mask.sum(1)  # padding stands behind
         conditions = torch.empty(len(lengths), self.generator.pooler.out_width, device=self.device)
@@ -72,8 +72,8 @@ class Sampler:
     ) -> Iterator[Tensor]:
         """Coarse styles (4 and 8 px) of one image, the finer ones of another: Karras et al. 2019, sec. 3.1.
 
-        coarse, fine: noise [N, Z] and conditions [N, E], as `draw` takes them. Yields what `draw` yields. Raises
-        UsageError where the architecture has no styles.
+        coarse, fine: noise [N, Z] and conditions [N, E], as in `draw`. Yields what `draw` yields. Raises UsageError
+        where the architecture has no styles.
         """
         styles, render = (getattr(self.generator, name, None) for name in ("styles", "render"))
         if styles is None or render is None:
@@ -93,7 +93,7 @@ class Sampler:
         return torch.cat(list(self.draw(noise, self.pool(text), truncation_psi)))
 
     def _pixels(self, images: Tensor, rows: Tensor, count: int) -> Tensor:
-        """Those images of a group that were asked for, at full size."""
+        """The images of a group without the filled-up rows, at full size."""
         return to_pixels(enlarge(images[: count - int(rows[0])], self.generator.resolution))
 
     def _groups(self, count: int) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Named tensors in safetensors files, and their hash. No file is read that could run code."""
+"""Named tensors in safetensors files, which cannot run code, and their hash."""
 
 import contextlib
 import hashlib
@@ -21,13 +21,13 @@ def save_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_tensors(path: Path | str) -> dict[str, torch.Tensor]:
-    """Read a safetensors file onto the CPU. Raises UserError where it is none, OSError where it cannot be read."""
+    """Read a safetensors file onto the CPU. Raises UserError for another format, OSError where it cannot be read."""
     with _read(path):
         return safetensors.torch.load_file(path)
 
 
 def tensors_in(content: bytes, path: Path | str) -> dict[str, torch.Tensor]:
-    """The tensors in what was read of a safetensors file. Raises UserError where it was none."""
+    """The tensors in the content of a safetensors file. Raises UserError for another format."""
     with _read(path):
         return safetensors.torch.load(content)
 
@@ -41,7 +41,7 @@ def _read(path: Path | str) -> Iterator[None]:
 
 
 def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and values, as 64 hexadecimal digits; no order or file layout changes it."""
+    """SHA-256 of names, shapes and values, as 64 hexadecimal digits; independent of order and file layout."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name}{tuple(value.shape)}".encode())
@@ -50,9 +50,9 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def noise_of_seed(seed: int, width: int) -> torch.Tensor:
-    """[width]: the noise of torch.Generator().manual_seed(seed), which looks at a seed's low 32 bits alone.
+    """[width]: the noise of torch.Generator().manual_seed(seed), which uses the low 32 bits of a seed.
 
-    Of a seed that has more, all 64 count: they are hashed to 32 first.
+    The 64 bits of a larger seed are hashed to 32.
     """
     if seed >= 2**32:
         seed = int.from_bytes(hashlib.blake2b(seed.to_bytes(8, "little"), digest_size=4).digest(), "little")

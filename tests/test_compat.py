@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
     images, annotations = [], []
     for number in range(12):
         Image.new("RGB", (40, 30), (20 * number, 255 - 20 * number, 99)).save(root / "images" / f"p{number:02d}.png")
-        captions = [f"picture {number}", f"the colour of {number}"]
+        captions = [f"image {number}", f"the colour of {number}"]
         (root / "labels" / f"p{number:02d}.txt").write_text("\n".join(captions))
         images.append({"id": number, "file_name": f"p{number:02d}.png", "width": 40, "height": 30})
         annotations += [{"id": len(annotations), "image_id": number, "caption": captions[0]}]
@@ -54,14 +54,14 @@ def test_image_label_dataset_pairs_images_with_their_captions(dataset, hash_enco
         image, caption, tokens = dataset[3]
         captions.add(caption)
         assert np.array_equal(tokens, hash_encoder.encode([caption])[0])
-    assert captions == {"picture 3", "the colour of 3"}
+    assert captions == {"image 3", "the colour of 3"}
     assert (image.shape, image.dtype) == ((3, 64, 64), torch.float32)
     assert torch.allclose(image[:, 30, 30], torch.tensor([60, 195, 99]) / 127.5 - 1, atol=0.01)
 
 
 def test_a_transform_of_ones_own(folders, hash_encoder):
     own = ImageLabelDataset(
-        folders / "images", folders / "labels", lambda picture: torch.tensor(picture.size), lambda text: text.upper()
+        folders / "images", folders / "labels", lambda image: torch.tensor(image.size), lambda text: text.upper()
     )
     image, caption, label = own[0]
     assert image.tolist() == [40, 30] and label == caption.upper()
@@ -70,7 +70,7 @@ def test_a_transform_of_ones_own(folders, hash_encoder):
 def test_coco_dataset_encodes_with_the_bundled_encoder(folders):
     coco = COCODataset(folders / "images", folders / "captions.json")
     image, caption, tokens = coco[5]
-    assert (len(coco), caption, image.shape) == (12, "picture 5", (3, 64, 64))
+    assert (len(coco), caption, image.shape) == (12, "image 5", (3, 64, 64))
     assert tokens.dtype == np.float16 and tokens.shape[1] == 384
 
 
@@ -109,7 +109,7 @@ def test_images_are_decoded_as_prepare_does_it(tmp_path):
     for name in ("grey", "logo", "photo"):
         (tmp_path / f"{name}.txt").write_text("a caption")
 
-    data = ImageLabelDataset(tmp_path, tmp_path, lambda picture: (picture.mode, np.asarray(picture)), lambda text: text)
+    data = ImageLabelDataset(tmp_path, tmp_path, lambda image: (image.mode, np.asarray(image)), lambda text: text)
     (grey_mode, grey), (_, logo), (_, photo) = (data[index][0] for index in range(3))
     assert grey_mode == "RGB" and np.array_equal(grey[..., 0], np.rint(ramp / 257))
     assert logo[0, 0].tolist() == [255] * 3 and logo[15, 15].tolist() == [0, 0, 255]
@@ -161,7 +161,7 @@ def test_train_fn_grows_a_stylegan_by_step_and_alpha(dataset, monkeypatch):
     optimizers = [torch.optim.Adam(network.parameters(), 1e-3) for network in (critic, gen)]
     loader = list(get_loader(dataset, 4))
     alpha = train_fn(critic, gen, loader[:1], dataset, 0, 0.0, *optimizers)
-    assert (gen.growth, critic.growth) == (Growth(4), Growth(4))  # where they draw and judge, if nobody says
+    assert (gen.growth, critic.growth) == (Growth(4), Growth(4))  # the default stage
     train_fn(critic, gen, loader[:1], dataset, 1, 0.25, *optimizers)
     assert gen.growth == Growth(8, 0.25)
     assert train_fn(critic, gen, loader[:1], dataset, 2, alpha, *optimizers) == 1.0

@@ -24,7 +24,7 @@ def test_a_device_that_is_not_there_is_not_recommended(name, listed, monkeypatch
         raise RuntimeError("no such device")
 
     monkeypatch.setattr(torch, "zeros", refuse)
-    with pytest.raises(UsageError, match=f"--device {name}: not to be had on this machine; try {listed}$"):
+    with pytest.raises(UsageError, match=f"--device {name}: not available on this machine; try {listed}$"):
         pick_device(name)
 
 
@@ -46,7 +46,7 @@ class Copies(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_pictures_and_captions_on_another_device_are_waited_for():
+def test_images_and_captions_on_another_device_are_waited_for():
     captions = TextBatch(torch.zeros(2, 3, 4, dtype=torch.float16), torch.ones(2, 3, dtype=torch.bool))
     with Copies() as copies:
         send(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), "meta")

@@ -1,4 +1,4 @@
-"""Labelled grids, and picture files that carry text."""
+"""Labelled grids."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from t2i import fonts, grids
-from t2i.errors import UsageError, UserError
-from t2i.grids import captioned_grid, check_picture_name, read_png_text, save_png, table_grid
+from t2i.errors import UsageError
+from t2i.grids import captioned_grid, table_grid
 
 UNUSUAL = [
     "",
@@ -27,7 +27,7 @@ UNUSUAL = [
 ]
 
 
-def picture(size: int = 16, value: int = 40) -> np.ndarray:
+def flat(size: int = 16, value: int = 40) -> np.ndarray:
     return np.full((size, size, 3), value, np.uint8)
 
 
@@ -37,7 +37,7 @@ def ink(image: Image.Image, box: tuple[int, int, int, int]) -> int:
 
 
 @pytest.mark.parametrize(("size", "tile"), [(16, 128), (32, 128), (48, 96), (64, 128), (65, 130), (128, 128)])
-def test_small_pictures_are_enlarged_by_a_whole_factor_to_a_readable_size(size, tile):
+def test_small_images_are_enlarged_by_a_whole_factor_to_a_readable_size(size, tile):
     pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     sheet = np.asarray(captioned_grid([pixels], [""], 1))
     margin = (sheet.shape[1] - tile) // 2
@@ -46,10 +46,10 @@ def test_small_pictures_are_enlarged_by_a_whole_factor_to_a_readable_size(size, 
     assert np.array_equal(sheet[margin : margin + tile, margin : margin + tile], enlarged)
 
 
-def test_every_picture_stands_in_its_place_with_its_caption_beneath_it():
-    pictures = [picture(value=1 + i) for i in range(5)]
-    sheet = captioned_grid(pictures, ["first", "", "third", "fourth", "fifth"], 3)
-    grey = np.asarray(sheet)[:, :, 0]  # no text is as dark as the pictures
+def test_every_image_stands_in_its_place_with_its_caption_beneath_it():
+    images = [flat(value=1 + i) for i in range(5)]
+    sheet = captioned_grid(images, ["first", "", "third", "fourth", "fifth"], 3)
+    grey = np.asarray(sheet)[:, :, 0]  # no text is as dark as the images
     places = {i: np.argwhere(grey == 1 + i) for i in range(5)}
     boxes = {i: (*p.min(0), *p.max(0)) for i, p in places.items()}
     assert boxes[0][0] == boxes[1][0] == boxes[2][0] < boxes[3][0] == boxes[4][0]
@@ -83,20 +83,20 @@ def test_any_text_wraps_into_the_width_and_the_number_of_lines(text, width, line
 
 
 def test_unusual_characters_in_labels_do_not_crash():
-    pictures = [picture() for _ in UNUSUAL]
-    captioned_grid(pictures, UNUSUAL, 4, title=UNUSUAL[5])
-    table_grid([[p] for p in pictures], UNUSUAL, [UNUSUAL[2]], title=UNUSUAL[7])
+    images = [flat() for _ in UNUSUAL]
+    captioned_grid(images, UNUSUAL, 4, title=UNUSUAL[5])
+    table_grid([[p] for p in images], UNUSUAL, [UNUSUAL[2]], title=UNUSUAL[7])
 
 
 def test_unusual_characters_do_not_crash_the_bitmap_font_of_a_pillow_without_freetype(monkeypatch):
     bitmap = ImageFont.load_default_imagefont()
     monkeypatch.setattr(fonts, "font", lambda size, wide, east: bitmap)
-    pictures = [picture() for _ in UNUSUAL]
-    captioned_grid(pictures, UNUSUAL, 4, title="a title")
-    table_grid([[p] for p in pictures], UNUSUAL, ["a column"])
+    images = [flat() for _ in UNUSUAL]
+    captioned_grid(images, UNUSUAL, 4, title="a title")
+    table_grid([[p] for p in images], UNUSUAL, ["a column"])
 
 
-def test_letters_with_accents_are_drawn_and_not_boxes():
+def test_letters_with_accents_have_glyphs():
     font = fonts.font(20, wide=True)
     glyphs = {bytes(font.getmask(letter)) for letter in "éüñçжλ"}
     assert len(glyphs) == 6
@@ -117,9 +117,9 @@ def test_a_font_of_the_system_writes_chinese_japanese_and_korean(monkeypatch, tm
 
 
 def test_a_table_has_a_row_a_prompt_and_a_column_a_seed():
-    rows = [[picture(value=10 * r + c + 1) for c in range(3)] for r in range(2)]
+    rows = [[flat(value=10 * r + c + 1) for c in range(3)] for r in range(2)]
     sheet = table_grid(rows, ["a table", "two dogs on a sofa"], ["seed 0", "seed 1", "seed 2"], title="a model")
-    grey = np.asarray(sheet)[:, :, 0]  # no text is as dark as the pictures
+    grey = np.asarray(sheet)[:, :, 0]  # no text is as dark as the images
     corner = {(r, c): tuple(np.argwhere(grey == 10 * r + c + 1).min(0)) for r in range(2) for c in range(3)}
     for r in range(2):
         assert len({corner[r, c][0] for c in range(3)}) == 1
@@ -133,11 +133,11 @@ def test_a_table_has_a_row_a_prompt_and_a_column_a_seed():
 
 
 def test_a_table_does_without_column_labels_and_with_a_short_last_row():
-    table_grid([[picture(), picture()], [picture()]], ["one", "two"])
+    table_grid([[flat(), flat()], [flat()]], ["one", "two"])
 
 
 def test_a_grid_beyond_a_hundred_megapixels_is_refused_in_one_line():
-    tile = picture(512)
+    tile = flat(512)
     with pytest.raises(UsageError, match="100 megapixels") as caught:
         captioned_grid([tile] * 400, ["x"] * 400, 20)
     assert "\n" not in str(caught.value)
@@ -146,116 +146,21 @@ def test_a_grid_beyond_a_hundred_megapixels_is_refused_in_one_line():
 
 
 def test_arguments_that_do_not_fit_together_are_refused():
-    with pytest.raises(ValueError, match="2 pictures but 1 captions"):
-        captioned_grid([picture(), picture()], ["one"], 2)
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="2 images but 1 captions"):
+        captioned_grid([flat(), flat()], ["one"], 2)
+    with pytest.raises(ValueError, match="at least one image"):
         captioned_grid([], [], 2)
     with pytest.raises(UsageError, match="at least one column"):
-        captioned_grid([picture()], ["one"], 0)
+        captioned_grid([flat()], ["one"], 0)
     with pytest.raises(ValueError, match="uint8"):
-        captioned_grid([picture(), picture(32)], ["one", "two"], 2)
+        captioned_grid([flat(), flat(32)], ["one", "two"], 2)
     with pytest.raises(ValueError, match="uint8"):
-        captioned_grid([picture().astype(np.float32)], ["one"], 1)
+        captioned_grid([flat().astype(np.float32)], ["one"], 1)
     with pytest.raises(ValueError, match="1 columns but 2 column labels"):
-        table_grid([[picture()]], ["one"], ["a", "b"])
+        table_grid([[flat()]], ["one"], ["a", "b"])
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp", ".PNG"])
-def test_text_comes_back_from_a_saved_picture_emoji_included(tmp_path, suffix):
-    text = {
-        "prompt": "a cat \U0001f600 一只猫 и кошка",
-        "café": "seed é 1",
-        "long": "x " * 4000,
-        "lines": "a\nb",
-    }
-    path = tmp_path / f"out{suffix}"
-    save_png(picture(24), path, text)
-    assert read_png_text(path) == text
-    with Image.open(path) as image:
-        assert image.size == (24, 24)
-
-
-def test_a_png_keeps_its_pixels_and_a_grey_array_is_a_picture_too(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-    save_png(pixels, tmp_path / "rgb.png")
-    save_png(pixels[:, :, 0], tmp_path / "grey.png")
-    with Image.open(tmp_path / "rgb.png") as rgb, Image.open(tmp_path / "grey.png") as grey:
-        assert np.array_equal(np.asarray(rgb), pixels)
-        assert np.array_equal(np.asarray(grey), pixels[:, :, 0])
-    assert read_png_text(tmp_path / "rgb.png") == {}
-
-
-def test_a_text_that_no_format_can_hold_does_not_lose_the_picture(tmp_path):
-    save_png(picture(), tmp_path / "a.png", {"prompt": "a\0b \udcff"})
-    assert read_png_text(tmp_path / "a.png") == {"prompt": "ab ?"}
-    save_png(picture(), tmp_path / "a.jpg", {"prompt": "x" * 100_000})
-    assert read_png_text(tmp_path / "a.jpg") == {}
-
-
-def test_transparent_pictures_are_written_as_jpeg(tmp_path):
-    save_png(Image.new("RGBA", (8, 8), (10, 20, 30, 0)), tmp_path / "a.jpg")
-    assert (tmp_path / "a.jpg").stat().st_size > 0
-
-
-@pytest.mark.parametrize("name", ["out.gif", "out", "out.png.txt"])
-def test_an_unknown_suffix_is_refused_in_one_line_that_names_the_known_ones(tmp_path, name):
-    with pytest.raises(UsageError, match=r"\.png, \.jpg, \.jpeg, \.webp") as caught:
-        save_png(picture(), tmp_path / name)
-    assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UsageError):
-        check_picture_name(name)
-
-
-def test_a_missing_folder_is_made(tmp_path):
-    save_png(picture(), tmp_path / "a" / "b" / "out.png")
-    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["out.png"]
-
-
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    (tmp_path / "folder.png").mkdir()
-    for path in (tmp_path / "file" / "out.png", tmp_path / "folder.png"):
-        with pytest.raises(UserError) as caught:
-            save_png(picture(), path)
-        assert str(path.parent) in str(caught.value) and "\n" not in str(caught.value)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
-
-
-def test_a_read_only_folder_is_one_line(read_only_folder):
-    for path in (read_only_folder / "out.png", read_only_folder / "new" / "out.png"):
-        with pytest.raises(UserError, match="Permission denied") as caught:
-            save_png(picture(), path)
-        assert "\n" not in str(caught.value)
-
-
-def test_a_picture_too_wide_for_the_format_is_one_line_and_leaves_the_old_file(tmp_path):
-    path = tmp_path / "wide.webp"
-    save_png(picture(), path)
-    before = path.read_bytes()
-    with pytest.raises(UserError, match="20000 x 1") as caught:
-        save_png(np.zeros((1, 20000, 3), np.uint8), path)
-    assert "\n" not in str(caught.value)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-
-
-def test_reading_text_from_what_is_no_picture_is_one_line(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    for path in (tmp_path / "a.png", tmp_path / "absent.png", tmp_path):
-        with pytest.raises(UserError) as caught:
-            read_png_text(path)
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_description_of_another_program_is_no_text(tmp_path):
-    for description in ("a holiday in Spain", "[1, 2]", "3", "[" * 50_000, 3):
-        exif = Image.Exif()
-        exif[0x010E] = description
-        Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=exif)
-        assert read_png_text(tmp_path / "a.jpg") == {}
-
-
-def test_drawing_a_grid_imports_neither_torch_nor_matplotlib():
+def test_making_a_grid_imports_neither_torch_nor_matplotlib():
     code = (
         "import sys, numpy as np; from t2i.grids import captioned_grid; "
         "captioned_grid([np.zeros((16, 16, 3), np.uint8)], ['\\u00e9'], 1); "
@@ -266,7 +171,7 @@ def test_drawing_a_grid_imports_neither_torch_nor_matplotlib():
 
 
 @pytest.mark.parametrize("side", [16, 64, 128, 256])
-def test_a_grid_that_is_too_large_is_refused_before_it_is_drawn(side, monkeypatch):
+def test_a_grid_that_is_too_large_is_refused_before_it_is_made(side, monkeypatch):
     """By the size that it would have without labels."""
     sheet = grids.table_grid([[np.zeros((side, side, 3), np.uint8)] * 3] * 2, ["", ""])
     monkeypatch.setattr(grids, "MAX_PIXELS", sheet.width * sheet.height)

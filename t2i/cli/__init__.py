@@ -14,7 +14,7 @@ import typer
 
 from t2i.cli import console, demo, evaluate, export, generate, info, prepare, sample_grid, train
 from t2i.cli.console import Stopped
-from t2i.cli.launch import tell_the_end
+from t2i.cli.launch import tell_exit
 from t2i.errors import UserError, is_out_of_memory
 from t2i.files import brief, describe_os_error
 from t2i.signals import stop_signals
@@ -22,7 +22,7 @@ from t2i.version import __version__
 
 app = typer.Typer(
     name="t2i",
-    help="Train small, fast text-to-image GANs on your own captioned pictures, and draw with them.",
+    help="Train small, fast text-to-image GANs on your own captioned images.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -45,18 +45,18 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """The console script: run a command and exit. What a user can cause ends in one line on stderr.
+    """The console script: run a command and exit. An error that a user can cause is one line on stderr.
 
-    Exit codes: 0; 1 where something outside is wrong; 2 for usage; after a signal 128 and its number, 130 after Ctrl-C.
+    Exit codes: 0; 1 for an error outside t2i; 2 for usage; after a signal 128 plus its number (Ctrl-C: 130).
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who started it
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
-        getattr(sys, name).reconfigure(errors="backslashreplace")  # a file name may be no text
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # a file name may be invalid Unicode
     sys.exit(run(arguments))
 
 
-# Typer came with click as a dependency and now with a copy of its own: the class is found through Typer's.
+# Older Typers depend on click, newer ones vendor it: the class is looked up through Typer.
 _ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
@@ -77,20 +77,20 @@ def run(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(error, str(error), error.exit_code)
     except (BrokenPipeError, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code != 1:  # 1: rich's word for a broken pipe
+        if isinstance(error, SystemExit) and error.code != 1:  # 1: how rich reports a broken pipe
             raise  # of a shell's completion
-        _abandon_stdout()  # the reader left: nothing to say
+        _abandon_stdout()  # the reader is gone
         return _fail(error, "", 1)
     except OSError as error:
         _abandon_stdout()
         where = error.filename
-        said = str(describe_os_error(error, where)) if where else f"output: {error.strerror or error}"
-        return _fail(error, said, 1)
+        message = str(describe_os_error(error, where)) if where else f"output: {error.strerror or error}"
+        return _fail(error, message, 1)
     except (MemoryError, RuntimeError, ImportError) as error:
         if not is_out_of_memory(error):
             raise
-        said = "out of memory: other programs may hold it, or this one was asked for too much at once"
-        return _fail(error, said, 1)
+        message = "out of memory: close other programs, or ask for less at once"
+        return _fail(error, message, 1)
     except (KeyboardInterrupt, typer.Abort) as stop:
         return _fail(stop, "stopped by SIGINT", 130)
     except Stopped as stop:
@@ -99,8 +99,8 @@ def run(arguments: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP become Stopped, where no command handles them itself."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may ask for signals
+    """SIGINT, SIGTERM and SIGHUP raise Stopped, unless a command handles them itself."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
     before = {number: signal.signal(number, _stop) for number in stop_signals()}
@@ -118,7 +118,7 @@ def _stop(number: int, frame: Any) -> NoReturn:
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Stderr is for what the user can act on, not for the warnings of libraries (unless asked for with -W)."""
+    """Silence the warnings of libraries, unless Python was started with -W: users cannot act on them."""
     before = logging.root.manager.disable
     with warnings.catch_warnings():
         if not sys.warnoptions:
@@ -131,7 +131,7 @@ def _quiet_libraries() -> Iterator[None]:
 
 
 def _abandon_stdout() -> None:
-    """What is still buffered goes nowhere, or the interpreter would complain of it at its end."""
+    """Discard buffered output, which the interpreter would otherwise fail to flush at exit."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         return
@@ -140,9 +140,9 @@ def _abandon_stdout() -> None:
 
 
 def _fail(error: BaseException, message: str, code: int) -> int:
-    """Say it in one line, or let the launcher of this process say it."""
+    """Print the message in one line, or have the launcher of this process print it."""
     line = f"t2i: {brief(' '.join(message.split()), 4000)}" if message else ""
-    if not tell_the_end(error, line, code) and line:
-        with contextlib.suppress(OSError):  # of a terminal that was closed
+    if not tell_exit(error, line, code) and line:
+        with contextlib.suppress(OSError):  # a closed terminal
             print(line, file=sys.stderr)
     return code

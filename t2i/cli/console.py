@@ -1,4 +1,4 @@
-"""Printing: what the user reads goes to stdout, bars and warnings to stderr."""
+"""Printing: results go to stdout, bars and warnings to stderr."""
 
 import json
 import math
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from t2i.pipeline import TextToImagePipeline
     from t2i.text.pooler import TextBatch
 
-# Not even :x: is anything but what it says: prompts and paths are shown as they are.
+# No markup and no emoji codes: prompts and paths are printed as they are.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(highlight=False, soft_wrap=True, emoji=False, stderr=True)
 
@@ -34,7 +34,7 @@ NEWEST = "@newest"  # stands for the value of an option that was given without o
 
 
 class Stopped(BaseException):
-    """SIGINT, SIGTERM or SIGHUP, `number`; hint: what the user may do next."""
+    """Raised by SIGINT, SIGTERM or SIGHUP, `number`. hint: what the user may do next."""
 
     def __init__(self, number: int, hint: str = ""):
         self.number, self.hint = number, hint
@@ -45,20 +45,20 @@ class Stopped(BaseException):
 
 @contextmanager
 def no_stop_is_lost(again: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """A Stopped that Python swallowed comes once more; `again` is called before, in the main thread.
+    """Send a signal again whose Stopped Python swallowed; `again` is called before, in the main thread.
 
-    What a signal's handler raises in a destructor, or in a weak reference's callback (the import system has one), ends
-    there: it is handed to sys.unraisablehook, which may not raise either. So the signal is sent anew.
+    An exception that a signal handler raises in a destructor, or in a weak reference's callback (the import system has
+    one), is passed to sys.unraisablehook, which may not raise either.
     """
 
-    def heard(unraisable: Any) -> None:
+    def send_again(unraisable: Any) -> None:
         if not isinstance(unraisable.exc_value, Stopped):
             return before(unraisable)
         again()
         main, number = threading.main_thread().ident, unraisable.exc_value.number
         threading.Timer(0.01, signal.pthread_kill, (main, number)).start()
 
-    before, sys.unraisablehook = sys.unraisablehook, heard
+    before, sys.unraisablehook = sys.unraisablehook, send_again
     try:
         yield
     finally:
@@ -66,7 +66,7 @@ def no_stop_is_lost(again: Callable[[], object] = lambda: None) -> Iterator[None
 
 
 def say(line: str) -> None:
-    """A line for the user, as it is (no markup)."""
+    """Print a line without markup."""
     out.print(line, markup=False)
 
 
@@ -76,12 +76,12 @@ def warn(line: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """For machines: JSON and nothing else on stdout."""
+    """Print JSON on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def table(title: str, rows: dict[str, Any]) -> None:
-    """Names and values, one a row."""
+    """Print names and values, one a row."""
     say(title)
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
@@ -93,7 +93,7 @@ def table(title: str, rows: dict[str, Any]) -> None:
 def stages(quiet: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
     """A progress callback (stage, done, total): a bar in a terminal, else a line every tenth of a stage.
 
-    quiet: stdout is for a report, so no lines.
+    quiet: no lines, as stdout is for a report.
     """
     if not err.is_terminal:
         last: dict[str, int] = {}
@@ -137,7 +137,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def check_truncation(truncation: float) -> None:
-    """Raises UsageError where a truncation is no number."""
+    """Raises UsageError where a truncation is not a finite number."""
     if not math.isfinite(truncation):
         raise UsageError(f"--truncation {truncation}: give a number, such as 0.7")
 
@@ -159,7 +159,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def silence() -> None:
-    """Say no more: another process of the same run speaks."""
+    """Print nothing on stdout: rank 0 of the run does."""
     out.quiet = True
 
 
@@ -185,7 +185,7 @@ def take_arguments(given: list[str] | None) -> list[str]:
 def load_pipeline(
     model: Path | None, device: str, quiet: bool = False, choose: str = "choose another with --model"
 ) -> "TextToImagePipeline":
-    """The model named, else the newest run's, else the built-in one (and says which, and how to `choose`)."""
+    """The named model, else the newest run's, else the built-in model; prints which one, and how to `choose`."""
     from t2i.models.find import BUILT_IN
     from t2i.pipeline import TextToImagePipeline
     from t2i.training.run import default_model
@@ -198,24 +198,24 @@ def load_pipeline(
             say(f"model: {which}; {choose})")
     pipe = TextToImagePipeline.from_pretrained(model, device)
     if growing := still_growing(pipe):
-        warn(f"{growing}; t2i train --resume goes on")
+        warn(f"{growing}; t2i train --resume continues")
     return pipe
 
 
 def still_growing(pipe: "TextToImagePipeline") -> str:
-    """What there is to say of a model that has not grown to its full size; "" of one that has."""
+    """A warning for a model that has not grown to its full resolution; "" for one that has."""
     size, full = pipe.grown.resolution, pipe.resolution
-    return f"this model was saved while it grew: it draws {size} px, enlarged to {full}" if size < full else ""
+    return f"this model was saved while it grew: it generates {size} px, enlarged to {full}" if size < full else ""
 
 
 def encode(pipe: "TextToImagePipeline", prompts: list[str]) -> "TextBatch":
-    """Prompts as token embeddings; warns of those that were cut, and of words that the encoder does not know."""
+    """Prompts as token embeddings; warns of cut prompts, and of words that the encoder does not know."""
     before, known_before = pipe.text_encoder.truncated, pipe.text_encoder.unknown
     text = pipe.encode(prompts)
     if unread := pipe.text_encoder.unknown - known_before:
         what = "the prompt has" if len(prompts) == 1 else f"{unread} of {len(prompts)} prompts have"
-        warn(f"{what} words or signs that the text encoder does not know: they all read the same to it")
+        warn(f"{what} words or signs that the text encoder does not know: it cannot tell them apart")
     if cut := pipe.text_encoder.truncated - before:
         what = "the prompt was" if len(prompts) == 1 else f"{cut} of {len(prompts)} prompts were"
-        warn(f"{what} cut to {pipe.text_encoder.max_tokens} tokens, all that the text encoder reads")
+        warn(f"{what} cut to {pipe.text_encoder.max_tokens} tokens, the limit of the text encoder")
     return text

@@ -1,4 +1,4 @@
-"""t2i demo: the whole loop on drawn pictures, with no data and no download."""
+"""t2i demo: prepare, train, generate and score on synthetic shapes; no data and no download needed."""
 
 import math
 from pathlib import Path
@@ -16,47 +16,46 @@ PROMPTS = (
     "a small yellow star on a grey background",
 )
 
-
-SCENES = 100  # prompts of pairs of colour and shape that training showed, and as many that it never did
+SCENES = 100  # prompts with pairs of colour and shape from the training data, and as many with other pairs
 
 
 def demo(
-    out: Annotated[Path, Option(help="Folder for the data set, the run and the pictures.")] = Path("t2i-demo"),
-    minutes: Annotated[float, Option(help="How long to train.")] = 4.0,
-    pictures: Annotated[int, Option(help="How many pictures to draw and train on.")] = 2000,
+    out: Annotated[Path, Option(help="Folder for the data set, the run and the images.")] = Path("t2i-demo"),
+    minutes: Annotated[float, Option(help="Training time in minutes.")] = 4.0,
+    images: Annotated[int, Option("--pictures", help="Number of training images.")] = 2000,
 ) -> None:
-    """Draw shapes, prepare them, train on them for minutes, draw prompts, and count what is obeyed."""
+    """Render shapes, train on them for a few minutes, generate images and measure prompt adherence."""
     from t2i.cli.prepare import prepare
     from t2i.cli.sample_grid import sample_grid
     from t2i.cli.train import train
     from t2i.files import make_folder, shell_word
 
-    if pictures < 2:
-        raise UsageError(f"--pictures {pictures}: must be at least 2")
+    if images < 2:
+        raise UsageError(f"--pictures {images}: must be at least 2")
     if not 0 < minutes < math.inf:
         raise UsageError(f"--minutes {minutes:g}: must be above 0")
     make_folder(out)
-    data = out / f"shapes-{pictures}-32"  # the runs of an earlier demo with another number keep theirs
+    data = out / f"shapes-{images}-32"  # runs of an earlier demo keep their data
     if not (data / "dataset.json").is_file():
-        console.say(f"1. prepare: {pictures:,} drawn pictures with captions")
-        prepare(shapes=pictures, resolution=32, val_fraction=0.0, out=data)
+        console.say(f"1. prepare: {images:,} images of shapes, with captions")
+        prepare(shapes=images, resolution=32, val_fraction=0.0, out=data)
     else:
-        console.say(f"1. prepare: {data} has the {pictures:,} pictures of an earlier demo")
+        console.say(f"1. prepare: {data} has the {images:,} images of an earlier demo")
     console.say(f"2. train: stylegan2, {minutes:g} minutes")
     train(data=data, arch="stylegan2", preset="small", minutes=minutes, out=out / "runs")
-    console.say("3. draw")
+    console.say("3. generate")
     from t2i.training.run import find_runs
 
     newest = find_runs(out / "runs")[-1]
     sample_grid(prompt=list(PROMPTS), model=newest, cols=6, out=out / "demo.png")
-    console.say(f"4. does it obey? {SCENES} prompts with pairs of colour and shape from training, {SCENES} with others")
-    _say_obedience(newest)
+    console.say(f"4. prompt adherence: {SCENES} prompts with pairs of colour and shape from training, {SCENES} other")
+    _print_adherence(newest)
     command = f'generate "a purple heart" --model {shell_word(newest)} -o heart.png'
-    console.say(f"look at {out / 'demo.png'}; then: t2i {command}")
+    console.say(f"see {out / 'demo.png'}; next: t2i {command}")
 
 
-def _say_obedience(model: Path) -> None:
-    """How many of the prompts' colours, sizes, grounds and shapes the pictures show."""
+def _print_adherence(model: Path) -> None:
+    """Print the share of images with the colour, size, background and shape of their prompt."""
     from rich.table import Table
 
     from t2i.evaluation.attributes import accuracy
@@ -65,7 +64,7 @@ def _say_obedience(model: Path) -> None:
     pipe = console.load_pipeline(model, "auto", quiet=True)
     found = accuracy(CaptionSampler.of_pipeline(pipe).prompts, pipe.resolution, SCENES)
     seen, unseen = found["single", "seen"], found["single", "unseen"]
-    table = Table("right", "seen pairs", "unseen pairs", "prompts shuffled")
+    table = Table("attribute", "seen pairs", "unseen pairs", "prompts shuffled")
     for name in ("colour", "size", "background", "shape"):
         shares = (seen["model"][name], unseen["model"][name], seen["floor"][name])
         table.add_row(name, *(f"{share:.0%}" for share in shares))

@@ -1,4 +1,4 @@
-"""t2i evaluate: a model and a held-out data set in, scores with their rulers out."""
+"""t2i evaluate: scores of a model on a held-out data set, with their bounds."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from t2i.cli import console
+from t2i.cli.options import Device, Json, Truncation
 from t2i.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -18,47 +19,48 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[
-        Path | None, Argument(help="A model or run folder; left out, the newest run's.", show_default=False)
+        Path | None, Argument(help="Model or run folder (default: the newest run).", show_default=False)
     ] = None,
     data: Annotated[
         Path | None,
         Argument(
-            help="A prepared data set to score on; left out, the validation split beside the training data.",
+            help="Prepared data set to score on (default: the validation split beside the training data).",
             show_default=False,
         ),
     ] = None,
     metrics: Annotated[
         str | None,
         Option(
-            help="Of fd, kd, prdc, r-precision, attributes, fid, kid, clip, with commas; else all that can be had.",
+            help="fd, kd, prdc, r-precision, attributes, fid, kid, clip, comma-separated (default: all possible).",
             show_default=False,
         ),
     ] = None,
     samples: Annotated[
-        int | None, Option(help="Pictures to draw (one for each of DATA's, at most 10,000).", show_default=False)
+        int | None,
+        Option(help="Images to generate (default: one for each in DATA, at most 10,000).", show_default=False),
     ] = None,
     train_data: Annotated[
         Path | None,
-        Option(help="The training data, for the matcher; left out, where the run says.", show_default=False),
+        Option(help="Training data, for the matcher and the ceilings (default: the run's).", show_default=False),
     ] = None,
     inception_weights: Annotated[
-        Path | None, Option(help="FID's Inception: pt_inception-2015-12-05-6726825d.pth.", show_default=False)
+        Path | None, Option(help="Inception weights for FID: pt_inception-2015-12-05-6726825d.pth.", show_default=False)
     ] = None,
     clip: Annotated[
-        str | None, Option(help="A CLIP: a folder, or a name on the Hugging Face hub.", show_default=False)
+        str | None, Option(help="CLIP model: a folder, or a name on the Hugging Face hub.", show_default=False)
     ] = None,
-    truncation: Annotated[float, Option(help="1: as trained; towards 0: more typical, less varied.")] = 1.0,
-    seed: Annotated[int, Option(help="Of captions, noise and distractors.")] = 0,
-    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    truncation: Truncation = 1.0,
+    seed: Annotated[int, Option(help="Seed of captions, noise and distractors.")] = 0,
+    device: Device = "auto",
     out: Annotated[
-        Path | None, Option(help="Folder for the history and the picture (the run folder).", show_default=False)
+        Path | None, Option(help="Folder for the history and the sheet (default: the run folder).", show_default=False)
     ] = None,
-    json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
-    """Score a model on held-out pictures: how good, how varied, and does it show what the prompt says?
+    """Score a model on held-out images: quality, variety and prompt adherence.
 
-    Every score names its network, and stands between a ceiling (the same of real pictures) and, where text matters, a
-    floor (the same with shuffled captions). See docs/evaluation.md.
+    Every score names its network and has a ceiling, the score of real images. Scores that depend on the text also have
+    a floor, the score with shuffled captions. See docs/evaluation.md.
     """
     names = tuple(part.strip() for part in metrics.split(",")) if metrics is not None else None
     if samples is not None and not 2 <= samples <= 1_000_000:
@@ -72,9 +74,9 @@ def evaluate(
         if value is not None and names is not None and not wanted & set(names):
             raise UsageError(f"{option} does nothing here: --metrics names none of {', '.join(sorted(wanted))}")
     if samples is not None and names == ("attributes",):
-        raise UsageError("--samples does nothing here: attributes has its own prompts, 400 of each kind")
+        raise UsageError("--samples does nothing here: attributes has 400 prompts of its own of each kind")
 
-    from t2i.evaluation.clip import refuse_own_judge
+    from t2i.evaluation.clip import refuse_own_encoder
     from t2i.evaluation.protocol import Evaluator, Options
     from t2i.evaluation.sampler import CaptionSampler
     from t2i.files import check_writable
@@ -89,12 +91,12 @@ def evaluate(
             console.say(f"model: {model} (the newest run; name another: t2i evaluate MODEL)")
     pipe = TextToImagePipeline.from_pretrained(model, device)
     if clip is not None:
-        refuse_own_judge(clip, pipe.description.text_encoder)
+        refuse_own_encoder(clip, pipe.description.text_encoder)
     run = _run_of(model)
     train = _training_data(pipe, run, train_data)
     dataset = _evaluated(data, train, model)
     if not json:
-        console.say(f"data: {dataset.path} ({dataset.name} {dataset.split}, {len(dataset):,} pictures)")
+        console.say(f"data: {dataset.path} ({dataset.name} {dataset.split}, {len(dataset):,} images)")
         console.say(f"training data: {train.path if train is not None else 'not found; name it with --train-data'}")
     sampler = CaptionSampler.of_pipeline(pipe, truncation)
     sampler.check(dataset)
@@ -112,11 +114,11 @@ def evaluate(
         "images_seen": pipe.description.training.get("images_seen"), "sha256": pipe.weights_sha256,
         "truncation": truncation,
     }  # fmt: skip
-    chosen = _chosen_on(run, model) or pipe.description.training  # a model of 0.1 says it itself
+    chosen = _chosen_on(run, model) or pipe.description.training  # a model of 0.1 records it itself
     if chosen.get("chosen_on") == dataset.fingerprint:
         report.notes.insert(
             0,
-            f"this model was chosen by its {chosen['best_by']} on these very pictures, the best of many looks: "
+            f"this model was chosen by its {chosen['best_by']} on these very images, the best of many snapshots: "
             "its scores here are not held-out ones; score it on another split",
         )
     if growing := console.still_growing(pipe):
@@ -133,7 +135,7 @@ def evaluate(
 
 
 def _run_of(model: Path) -> Path | None:
-    """The run folder that a model is, or is in; None where it is in none."""
+    """The run folder that `model` is, or lies in; None where it lies in none."""
     from t2i.models.find import find_model, is_run
 
     if is_run(model):
@@ -143,7 +145,7 @@ def _run_of(model: Path) -> Path | None:
 
 
 def _chosen_on(run: Path | None, model: Path) -> "dict[str, Any]":
-    """Of a run's best snapshot: by which score, and on which data it was chosen; {} of another model."""
+    """The score and the data by which the run's best snapshot was chosen; {} if `model` is not that snapshot."""
     from t2i.models.find import best_in_run, find_model
     from t2i.training.run import Run
 
@@ -183,13 +185,13 @@ def _evaluated(given: Path | None, train: "PreparedDataset | None", model: Path)
 
 
 def _write(report: "Report", evaluator: "Evaluator", sampler: "CaptionSampler", folder: Path | None) -> dict[str, str]:
-    """The history and the sheet of best and worst; returns what was written where."""
+    """Write the history and the sheet of best and worst samples. Returns {kind: path}."""
     from t2i.evaluation.sheet import best_and_worst
-    from t2i.grids import save_png
+    from t2i.image_files import save_png
 
     if folder is None:
         report.notes.append(
-            "the model is in no run folder: --out FOLDER takes the history and the sheet of best and worst"
+            "the model is in no run folder: --out FOLDER writes the history and the sheet of best and worst"
         )
         return {}
     written = {}
@@ -203,7 +205,7 @@ def _write(report: "Report", evaluator: "Evaluator", sampler: "CaptionSampler", 
 
 
 def _show(report: "Report") -> None:
-    """The scores as tables, and under them what they were measured with."""
+    """Print the scores as tables, then the network and the reference of each."""
     from rich.table import Table
 
     from t2i.evaluation.report import readable

@@ -1,30 +1,28 @@
-"""t2i export: a model for other tools."""
+"""t2i export: a model in another format."""
 
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from t2i.cli import console
+from t2i.cli.options import Json, ModelArgument
 from t2i.errors import UsageError
 
 FORMATS = ("safetensors", "onnx")
 
 
 def export(
-    model: Annotated[
-        Path | None,
-        Argument(help="A model or run folder, or emoji: built in. Left out, the newest run's.", show_default=False),
-    ] = None,
+    model: ModelArgument = None,
     format: Annotated[
-        str, Option(help="safetensors: a model folder in half precision; onnx: from token ids to pixels.")
+        str, Option(help="safetensors: model folder in half precision; onnx: from token ids to pixels.")
     ] = "safetensors",
     out: Annotated[
-        Path | None, Option("--out", "-o", help="A folder; left out, t2i-export/FORMAT.", show_default=False)
+        Path | None, Option("--out", "-o", help="Output folder (default: t2i-export/FORMAT).", show_default=False)
     ] = None,
-    json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
-    """Write a trained model for other tools: half-precision safetensors, or ONNX with its tokenizer."""
+    """Write a trained model as half-precision safetensors, or as ONNX with its tokenizer."""
     if format not in FORMATS:
         raise UsageError(f"--format is {' or '.join(FORMATS)}, not {format!r}")
     folder = out or Path("t2i-export") / format

@@ -1,4 +1,4 @@
-"""t2i generate: prompts in, pictures out."""
+"""t2i generate: images from prompts."""
 
 import os
 from pathlib import Path
@@ -7,45 +7,39 @@ from typing import Annotated
 from typer import Argument, Option
 
 from t2i.cli import console
+from t2i.cli.options import Device, Json, Model, PromptFile, Truncation
 from t2i.errors import UsageError
 
 
 def generate(
-    prompt: Annotated[
-        list[str] | None, Argument(help="What to draw; several are drawn each.", show_default=False)
-    ] = None,
-    prompts: Annotated[Path | None, Option(help="A text file, one prompt a line.", show_default=False)] = None,
+    prompt: Annotated[list[str] | None, Argument(help="One or more prompts.", show_default=False)] = None,
+    prompts: PromptFile = None,
     out: Annotated[
-        str, Option("--out", "-o", help="A picture file; several pictures are numbered; a folder takes any number.")
+        str, Option("--out", "-o", help="Image file (several images: numbered files) or folder.")
     ] = "out.png",
-    model: Annotated[
-        Path | None,
-        Option(help="A model or run folder, or emoji: built in. Left out, the newest run's.", show_default=False),
-    ] = None,
-    seed: Annotated[int | None, Option(help="Seed of the noise (0).", show_default=False)] = None,
-    seeds: Annotated[
-        str | None, Option(help="Several: 0-7,12 draws each prompt nine times.", show_default=False)
-    ] = None,
-    num: Annotated[int, Option(help="Pictures a prompt, with seeds from --seed upwards.")] = 1,
-    truncation: Annotated[float, Option(help="1: as trained; towards 0: more typical, less varied.")] = 1.0,
+    model: Model = None,
+    seed: Annotated[int | None, Option(help="First seed (default: 0).", show_default=False)] = None,
+    seeds: Annotated[str | None, Option(help="Seeds of each prompt, such as 0-7,12.", show_default=False)] = None,
+    num: Annotated[int, Option(help="Images a prompt, with consecutive seeds from --seed on.")] = 1,
+    truncation: Truncation = 1.0,
     batch: Annotated[
         int | None,
         Option(
-            help="Pictures computed at once, however few you ask for (4; 16 on a GPU); it decides rounding.",
+            help="Images computed at once (default: 4; on a GPU 16). Another batch rounds differently.",
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
-    json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
+    device: Device = "auto",
+    json: Json = False,
 ) -> None:
-    """Draw prompts with a trained model. The same prompt and seed give the same picture."""
+    """Generate images from prompts. The same prompt and seed give the same image."""
     texts = list(prompt or [])
     if prompts is not None:
         texts += console.read_prompts(prompts)
     if not texts:
-        raise UsageError('say what to draw: t2i generate "a table", or --prompts FILE')
+        raise UsageError('no prompt: t2i generate "a table", or --prompts FILE')
     if any(not text.strip() for text in texts):
-        raise UsageError("the prompt is empty: say what to draw")
+        raise UsageError("the prompt is empty: describe an image")
     if seeds is not None and (seed is not None or num != 1):
         raise UsageError("--seeds excludes --seed and --num")
     if not 1 <= num <= 100_000 or not 0 <= (seed or 0) < 10**18 or not 1 <= (1 if batch is None else batch) <= 1024:
@@ -54,41 +48,41 @@ def generate(
     numbers = list(range(seed or 0, (seed or 0) + num)) if seeds is None else console.parse_seeds(seeds)
 
     from t2i.files import check_writable
-    from t2i.grids import check_picture_name, save_png
+    from t2i.image_files import check_image_name, save_png
 
     folder = _folder(out)
     if not folder:
-        check_picture_name(Path(out))
+        check_image_name(Path(out))
     pipe = console.load_pipeline(model, device, quiet=json)
     pipe.sampler.group = batch or pipe.sampler.group
     condition = pipe.sampler.pool(console.encode(pipe, texts))
-    check_writable(folder or Path(out).parent)  # before the work, after all else that can be wrong
+    check_writable(folder or Path(out).parent)  # before the work, after all other checks
     import torch
 
     jobs = [(index, seed) for index in range(len(texts)) for seed in numbers]
     noise = torch.stack([pipe.sampler.noise(seed) for _, seed in jobs])
     rows = torch.tensor([index for index, _ in jobs], device=pipe.device)
     written = []
-    pictures = (picture for group in pipe.sampler.draw(noise, condition[rows], truncation) for picture in group.numpy())
-    for number, ((index, seed), picture) in enumerate(zip(jobs, pictures)):
+    images = (image for group in pipe.sampler.draw(noise, condition[rows], truncation) for image in group.numpy())
+    for number, ((index, seed), image) in enumerate(zip(jobs, images)):
         path = _name(Path(out), folder, number, len(jobs))
-        save_png(picture, path, pipe.image_facts(texts[index], seed, truncation))
+        save_png(image, path, pipe.image_facts(texts[index], seed, truncation))
         written.append({"path": str(path), "prompt": texts[index], "seed": seed})
     if json:
         console.print_json(written)
     elif len(written) == 1:
         console.say(f"wrote {written[0]['path']}")
     else:
-        console.say(f"wrote {len(written)} pictures, {written[0]['path']} to {written[-1]['path']}")
+        console.say(f"wrote {len(written)} images, {written[0]['path']} to {written[-1]['path']}")
 
 
 def _folder(out: str) -> Path | None:
-    """The folder that --out names: one that is there, or a name without a suffix or with a slash at its end.
+    """The folder that --out names: one that exists, or a name without a suffix or with a final slash.
 
     Raises UsageError for "-".
     """
     if out == "-":
-        raise UsageError("-o - : pictures are written to files; name one, or a folder")
+        raise UsageError("-o - : images are written to files; name a file or a folder")
     path = Path(out)
     return path if path.is_dir() or path.suffix == "" or out.endswith(("/", os.sep)) else None
 

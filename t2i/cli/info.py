@@ -1,33 +1,35 @@
-"""t2i info: what is this?"""
+"""t2i info: the kind of a file or folder that t2i made, and its facts."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
 from t2i.cli import console
+from t2i.cli.options import Json
 from t2i.errors import UserError
 from t2i.files import first_line, read_json, shell_word
 
 
 def info(
-    path: Annotated[Path, Argument(help="A data set, a run, a checkpoint, a model or a picture.", show_default=False)],
-    json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
+    path: Annotated[Path, Argument(help="Data set, run, checkpoint, model or generated image.", show_default=False)],
+    json: Json = False,
 ) -> None:
-    """Say what a folder or picture is: a prepared data set, a run, a checkpoint, a model, a drawn PNG."""
-    title, facts = look(path)
+    """Describe a prepared data set, a run, a checkpoint, a model or a generated image."""
+    title, facts = describe(path)
     if json:
         console.print_json({"kind": title, "path": str(path), **facts})
     else:
-        console.table(f"{path}: {title}", facts)
+        # In JSON the keys are those of dataset.json.
+        console.table(f"{path}: {title}", {name.replace("pictures", "images"): fact for name, fact in facts.items()})
 
 
-def look(path: Path) -> tuple[str, dict[str, Any]]:
-    """The kind of a path and the facts on it. Raises UserError, one line, where it is nothing that t2i made."""
+def describe(path: Path) -> tuple[str, dict[str, Any]]:
+    """The kind of a path, and its facts. Raises UserError, one line, where t2i did not make it."""
     if not any((path / marker).is_file() for marker in KINDS):
         from t2i.models.find import find_model
 
-        path = find_model(path)  # the built-in one has a name, a snapshot may be a model alone
+        path = find_model(path)  # the built-in model has a name; a snapshot may hold a model alone
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     for marker, (kind, read) in KINDS.items():
@@ -38,11 +40,10 @@ def look(path: Path) -> tuple[str, dict[str, Any]]:
                 if isinstance(error, UserError):
                     raise
                 raise UserError(f"{path}: a damaged {kind} ({marker} lacks {first_line(error)})") from error
-    if path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
-        from t2i.grids import read_png_text
+    from t2i.image_files import FORMATS, read_png_text
 
-        if "software" in (facts := read_png_text(path)):
-            return "picture", facts
+    if path.is_file() and path.suffix.lower() in FORMATS and "software" in (facts := read_png_text(path)):
+        return "image", facts
     raise UserError(
         f"{path}: nothing that t2i made (no dataset.json, config.json, state.json or model_index.json in it)"
     )
@@ -91,7 +92,7 @@ def _run(path: Path) -> dict[str, Any]:
             damaged.append(str(error))
     lines = read_metrics(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else []
     metrics = dict(lines[-1]) if lines else {}
-    stage = metrics.pop("resolution", data.get("resolution"))  # of the step that the line is about
+    stage = metrics.pop("resolution", data.get("resolution"))  # of the last logged step
     return {
         "architecture": settings.arch, "data": data.get("path"), "resolution": data.get("resolution"),
         **({"grown to": stage} if stage != data.get("resolution") else {}),

@@ -1,4 +1,4 @@
-"""How a training run tells how it goes: a bar in a terminal, else a line each; and that nobody reads it any more."""
+"""The progress of a training run: a bar in a terminal, else lines; and a closed output as a signal to stop."""
 
 import errno
 import signal
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def heard(caught: list[int]) -> "Iterator[None]":
-    """Where nobody reads what is printed any more (a pipe, a terminal that was closed), that is a signal to stop."""
+    """A closed output (a pipe, a terminal) counts as a signal to stop, appended to `caught`."""
     try:
         yield
-    except (OSError, SystemExit) as error:  # rich makes the latter of a broken pipe
+    except (OSError, SystemExit) as error:  # rich turns a broken pipe into SystemExit
         if isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.EIO):
             raise
         caught.append(getattr(signal, "SIGPIPE", signal.SIGTERM))
@@ -27,7 +27,7 @@ def heard(caught: list[int]) -> "Iterator[None]":
 
 @contextmanager
 def progress(run: "Run", caught: list[int]) -> "Iterator[Any]":
-    """Shows the status: a bar in a terminal, else a line each; the line goes to log.txt as well."""
+    """Yields a callback that prints a Status, as a bar in a terminal, else as a line, and appends it to log.txt."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not console.out.is_terminal:
@@ -80,7 +80,7 @@ def _losses(metrics: dict[str, float]) -> str:
 
 
 def _logits(metrics: dict[str, float], digits: int) -> list[str]:
-    """Of real pictures with their own and with wrong captions, and of generated ones; there may be no wrong caption."""
+    """Mean logits of real images with their own captions, with wrong captions (if any), and of generated images."""
     found = (metrics.get(f"logits_{name}") for name in ("real", "mismatch", "fake"))
     return ["-" if value is None else f"{value:.{digits}f}" for value in found]
 
@@ -91,13 +91,13 @@ def _size(metrics: dict[str, float]) -> str:
 
 
 def describe_briefly(status: "Status") -> str:
-    """The same for a bar in a terminal of 80 columns; r/m/f are the real, mismatch and fake logits."""
+    """The status beside a bar in 80 columns; r/m/f are the real, mismatch and fake logits."""
     metrics = status.metrics
-    shown = (
+    text = (
         f"{status.images_seen / 1000:.1f} kimg {_size(metrics)} {metrics['images_per_second']:.0f} img/s "
         f"{metrics['memory_gib']:.1f} GiB "
     )
     if "loss_d" not in metrics:
-        return shown + f"coarse distance {metrics['coarse_distance']:.3f}"
+        return text + f"coarse distance {metrics['coarse_distance']:.3f}"
     logits = "/".join(_logits(metrics, 1))
-    return shown + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"
+    return text + f"G {metrics['loss_g']:.2f} D {metrics['loss_d']:.2f} r/m/f {logits}"

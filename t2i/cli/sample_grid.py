@@ -1,4 +1,4 @@
-"""t2i sample-grid: a labelled grid of pictures, prompts by seeds."""
+"""t2i sample-grid: a labelled grid of images, prompts by seeds."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from typer import Argument, Option
 
 from t2i.cli import console
+from t2i.cli.options import Device, Model, PromptFile
 from t2i.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,59 +17,58 @@ if TYPE_CHECKING:
 
     from t2i.pipeline import TextToImagePipeline
 
-MAX_CELLS = 10_000  # what fits into the largest picture that is drawn
+MAX_CELLS = 10_000  # of the largest sheet
 COLUMNS = 8
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
 
 def sample_grid(
     prompt: Annotated[
-        list[str] | None, Argument(help="A row each; left out, prompts from the training captions.", show_default=False)
+        list[str] | None, Argument(help="A row each (default: a few training captions).", show_default=False)
     ] = None,
-    prompts: Annotated[Path | None, Option(help="A text file, one prompt a line.", show_default=False)] = None,
-    out: Annotated[Path, Option("--out", "-o", help="The picture file.")] = Path("grid.png"),
-    model: Annotated[
-        Path | None,
-        Option(help="A model or run folder, or emoji: built in. Left out, the newest run's.", show_default=False),
-    ] = None,
+    prompts: PromptFile = None,
+    out: Annotated[Path, Option("--out", "-o", help="Image file.")] = Path("grid.png"),
+    model: Model = None,
     rows: Annotated[
-        int | None, Option(help="At most so many prompts; of the others, so many seeds (4).", show_default=False)
+        int | None,
+        Option(help="Prompts at most (default: all), or rows of the other grids (default: 4).", show_default=False),
     ] = None,
     cols: Annotated[
-        int | None, Option(help="Columns: seeds 0, 1, ... or steps of --interpolate.", show_default="8")
+        int | None, Option(help="Columns: seeds 0, 1, ..., or steps of --interpolate.", show_default="8")
     ] = None,
     seeds: Annotated[
-        str | None, Option(help="The seeds of the columns (of --interpolate's rows): 0-7,12.", show_default=False)
+        str | None,
+        Option(help="Seeds of the columns (with --interpolate: of the rows), such as 0-7,12.", show_default=False),
     ] = None,
     interpolate: Annotated[
         tuple[str, str] | None,
-        Option(
-            metavar="A B", help="From prompt A to prompt B across the columns, a row for each seed.", show_default=False
-        ),
+        Option(metavar="A B", help="Columns go from prompt A to prompt B; a row a seed.", show_default=False),
     ] = None,
     truncation: Annotated[
-        float | None, Option(help="1: as trained; towards 0: more typical, less varied.", show_default="1.0")
+        float | None, Option(help="Truncation psi: 1 as trained; towards 0 less varied.", show_default="1.0")
     ] = None,
     truncation_sweep: Annotated[
-        bool, Option("--truncation-sweep", help="Columns are truncations from 0 to 1.25, with one seed.")
+        bool, Option("--truncation-sweep", help="Columns are truncation psi 0 to 1.25; one seed.")
     ] = False,
     style_mixing: Annotated[
         bool,
         Option(
-            "--style-mixing", help="Coarse styles of the rows, fine ones of the columns (a stylegan; 1 or 2 prompts)."
+            "--style-mixing",
+            help="Coarse styles of the rows, fine styles of the columns (StyleGANs, 1 or 2 prompts).",
         ),
     ] = False,
-    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Draw a grid: each row a prompt, each column a seed, all labelled."""
+    """Make a labelled grid: a row a prompt, a column a seed."""
     from t2i.files import check_writable
-    from t2i.grids import check_grid, check_picture_name, save_png, table_grid
+    from t2i.grids import check_grid, table_grid
+    from t2i.image_files import check_image_name, save_png
 
     texts = list(prompt or [])
     if prompts is not None:
         texts += console.read_prompts(prompts)
     if any(not text.strip() for text in [*texts, *(interpolate or ())]):
-        raise UsageError("a prompt is empty: say what to draw")
+        raise UsageError("a prompt is empty: describe an image")
     named = {
         "--interpolate": interpolate, "--truncation-sweep": truncation_sweep, "--style-mixing": style_mixing,
         "prompts": texts, "--rows": rows is not None, "--cols": cols is not None, "--seeds": seeds is not None,
@@ -83,8 +83,8 @@ def sample_grid(
     console.check_truncation(psi)
     numbers = None if seeds is None else console.parse_seeds(seeds)
     if truncation_sweep and numbers and len(numbers) > 1:
-        raise UsageError(f"--truncation-sweep draws one seed; --seeds names {len(numbers)}")
-    check_picture_name(out)
+        raise UsageError(f"--truncation-sweep takes one seed; --seeds names {len(numbers)}")
+    check_image_name(out)
 
     pipe = console.load_pipeline(model, device)
     texts = texts or pipe.known_prompts or ["a table"]
@@ -94,22 +94,22 @@ def sample_grid(
         coarse = list(range(rows or 4))
         labels = texts[:2] if named["prompts"] else texts[:1]
         count = cols or COLUMNS
-        fine = numbers or [max(len(coarse), count) + n for n in range(count)]  # others than the rows'
+        fine = numbers or [max(len(coarse), count) + n for n in range(count)]  # not the seeds of the rows
         grid = _mixtures(pipe, labels, coarse, fine, psi)
     elif truncation_sweep:
         grid = _sweep(pipe, texts[: rows or None], (numbers or [0])[0])
     else:
         grid = _prompts_by_seeds(pipe, texts[: rows or None], numbers or list(range(cols or COLUMNS)), psi)
     check_grid(grid.rows, grid.wide, pipe.resolution)
-    check_writable(out.parent)  # before the work, after all else that can be wrong
+    check_writable(out.parent)  # before the work, after all other checks
     sheet = table_grid(grid.draw(), grid.labels, grid.columns, grid.title)
     facts = pipe.image_facts(" | ".join(grid.prompts), grid.seeds[0], psi)
     truncations = {"truncation_psi": ",".join(f"{value:g}" for value in SWEEP)} if truncation_sweep else {}
     save_png(sheet, out, {**facts, "seeds": ",".join(map(str, grid.seeds)), **truncations})
-    console.say(f"wrote {out} ({grid.rows} x {grid.wide} {'mixed ' * style_mixing}pictures)")
+    console.say(f"wrote {out} ({grid.rows} x {grid.wide} {'mixed ' * style_mixing}images)")
 
 
-# What would be ignored is refused.
+# Options that would have no effect are refused.
 _EXCLUDE = (
     ("--style-mixing", ("--interpolate", "--truncation-sweep")),
     ("--interpolate", ("prompts", "--truncation-sweep")),
@@ -118,7 +118,7 @@ _EXCLUDE = (
 
 
 def _check(named: set[str], rows: int | None, cols: int | None) -> None:
-    """Do the options that were named go together? Raises UsageError, one line."""
+    """Raises UsageError, one line, for options that exclude each other or lie out of range."""
     for option, others in _EXCLUDE:
         if option in named and (excluded := [other for other in others if other in named]):
             raise UsageError(f"{option} excludes {excluded[0]}")
@@ -134,7 +134,7 @@ def _check(named: set[str], rows: int | None, cols: int | None) -> None:
 
 
 class _Grid(NamedTuple):
-    """What to draw, and what to write beside it. rows, wide: how many pictures were asked for, down and across."""
+    """Images of a grid, made by `draw`, and their labels. rows, wide: number of images down and across."""
 
     rows: int
     wide: int
@@ -180,7 +180,7 @@ def _interpolation(
 
 
 def _mixtures(pipe: "TextToImagePipeline", prompts: list[str], coarse: list[int], fine: list[int], psi: float) -> _Grid:
-    """Of one prompt, or of one for the rows (coarse styles) and one for the columns."""
+    """Style mixing of one prompt, or of one for the rows (coarse styles) and one for the columns."""
 
     def draw() -> "list[list[np.ndarray]]":
         conditions = pipe.sampler.pool(encoded)
@@ -194,7 +194,7 @@ def _mixtures(pipe: "TextToImagePipeline", prompts: list[str], coarse: list[int]
 def _mixed(
     pipe: "TextToImagePipeline", coarse: list[int], fine: list[int], first: "Tensor", second: "Tensor", psi: float
 ) -> "list[list[np.ndarray]]":
-    """Above the pictures of the fine seeds, on the left those of the coarse ones, inside their mixtures."""
+    """Top row: images of the fine seeds; left column: images of the coarse seeds; inside: their mixtures."""
     import numpy as np
     import torch
 
@@ -204,10 +204,10 @@ def _mixed(
         (torch.stack([pipe.sampler.noise(seed) for seed in seeds]), condition.expand(len(seeds), -1))
         for seeds, condition in (([a for a in coarse for _ in fine], first), (fine * len(coarse), second))
     )
-    drawn = [picture for group in pipe.sampler.mix_styles(rows, columns, psi) for picture in group.numpy()]
+    mixed = [image for group in pipe.sampler.mix_styles(rows, columns, psi) for image in group.numpy()]
     table = [[np.full_like(above[0], 255), *above]]
-    for number, (picture,) in enumerate(left):
-        table.append([picture, *drawn[number * len(fine) : (number + 1) * len(fine)]])
+    for number, (image,) in enumerate(left):
+        table.append([image, *mixed[number * len(fine) : (number + 1) * len(fine)]])
     return table
 
 
@@ -218,17 +218,17 @@ class _Cell(NamedTuple):
 
 
 def _draw(pipe: "TextToImagePipeline", table: list[list[_Cell]]) -> "list[list[np.ndarray]]":
-    """The pictures of a table, pixel for pixel what `t2i generate` draws."""
+    """The images of a table, with the same pixels as those of `t2i generate`."""
     import torch
 
     cells = [cell for row in table for cell in row]
-    pictures: list[Any] = [None] * len(cells)
+    images: list[Any] = [None] * len(cells)
     for psi in {cell.truncation for cell in cells}:
         rows = [number for number, cell in enumerate(cells) if cell.truncation == psi]
         noise = torch.stack([pipe.sampler.noise(cells[row].seed) for row in rows])
         conditions = torch.stack([cells[row].condition for row in rows])
-        drawn = (picture for group in pipe.sampler.draw(noise, conditions, psi) for picture in group.numpy())
-        for row, picture in zip(rows, drawn):
-            pictures[row] = picture
+        samples = (image for group in pipe.sampler.draw(noise, conditions, psi) for image in group.numpy())
+        for row, image in zip(rows, samples):
+            images[row] = image
     columns = len(table[0])
-    return [pictures[start : start + columns] for start in range(0, len(cells), columns)]
+    return [images[start : start + columns] for start in range(0, len(cells), columns)]

@@ -392,7 +392,8 @@ def _take_finished(partial: Path, encoder: Encoder, summary: Summary) -> bool:
 
 
 def _draw_preview(dataset: PreparedDataset) -> None:
-    from t2i.grids import captioned_grid, save_png
+    from t2i.grids import captioned_grid
+    from t2i.image_files import save_png
 
     indices = np.unique(np.linspace(0, len(dataset) - 1, PREVIEW).astype(np.int64))
     captions = [dataset.caption(int(dataset.caption_ids(int(i))[0])) for i in indices]

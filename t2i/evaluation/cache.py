@@ -1,8 +1,7 @@
-"""Arrays that are costly to make, kept in a data set's own folder: DATA/evaluation/*.safetensors.
+"""A cache of computed arrays in a data set's own folder: DATA/evaluation/*.safetensors.
 
-A file carries the key that it was made for (networks, data, settings) and a hash of its values. Whatever does not
-match, torn and damaged files too, is as good as absent and is made again; a folder that cannot be written costs the
-time again, never the result.
+A file holds its key (networks, data, settings) and a hash of its values. A file that does not match, torn and damaged
+ones too, counts as absent and is computed again. A folder that cannot be written costs time, never the result.
 """
 
 import contextlib
@@ -24,9 +23,9 @@ Arrays = dict[str, np.ndarray]
 
 
 def cached(data: Path, name: str, key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays called `name` of the data set at `data`: read where they are there for this very key, else made.
+    """The arrays called `name` of the data set at `data`: read if they are cached for this key, else made.
 
-    key: JSON-able; all that the arrays depend on. make: what to call where they are not there.
+    key: JSON-able; all that the arrays depend on. make: computes the arrays.
     """
     text = json.dumps(key, sort_keys=True)
     short = hashlib.sha256(text.encode()).hexdigest()[:12]

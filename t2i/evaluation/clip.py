@@ -1,4 +1,4 @@
-"""A CLIP as a judge: the user's, by folder or by hub name, through transformers."""
+"""CLIP score and retrieval with the user's CLIP, a folder or a hub name, through transformers."""
 
 import logging
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Clip:
-    """pictures: the image half, to vectors of length 1; its name and sha256 stand for the whole model."""
+    """images: the image encoder, to vectors of length 1; its name and sha256 stand for the whole model."""
 
-    pictures: FeatureNetwork
+    images: FeatureNetwork
     model: Any
     tokenizer: Any
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str], progress: Progress = silent) -> np.ndarray:
-        """Captions -> float32 [N, E], length 1; what is longer than CLIP reads is cut."""
+        """Captions -> float32 [N, E], length 1; longer captions are cut to CLIP's limit."""
         out = []
         for start in range(0, len(texts), BATCH):
             progress("captions", start, len(texts))
             part = list(texts[start : start + BATCH])
             limit = self.model.config.text_config.max_position_embeddings
             tokens = self.tokenizer(part, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-            tokens = {name: value.to(self.pictures.device) for name, value in tokens.items()}
+            tokens = {name: value.to(self.images.device) for name, value in tokens.items()}
             tokens.pop("token_type_ids", None)
             pooled = self.model.text_model(**tokens).pooler_output
             out.append(_unit(self.model.text_projection(pooled)).float().cpu().numpy())
@@ -47,7 +47,7 @@ def _unit(x: torch.Tensor) -> torch.Tensor:
 
 
 def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
-    """The CLIP in a local folder, or called so on the hub. Raises UserError, one line, where it cannot be had."""
+    """The CLIP in a local folder, or of that name on the hub. Raises UserError, one line, where it cannot be loaded."""
     folder = Path(name).expanduser()
     where = folder if folder.is_dir() else name
     try:
@@ -74,7 +74,7 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
         pooled = model.vision_model(pixel_values=(pixels - mean) / std).pooler_output
         return _unit(model.visual_projection(pooled))
 
-    # What is kept of its features depends on how pixels are scaled, too.
+    # Cached features depend on how pixels are scaled, too.
     sha256 = hash_tensors({**model.state_dict(), "pixels.mean": mean, "pixels.std": std})
     network = FeatureNetwork(
         f"CLIP {name}", sha256, int(model.config.vision_config.image_size), int(model.config.projection_dim), forward,
@@ -83,10 +83,10 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
     return Clip(network, model, tokenizer)
 
 
-def refuse_own_judge(name: str, encoder: dict[str, Any]) -> None:
-    """Raises UsageError where a model's text encoder is the very CLIP that is to judge it.
+def refuse_own_encoder(name: str, encoder: dict[str, Any]) -> None:
+    """Raises UsageError where the CLIP that is to score a model is the model's own text encoder.
 
-    encoder: what the model remembers of its text encoder: name and sha256.
+    encoder: name and sha256 of the model's text encoder.
     """
     own = str(encoder.get("name"))
     if own == "minilm":
@@ -95,6 +95,6 @@ def refuse_own_judge(name: str, encoder: dict[str, Any]) -> None:
         try:
             if load_encoder(name).sha256 != encoder.get("sha256"):
                 return
-        except UserError:  # no text encoder at all: load_clip will say what is wrong
+        except UserError:  # no text encoder at all: load_clip reports what is wrong
             return
-    raise UsageError(f"--clip {name}: this model was trained with that CLIP as its text encoder; judge it by another")
+    raise UsageError(f"--clip {name}: this model was trained with that CLIP as its text encoder; name another one")

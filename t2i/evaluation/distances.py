@@ -1,4 +1,4 @@
-"""The scores that compare two sets of pictures through one network, and their ceilings."""
+"""The scores that compare two sets of images in the feature space of one network, and their ceilings."""
 
 from dataclasses import dataclass
 
@@ -12,33 +12,35 @@ MANIFOLD = ("precision", "recall", "density", "coverage")
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """features: [N, D] of real pictures; what: their data set and split, as scores print it."""
+class RealFeatures:
+    """features: [N, D] of real images; what: their data set and split, as scores print it."""
 
     features: np.ndarray
     what: str
 
-    def first(self, count: int) -> "Pictures":
-        return Pictures(self.features[:count], self.what)
+    def first(self, count: int) -> "RealFeatures":
+        return RealFeatures(self.features[:count], self.what)
 
     def __str__(self) -> str:
-        return f"{len(self.features):,} pictures of {self.what}"
+        return f"{len(self.features):,} images of {self.what}"
 
 
 class Distances:
-    """Scores of drawn pictures against a reference set, all through one network.
+    """Scores of generated images against a reference set, in the feature space of one network.
 
-    names: the scores to compute, from "frechet", "kernel" and "manifold", with how they are called ("FID").
-    network: its label. other: real pictures of another split, as many as there are samples where it has so many; None:
-    the ceiling compares the halves of the reference, so that it is measured with half the counts.
+    names: the scores to compute, from "frechet", "kernel" and "manifold", with their names in a report ("FID").
+    network: its label. other: real images of another split for the ceiling, at most as many as samples; None: the
+    ceiling compares the two halves of the reference, with half the counts.
     """
 
-    def __init__(self, names: dict[str, str], network: str, reference: Pictures, other: Pictures | None, samples: int):
+    def __init__(
+        self, names: dict[str, str], network: str, reference: RealFeatures, other: RealFeatures | None, samples: int
+    ):
         self.names, self.network, self.reference = names, network, reference
-        self.equal = min(samples, len(reference.features))  # precision and its kin want equal counts
+        self.equal = min(samples, len(reference.features))  # precision, recall, density and coverage need equal counts
         if other is None:
             half = len(reference.features) // 2
-            base, other = Pictures(reference.features[half:], reference.what), reference.first(half)
+            base, other = RealFeatures(reference.features[half:], reference.what), reference.first(half)
             self.ceiling_of = f"{other}, against the other {len(base.features):,}"
         else:
             base, other = reference, other.first(samples)
@@ -51,13 +53,13 @@ class Distances:
         self._ceilings = self._measure(other.features, base.features, shared=base is reference) if enough else {}
 
     def scores(self, features: np.ndarray) -> list[Score]:
-        """The scores of drawn pictures, from their features [N, D]."""
+        """The scores of generated images, from their features [N, D]."""
         found = self._measure(features, self.reference.features, shared=True)
         scores = []
         for name, (value, error) in found.items():
             equal = name in MANIFOLD
             reference = self.reference.first(self.equal) if equal else self.reference
-            counts = {"samples": len(features), "real pictures": len(self.reference.features)}
+            counts = {"samples": len(features), "real images": len(self.reference.features)}
             few = [f"{what} ({count:,})" for what, count in counts.items() if count < FEW]
             flagged = "frechet" in self.names and name == self.names["frechet"] and bool(few)
             scores.append(
@@ -72,7 +74,7 @@ class Distances:
         return scores
 
     def _measure(self, features: np.ndarray, base: np.ndarray, shared: bool) -> dict[str, tuple[float, float | None]]:
-        """Name -> value and error, of pictures against the real ones in `base`; shared: these are the reference."""
+        """Name -> value and error of `features` against `base`; shared: `base` is the reference."""
         found: dict[str, tuple[float, float | None]] = {}
         if "frechet" in self.names:
             moments = self._moments if shared else statistics.moments(base)

@@ -1,4 +1,4 @@
-"""Pictures to features: batches, resizing, and what a score says of the network that it used."""
+"""Images to features: batches, resizing, and the network's name and hash as scores print them."""
 
 import contextlib
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from t2i.models.features import VARIANTS, load_lite
 Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: not known)
 
 RESIZE = "bicubic (a = -0.5), antialiased, clamped, not rounded"
-# Small batches stay in the processor's cache: on a CPU, 4 pictures of 260 px take a fifth less time each than 16 do.
+# Small batches stay in the CPU's cache: at 260 px an image takes a fifth less time in a batch of 4 than of 16.
 BATCH_CPU, BATCH_GPU = 4, 64
 
 
 def silent(stage: str, done: int, total: int | None) -> None:
-    """A Progress that says nothing."""
+    """A Progress that reports nothing."""
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A frozen network that scores look through.
+    """A frozen network that scores are computed with.
 
-    name and sha256 (of its weights) say which; resolution: its input's side, px; width: D.
+    name, sha256: of the network and of its weights. resolution: side of its input, px. width: D.
     forward: float pixel values in [0, 255], [B, 3, resolution, resolution], channels last -> [B, D].
     """
 
@@ -57,7 +57,7 @@ class FeatureNetwork:
 
 
 def _exact(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """On CUDA convolutions would be rounded to TF32 (10 bits), and differ from run to run."""
+    """Deterministic convolutions without TF32, which rounds to 10 bits, on CUDA."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
@@ -66,8 +66,8 @@ def _exact(device: torch.device) -> contextlib.AbstractContextManager[None]:
 def resize(images: Tensor, resolution: int) -> Tensor:
     """uint8 [B, R, R, 3] -> float32 [B, 3, resolution, resolution] in [0, 255], channels last in memory.
 
-    Bicubic with a = -0.5 and, where it makes smaller, antialiased: what Pillow's BICUBIC does, without its rounding to
-    whole numbers (Parmar et al. 2022, clean-fid, on why that matters). What overshoots is clamped.
+    Bicubic with a = -0.5, antialiased when it shrinks: Pillow's BICUBIC without the rounding to integers (clean-fid,
+    Parmar et al. 2022). Values beyond the range are clamped.
     """
     pixels = images.permute(0, 3, 1, 2).float()
     if pixels.shape[-1] != resolution:

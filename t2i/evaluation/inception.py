@@ -1,8 +1,8 @@
 """The Inception-v3 of FID: TensorFlow's graph of 2015-12-05, as PyTorch's state dicts of it have it.
 
-torchvision's Inception-v3 (Szegedy et al. 2015, arXiv:1512.00567) with what that graph does otherwise: average pools do
-not count the padding, the last block pools by the maximum, there are 1,008 classes and no auxiliary head, and pixels
-are fed as (x - 128) / 128. Weights are the user's file, for instance pt_inception-2015-12-05-6726825d.pth.
+torchvision's Inception-v3 (Szegedy et al. 2015, arXiv:1512.00567) with that graph's differences: average pools do not
+count the padding, the last block pools by the maximum, there are 1,008 classes and no auxiliary head, and the input is
+(x - 128) / 128. The weights are the user's file, for instance pt_inception-2015-12-05-6726825d.pth.
 """
 
 from pathlib import Path
@@ -116,7 +116,7 @@ class _D(nn.Module):
 
 
 class _E(nn.Module):
-    """8 x 8: branches that part into 1x3 and 3x1. The graph's last block pools by the maximum."""
+    """8 x 8: branches that split into 1x3 and 3x1. The graph's last block pools by the maximum."""
 
     def __init__(self, channels: int, by_maximum: bool):
         super().__init__()
@@ -174,7 +174,7 @@ class FidInception(nn.Module):
 def load_inception(path: Path | str, device: torch.device | str = "cpu") -> FeatureNetwork:
     """The network of FID with the weights in `path`, a PyTorch state dict or safetensors.
 
-    Its label says whether the file is the published one. Raises UserError, one line, where it does not fit.
+    The label tells whether the file is the published one. Raises UserError, one line, where it does not fit.
     """
     path = Path(path).expanduser()
     weights = read_weights(path)

@@ -1,10 +1,10 @@
-"""The judge of faithfulness: does a picture go with a caption? Trained on the training split, never on another.
+"""The image-text matcher of R-precision, trained on the training split alone.
 
-Two linear maps into one space, one over EfficientNet-Lite2's features of a picture, one over MiniLM's vector of a
-sentence, both frozen, trained contrastively (Radford et al. 2021, CLIP, figure 3) on real pictures and their
-captions. Half of what it sees is degraded: coarse and blotchy, as a young generator draws, so that it judges what is
-shown and not how well it is finished. Small and weak, but nobody else's: it trained against no generator, and its
-ceiling says what it is worth.
+Two linear maps into one space: one from EfficientNet-Lite2's features of an image, one from MiniLM's vector of a
+sentence. Both networks are frozen; the maps are trained contrastively (Radford et al. 2021, CLIP, figure 3) on real
+images and their captions. Half of the training images are degraded, coarse and blotchy like the samples of a
+generator early in training, so that content counts and finish does not. The matcher is small and weak, but independent
+of every generator; its ceiling says how far to trust it.
 """
 
 import hashlib
@@ -26,23 +26,22 @@ from t2i.text.frozen import pad_tokens
 from t2i.text.minilm import MINILM_SHA256
 from t2i.text.pooler import sentence_vector
 
-VERSION = 1  # of the training below: another number, another matcher
-LEAST = 200  # pictures to train on
+VERSION = 1  # of the training below; part of the cache key
+LEAST = 200  # images to train on, at least
 WIDTH = 256
 BATCH = 512
 EPOCHS, PATIENCE = 80, 8
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.1
-HELD_OUT = 0.1  # of the training pictures, to stop by
-COARSEST = 6  # pixels a side that a degraded picture keeps at least
-BLOTCHES = (0.0, 10.0, 20.0, 30.0)  # standard deviations of the noise added to it, in grey levels
+HELD_OUT = 0.1  # share of the training images, for early stopping
+COARSEST = 6  # px a side that a degraded image keeps at least
+BLOTCHES = (0.0, 10.0, 20.0, 30.0)  # standard deviations of the added noise, in grey levels
 
 
 @dataclass(frozen=True)
 class Matcher:
     """image and text: the two maps as float32 arrays, "mean" [D], "scale" [D] and "map" [D, WIDTH] each.
 
-    label: its two networks and their hashes. facts: what it was trained on, and how well it does on the pictures held
-    out of that.
+    label: its two networks and their hashes. facts: its training data, and its score on the held-out part of them.
     """
 
     arrays: dict[str, np.ndarray]
@@ -66,7 +65,7 @@ class Matcher:
 def sentences(data: PreparedDataset, caption_ids: np.ndarray, progress: Progress = silent) -> np.ndarray:
     """MiniLM's vectors of captions [N] of a data set: float32 [N, 384], length 1.
 
-    From the data set's own embeddings, or, where it was prepared with another encoder, computed and cached.
+    Of the data set's own embeddings; computed and cached where it was prepared with another encoder.
     """
     parts = [caption_ids[start : start + 256] for start in range(0, len(caption_ids), 256)]
     if data.text.get("sha256") == MINILM_SHA256:
@@ -90,29 +89,29 @@ def too_few(data: PreparedDataset) -> UserError | None:
     """Why no matcher can be trained on a data set, one line; None where one can be."""
     if len(data) >= LEAST:
         return None
-    return UserError(f"{data.path}: {len(data)} pictures are too few to train a matcher on; it needs {LEAST}")
+    return UserError(f"{data.path}: {len(data)} images are too few to train a matcher on; it needs {LEAST}")
 
 
 def train_matcher(
     data: PreparedDataset,
-    pictures: np.ndarray,
+    images: np.ndarray,
     features: np.ndarray,
     degraded: np.ndarray,
     network: FeatureNetwork,
     progress: Progress = silent,
 ) -> Matcher:
-    """The matcher of a training set, read from beside it where it is there.
+    """The matcher of a training set, cached beside it.
 
-    pictures [N]: which of the set; features [N, D]: of those, by `network`; degraded [M, D]: of the first M of them,
-    by `network` after `degrade`.
+    images [N]: indices in the data set; features [N, D]: of those, by `network`; degraded [M, D]: of the first M of
+    them, by `network` after `degrade`.
     """
     key = {
-        "version": VERSION, "fingerprint": data.fingerprint, "pictures": len(pictures), "degraded": len(degraded),
+        "version": VERSION, "fingerprint": data.fingerprint, "pictures": len(images), "degraded": len(degraded),
         "image": network.sha256, "text": MINILM_SHA256,
     }  # fmt: skip
 
     def make() -> dict[str, np.ndarray]:
-        captions = [data.caption_ids(int(picture)) for picture in pictures]
+        captions = [data.caption_ids(int(image)) for image in images]
         used = np.unique(np.concatenate(captions))
         rows = [np.searchsorted(used, ids) for ids in captions]
         numbers = np.concatenate([np.arange(len(features)), np.arange(len(degraded))])
@@ -121,7 +120,7 @@ def train_matcher(
 
     arrays = cached(data.path, "matcher", key, make)
     facts = {
-        "trained_on": f"{data.name} {data.split}", "fingerprint": data.fingerprint, "pictures": len(pictures),
+        "trained_on": f"{data.name} {data.split}", "fingerprint": data.fingerprint, "pictures": len(images),
         "reciprocal_rank_on_held_out": float(arrays["held_out"][0]), "image_network": network.sha256,
         "text_network": MINILM_SHA256,
     }  # fmt: skip
@@ -136,7 +135,7 @@ class _Towers(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def loss(self, images: Tensor, texts: Tensor, same: Tensor) -> Tensor:
-        """images [B, D], texts [B, T]; same [B, B] marks pairs that are no contradiction."""
+        """images [B, D], texts [B, T]; same [B, B] marks pairs that are no negatives."""
         cosines = F.normalize(images @ self.image, dim=1) @ F.normalize(texts @ self.text, dim=1).T
         logits = cosines * self.sharpness.clamp(max=math.log(100.0)).exp()
         own = torch.eye(len(logits), dtype=torch.bool)
@@ -146,8 +145,8 @@ class _Towers(nn.Module):
 
 
 def degrade(images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Real pictures uint8 [N, R, R, 3] made coarse and blotchy: averaged down to between 6 and R / 2 pixels a side and
-    smoothly up again, with smooth noise added. numbers [N]: of the pictures; the same number is degraded the same way.
+    """Real images uint8 [N, R, R, 3] made coarse and blotchy: averaged down to between 6 and R / 2 pixels a side,
+    enlarged bilinearly, with smooth noise added. numbers [N]: of the images; they seed the degradation.
     """
     out = np.empty_like(images)
     size = images.shape[1:3]
@@ -166,7 +165,7 @@ def degrade(images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 def _train(
     features: np.ndarray, numbers: np.ndarray, vectors: np.ndarray, captions: list[np.ndarray], progress: Progress
 ) -> dict[str, np.ndarray]:
-    """The arrays of a Matcher. features [rows, D] of the pictures with these numbers [rows]; captions: for each number
+    """The arrays of a Matcher. features [rows, D] of the images with these numbers [rows]; captions: for each number
     the rows of vectors [captions, T] that are its own."""
     random = np.random.default_rng(0)
     order = random.permutation(len(captions))
@@ -183,8 +182,8 @@ def _train(
         torch.manual_seed(0)
         towers = _Towers(images.shape[1], texts.shape[1])
     optimiser = torch.optim.AdamW(towers.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    questions = np.array([random.choice(captions[number]) for number in numbers[held]])
-    unlike = torch.from_numpy(~_same(numbers[held], questions))
+    queries = np.array([random.choice(captions[number]) for number in numbers[held]])
+    unlike = torch.from_numpy(~_same(numbers[held], queries))
     best, best_at, saved = -1.0, 0, {}
     for epoch in range(EPOCHS):
         progress("matcher", epoch, EPOCHS)
@@ -195,7 +194,7 @@ def _train(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        score = _held_out_score(towers, images[held], texts[questions], unlike)
+        score = _held_out_score(towers, images[held], texts[queries], unlike)
         if score > best:
             best, best_at = score, epoch
             saved = {"image.map": towers.image.detach().clone(), "text.map": towers.text.detach().clone()}
@@ -209,12 +208,12 @@ def _train(
 
 @torch.no_grad()
 def _held_out_score(towers: _Towers, images: Tensor, texts: Tensor, unlike: Tensor) -> float:
-    """Mean reciprocal rank of the own caption among those of all held-out pictures: smoother than a share of firsts."""
+    """Mean reciprocal rank of the own caption among those of all held-out images: smoother than top-1 accuracy."""
     cosines = F.normalize(images @ towers.image, dim=1) @ F.normalize(texts @ towers.text, dim=1).T
     ranks = 1 + ((cosines >= cosines.diagonal()[:, None]) & unlike).sum(1)
     return float((1 / ranks).mean())
 
 
 def _same(numbers: np.ndarray, captions: np.ndarray) -> np.ndarray:
-    """bool [N, N]: pairs of rows that are no contradiction: of one picture, or with one caption."""
+    """bool [N, N]: pairs of rows that are no negatives: of the same image, or with the same caption."""
     return (numbers[:, None] == numbers[None]) | (captions[:, None] == captions[None])

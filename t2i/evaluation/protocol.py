@@ -1,9 +1,9 @@
-"""The protocol around the statistics: which captions and seeds, against which pictures, between which rulers.
+"""The evaluation protocol: captions and seeds of the samples, reference images, bounds of each score.
 
-Fixed for a data set and a seed: sample i draws a caption of picture order[i], with the noise of seed 2^32 seed + i.
-Real pictures are those of the evaluated split. The ceiling is the same score for as many real pictures of the
-training split (without one, of one half of the evaluated pictures against the other); the floor, where text matters,
-that of the same drawn pictures with their captions shuffled.
+All is fixed for a data set and a seed: sample i has a caption of image order[i] and the noise of seed 2^32 seed + i.
+The reference images are those of the evaluated split. The ceiling is the same score for as many real images of the
+training split; without one, for one half of the evaluated images against the other half. The floor, of scores that
+depend on the text, is that of the same samples with their captions shuffled.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from t2i.evaluation import statistics
 from t2i.evaluation.attributes import accuracy
 from t2i.evaluation.cache import cached
 from t2i.evaluation.clip import Clip, load_clip
-from t2i.evaluation.distances import Distances, Pictures
+from t2i.evaluation.distances import Distances, RealFeatures
 from t2i.evaluation.features import RESIZE, FeatureNetwork, Progress, load_lite2, silent
 from t2i.evaluation.inception import load_inception
 from t2i.evaluation.matcher import VERSION, degrade, sentences, too_few, train_matcher
 from t2i.evaluation.report import Report, Score
-from t2i.evaluation.retrieval import Judge, ask
+from t2i.evaluation.retrieval import Retrieval, sample_choices
 from t2i.evaluation.sampler import CHUNK, CaptionSampler
 from t2i.evaluation.variety import Variety
 
 LITE2, INCEPTION, CLIP = "lite2", "inception", "clip"
-# The names that --metrics takes, in reading order, with the network that each looks through.
+# The names that --metrics takes, in reading order, with the network that each uses.
 METRICS = {
     "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "variety": LITE2, "attributes": None,
     "fid": INCEPTION, "kid": INCEPTION, "clip": CLIP,
@@ -41,15 +41,15 @@ BETWEEN_SETS = {
     LITE2: {"fd": ("frechet", "FD-lite2"), "kd": ("kernel", "KD-lite2"), "prdc": ("manifold", "")},
     INCEPTION: {"fid": ("frechet", "FID"), "kid": ("kernel", "KID")},
 }
-JUDGED = {"r-precision": "R-precision", "clip": "CLIP R@1"}  # those that ask which caption is a picture's own
-REFERENCE = 10_000  # real pictures looked at where there are so many, and samples by default; more where asked for
-DEGRADED = 5_000  # training pictures that the matcher sees degraded too
-SCENES = 400  # drawn scenes of each kind, for attribute accuracy
+RETRIEVAL = {"r-precision": "R-precision", "clip": "CLIP R@1"}  # metrics that rank captions for an image
+REFERENCE = 10_000  # at most so many reference images, and samples by default; more where asked for
+DEGRADED = 5_000  # training images that the matcher also sees degraded
+SCENES = 400  # scenes of each kind, for attribute accuracy
 
 
 @dataclass(frozen=True)
 class Options:
-    """metrics: names from METRICS; None: all that can be had. samples: pictures to draw; None: one for each picture
+    """metrics: names from METRICS; None: all that are possible. samples: images to generate; None: one for each image
     of the evaluated split, at most 10,000. inception: the weight file of FID. clip: a folder or a hub name."""
 
     metrics: tuple[str, ...] | None = None
@@ -62,11 +62,11 @@ class Options:
 
 
 class Evaluator:
-    """Scores models on one split. Everything that no model changes (the real pictures' features, the ceilings, the
-    matcher) is made or read once, here; `score` may then be called for one model after the other.
+    """Scores models on one split. All that does not depend on the model (features of real images, ceilings, the
+    matcher) is computed or read once, here; `score` may then be called for one model after the other.
 
     data: the evaluated split. train: the training split, for the matcher and the ceilings. notes: what was left out
-    and why. Raises UserError, one line, where a score that was named cannot be had.
+    and why. Raises UserError, one line, where a named score is not possible.
     """
 
     def __init__(
@@ -83,36 +83,36 @@ class Evaluator:
         self.metrics = self._choose()
         positions = np.arange(self.samples, dtype=np.int64)
         self.reference = _order(data, max(self.samples, REFERENCE))
-        # Row of the reference that each sample's caption is of.
+        # The row of the reference that a sample's caption belongs to.
         self.rows = positions % len(self.reference)
-        self.pictures = self.reference[self.rows]
-        which = choice_at(positions, data.caption_counts(self.pictures), options.seed)
+        self.images = self.reference[self.rows]
+        which = choice_at(positions, data.caption_counts(self.images), options.seed)
         self.caption_ids = np.array(
-            [data.caption_ids(int(picture))[choice] for picture, choice in zip(self.pictures, which)], np.int64
+            [data.caption_ids(int(image))[choice] for image, choice in zip(self.images, which)], np.int64
         )
-        self.seeds = (options.seed << 32) + positions  # other noise for each number: noise_of_seed takes all its bits
+        self.seeds = (options.seed << 32) + positions  # a different noise for each: noise_of_seed uses all 64 bits
         self.networks: dict[str, FeatureNetwork] = {}
-        self.judges: dict[str, Judge] = {}
+        self.retrievals: dict[str, Retrieval] = {}
         self.distances: dict[str, Distances] = {}
         self.variety: Variety | None = None
         self._set_up(progress)
-        if not (self.distances or self.judges or self.variety or "attributes" in self.metrics):
+        if not (self.distances or self.retrievals or self.variety or "attributes" in self.metrics):
             raise UserError(self.notes[-1])
 
     def score(self, sampler: CaptionSampler, progress: Progress = silent) -> Report:
-        """Draws the samples and scores them. Raises UserError, one line, where the model does not fit the data."""
+        """Generates the samples and scores them. Raises UserError, one line, where the model does not fit the data."""
         sampler.check(self.data)
-        features = self.features_of(sampler, np.arange(self.samples), progress)
+        features = self.extract(sampler, np.arange(self.samples), progress)
         scores: list[Score] = []
         margins = None
         for name in self.networks:
             if name in self.distances:
                 scores += self.distances[name].scores(features[name])
-            if name in self.judges:
-                judge = self.judges[name]
-                scores += judge.scores(features[name], self.options.seed)
-                if margins is None and judge.asks:
-                    margins = judge.margins(features[name])
+            if name in self.retrievals:
+                retrieval = self.retrievals[name]
+                scores += retrieval.scores(features[name], self.options.seed)
+                if margins is None and retrieval.has_distractors:
+                    margins = retrieval.margins(features[name])
         if self.variety is not None:
             progress("variety", 0, None)
             scores += self.variety.scores(sampler)
@@ -121,8 +121,8 @@ class Evaluator:
             scores += _attribute_scores(sampler, self.options.scenes, self.options.seed)
         return Report(scores, self.facts(), list(self.notes), margins)
 
-    def features_of(self, sampler: CaptionSampler, samples: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
-        """Draws these samples and shows them to every network: name -> float32 [n, D]. Keeps no picture."""
+    def extract(self, sampler: CaptionSampler, samples: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
+        """Generates these samples; their features by every network: name -> float32 [n, D]. No image is kept."""
         out = {name: np.empty((len(samples), net.width), np.float32) for name, net in self.networks.items()}
         if not self.networks:
             return out
@@ -134,7 +134,7 @@ class Evaluator:
         return out
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of the protocol: data, counts, seeds, networks."""
+        """The protocol as a report records it: data, counts, seeds, networks."""
         networks = {
             name: {"name": net.name, "sha256": net.sha256, "input": f"{net.resolution} px, {RESIZE}"}
             for name, net in self.networks.items()
@@ -142,14 +142,14 @@ class Evaluator:
         facts = {"data": _describe(self.data), "samples": self.samples, "seed": self.options.seed, "networks": networks}
         if self.train is not None:
             facts["train_data"] = _describe(self.train)
-        if LITE2 in self.judges:
+        if LITE2 in self.retrievals:
             facts["matcher"] = self.matcher.facts
         return facts
 
     # --- set-up ---------------------------------------------------------------------------------------------
 
     def _usable(self, train: PreparedDataset | None, progress: Progress) -> PreparedDataset | None:
-        """The training split, unless the evaluated pictures are in it."""
+        """The training split, unless it holds the evaluated images."""
         if train is None:
             return None
         if train.resolution != self.data.resolution:
@@ -158,22 +158,22 @@ class Evaluator:
             )
             return None
         if train.fingerprint == self.data.fingerprint:
-            self.notes.append(f"{self.data.path} is the training set itself: a model that copies it would score best")
+            self.notes.append(f"{self.data.path} is the training set itself: memorising it would score best")
             return None
-        if shared := shared_pictures(self.data, train, progress):
-            what = f"{shared:,} of the {len(self.data):,} pictures of {self.data.path} are in {train.path} too"
+        if shared := shared_images(self.data, train, progress):
+            what = f"{shared:,} of the {len(self.data):,} images of {self.data.path} are in {train.path} too"
             if shared > len(self.data) // 10:
-                self.notes.append(f"{what}: neither a matcher nor a ceiling may be taken from there")
+                self.notes.append(f"{what}: it gives neither a matcher nor a ceiling")
                 return None
             self.notes.append(what)
         return train
 
     def _choose(self) -> list[str]:
-        """The metrics to compute; notes those that were left out."""
+        """The metrics to compute; those left out are added to the notes."""
         named = self.options.metrics
         for name in named or ():
             if name not in METRICS:
-                raise UsageError(f"--metrics: there is no score {name!r:.40}; there are {', '.join(METRICS)}")
+                raise UsageError(f"--metrics: unknown metric {name!r:.40}; known are {', '.join(METRICS)}")
         chosen = []
         for name in METRICS if named is None else dict.fromkeys(named):
             problem = self._problem(name)
@@ -181,30 +181,30 @@ class Evaluator:
                 chosen.append(name)
             elif named is not None:
                 raise problem
-            elif not isinstance(problem, UsageError):  # an option that nobody gave is no news
+            elif not isinstance(problem, UsageError):  # an option that was not given needs no note
                 self.notes.append(f"{name} left out: {problem}")
         if not chosen:
             raise UserError(self.notes[-1])
         return chosen
 
     def _problem(self, name: str) -> UserError | None:
-        """Why a score cannot be had: UsageError where an option is missing, UserError where the data do not do."""
+        """Why a metric is not possible: UsageError for a missing option, UserError for data that do not suffice."""
         if METRICS[name] == INCEPTION and self.options.inception is None:
             return UsageError(f"{name} needs --inception-weights FILE, such as pt_inception-2015-12-05-6726825d.pth")
         if METRICS[name] == CLIP and self.options.clip is None:
             return UsageError(f"{name} needs --clip FOLDER, or a name on the Hugging Face hub")
         if name == "attributes" and (self.data.info.get("source") or {}).get("kind") != "shapes":
-            return UsageError(f"attributes are read off drawn shapes only; {self.data.path} holds none")
+            return UsageError(f"attributes needs synthetic shapes (t2i prepare --shapes); {self.data.path} has none")
         between_sets = any(name in family for family in BETWEEN_SETS.values())
         if between_sets and min(self.samples, len(self.data)) < statistics.LEAST:
             return UserError(
-                f"{self.samples:,} samples against {len(self.data):,} pictures of {self.data.path} are too few for a "
+                f"{self.samples:,} samples against {len(self.data):,} images of {self.data.path} are too few for a "
                 f"distance between sets: {statistics.LEAST} of each at least"
             )
         if name == "r-precision" and self.train is not None:
             return too_few(self.train)
         if name == "r-precision":
-            what = "its matcher trains on the training split and must not see the evaluated one"
+            what = "its matcher trains on the training split and must not see the evaluated split"
             why = next(iter(self.notes), "name the training split with --train-data")
             return UserError(what if self.notes and self.options.metrics is None else f"{what} ({why})")
         return None
@@ -221,7 +221,7 @@ class Evaluator:
         if CLIP in wanted:
             assert self.options.clip is not None
             clip = load_clip(self.options.clip, device)
-            self.networks[CLIP] = clip.pictures
+            self.networks[CLIP] = clip.images
         if "variety" in self.metrics:
             self.variety = Variety.of(self.data, self.networks[LITE2], self.caption_ids)
         choices = self._choices()
@@ -229,59 +229,61 @@ class Evaluator:
             real = data_features(network, self.data, len(self.reference), progress)
             other = None
             if self.train is not None and name != CLIP:
-                # A matcher trains on more pictures than a ceiling compares.
+                # A matcher trains on more images than a ceiling compares.
                 count = max(self.samples, REFERENCE) if "r-precision" in self.metrics else self.samples
                 other = data_features(network, self.train, count if name == LITE2 else self.samples, progress)
             kinds = dict(BETWEEN_SETS.get(name, {}).get(metric, ("", "")) for metric in self.metrics)
             kinds.pop("", None)
             if kinds:
-                others = None if other is None or self.train is None else Pictures(other, _what(self.train))
-                reference = Pictures(real, _what(self.data))
+                others = None if other is None or self.train is None else RealFeatures(other, _what(self.train))
+                reference = RealFeatures(real, _what(self.data))
                 self.distances[name] = Distances(kinds, network.label, reference, others, self.samples)
             if name == LITE2 and "r-precision" in self.metrics and choices is not None:
                 assert other is not None
-                self.judges[name] = self._matcher_judge(real, other, choices, progress)
+                self.retrievals[name] = self._matcher_retrieval(real, other, choices, progress)
         if clip is not None:
-            self.judges[CLIP] = self._clip_judge(clip, choices, progress)
+            self.retrievals[CLIP] = self._clip_retrieval(clip, choices, progress)
 
     def _choices(self) -> np.ndarray | None:
-        """The questions of the judges, None where there are too few captions to choose from."""
+        """Each sample's own caption and its distractors; None where there are too few captions."""
         if not {"r-precision", "clip"} & set(self.metrics):
             return None
         try:
-            return ask(self.data, self.pictures, self.caption_ids, self.options.seed)
+            return sample_choices(self.data, self.images, self.caption_ids, self.options.seed)
         except UserError as error:
             if self.options.metrics is not None and "r-precision" in self.metrics:
                 raise
-            left_out = [name for metric, name in JUDGED.items() if metric in self.metrics]
+            left_out = [name for metric, name in RETRIEVAL.items() if metric in self.metrics]
             self.notes.append(f"{' and '.join(left_out)} left out: {error}")
             return None
 
-    def _matcher_judge(self, real: np.ndarray, other: np.ndarray, choices: np.ndarray, progress: Progress) -> Judge:
+    def _matcher_retrieval(
+        self, real: np.ndarray, other: np.ndarray, choices: np.ndarray, progress: Progress
+    ) -> Retrieval:
         assert self.train is not None
-        # The same matcher however many samples are asked for.
-        pictures = _order(self.train, REFERENCE)
+        # The same matcher for any number of samples.
+        images = _order(self.train, REFERENCE)
         network = self.networks[LITE2]
         degraded = data_features(network, self.train, DEGRADED, progress, degraded=True)
-        self.matcher = train_matcher(self.train, pictures, other[: len(pictures)], degraded, network, progress)
+        self.matcher = train_matcher(self.train, images, other[: len(images)], degraded, network, progress)
         ids, rows = np.unique(choices, return_inverse=True)
-        return Judge(
+        return Retrieval(
             name="R-precision", network=self.matcher.label, vectors=self.matcher.images,
             texts=self.matcher.texts(sentences(self.data, ids, progress)), choices=rows.reshape(choices.shape),
-            real=self.matcher.images(real)[self.rows], real_of=f"the real pictures of {_what(self.data)}",
+            real=self.matcher.images(real)[self.rows], real_of=f"the real images of {_what(self.data)}",
         )  # fmt: skip
 
-    def _clip_judge(self, clip: Clip, choices: np.ndarray | None, progress: Progress) -> Judge:
+    def _clip_retrieval(self, clip: Clip, choices: np.ndarray | None, progress: Progress) -> Retrieval:
         network = self.networks[CLIP]
         if choices is None:
             choices = self.caption_ids[:, None]
         ids, rows = np.unique(choices, return_inverse=True)
         texts = clip.texts([self.data.caption(int(caption)) for caption in ids], progress)
         real = data_features(network, self.data, len(self.reference), progress)[self.rows]
-        return Judge(
+        return Retrieval(
             name="CLIP R@1", cosine="CLIP score", network=network.label, vectors=lambda features: features,
             texts=texts, choices=rows.reshape(choices.shape),
-            real=real, real_of=f"the real pictures of {_what(self.data)}",
+            real=real, real_of=f"the real images of {_what(self.data)}",
         )  # fmt: skip
 
 
@@ -295,9 +297,9 @@ def score(
 def data_features(
     network: FeatureNetwork, data: PreparedDataset, count: int, progress: Progress, degraded: bool = False
 ) -> np.ndarray:
-    """Features of the first `count` pictures in the fixed order (fewer where there are fewer): float32 [N, D].
+    """Features of the first `count` images in the fixed order (of all if there are fewer): float32 [N, D].
 
-    degraded: of the pictures after `degrade`. Read from beside the data set where they are there.
+    degraded: of the images after `degrade`. Cached beside the data set.
     """
     order = _order(data, count)
     key = {
@@ -319,8 +321,8 @@ def data_features(
     return cached(data.path, "features", key, make)["features"]
 
 
-def shared_pictures(data: PreparedDataset, other: PreparedDataset, progress: Progress = silent) -> int:
-    """How many pictures of `data` are in `other` too, pixel for pixel. Reads both once, then knows it."""
+def shared_images(data: PreparedDataset, other: PreparedDataset, progress: Progress = silent) -> int:
+    """The number of images of `data` that are in `other` too, pixel for pixel. Cached beside `data`."""
 
     def make() -> dict[str, np.ndarray]:
         known = set(_hashes(other, progress))
@@ -338,7 +340,7 @@ def _hashes(data: PreparedDataset, progress: Progress) -> Iterator[bytes]:
 
 
 def _order(data: PreparedDataset, count: int) -> np.ndarray:
-    """The first `count` pictures of a data set in a fixed mixed order, all of them where there are fewer: int64."""
+    """The first `count` images of a data set in a fixed random order, all of them if there are fewer: int64."""
     return picture_at(np.arange(min(count, len(data))), len(data), seed=0)
 
 
@@ -354,17 +356,17 @@ def _describe(data: PreparedDataset) -> dict[str, Any]:
 
 
 def _attribute_scores(sampler: CaptionSampler, scenes: int, seed: int) -> list[Score]:
-    """Attribute accuracy on drawn shapes: seen and unseen pairs, one object and two."""
+    """Attribute accuracy on synthetic shapes: seen and unseen pairs, one object and two."""
     scores = []
-    for (group, pairs), rulers in accuracy(sampler.prompts, sampler.resolution, scenes, seed).items():
+    for (group, pairs), found in accuracy(sampler.prompts, sampler.resolution, scenes, seed).items():
         objects = "one object" if group == "single" else "two objects"
-        for name, value in rulers["model"].items():
+        for name, value in found["model"].items():
             scores.append(
                 Score(
                     name=f"{name}, {objects}, {pairs}", value=value, better="higher",
-                    network="an exact reader of drawn shapes", reference="the scene that the prompt names",
-                    samples=scenes, ceiling=rulers["ceiling"][name], ceiling_of="the scenes themselves, drawn",
-                    floor=rulers["floor"][name], error=float(np.sqrt(value * (1 - value) / scenes)),
+                    network="an exact reader of synthetic shapes", reference="the scene that the prompt names",
+                    samples=scenes, ceiling=found["ceiling"][name], ceiling_of="the scenes themselves, rendered",
+                    floor=found["floor"][name], error=float(np.sqrt(value * (1 - value) / scenes)),
                 )
             )  # fmt: skip
     return scores

@@ -1,4 +1,4 @@
-"""What an evaluation found: scores with their rulers, as rows, as JSON and as a line of a run's history."""
+"""The result of an evaluation: scores with their bounds, as rows, as JSON and as a line of a run's history."""
 
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,12 +16,12 @@ HISTORY = "metrics-eval.jsonl"
 
 @dataclass(frozen=True)
 class Score:
-    """One number and what it takes to read it.
+    """One score and what is needed to interpret it.
 
     better: "lower" or "higher"; error: standard deviation over subsets (kernel distances) or of a share.
-    network: name and first digits of its hash. reference: the real pictures compared with, or the questions asked.
-    samples: drawn pictures. ceiling: the same of real pictures, ceiling_of says which; floor: of the same drawn
-    pictures with shuffled captions. None where there is none.
+    network: name and first digits of its hash. reference: the real images compared with, or the retrieval task.
+    samples: number of generated images. ceiling: the score of real images, which ceiling_of names. floor: the score of
+    the same samples with shuffled captions. Bounds are None where the score has none.
     """
 
     name: str
@@ -39,10 +39,9 @@ class Score:
 
 @dataclass
 class Report:
-    """scores in reading order; facts: what was evaluated on what, JSON-able; notes: what the reader must know.
+    """scores in reading order; facts: what was evaluated on what, JSON-able; notes: warnings for the reader.
 
-    margins: for each sample, how much nearer its own caption is than the others on average, by the judge of the
-    sheet of best and worst; None where there is no judge.
+    margins: of each sample, see Retrieval.margins; they rank the sheet of best and worst samples. None without one.
     """
 
     scores: list[Score]
@@ -55,14 +54,14 @@ class Report:
         return {score.name: score.value for score in self.scores}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; what is None or empty is left out of each score."""
+        """JSON-able; None and empty values are left out of each score."""
         scores = [
             {name: value for name, value in asdict(score).items() if value not in (None, "")} for score in self.scores
         ]
         return {**self.facts, "scores": scores, "notes": self.notes, "t2i_version": __version__}
 
     def append_to(self, folder: Path) -> Path:
-        """Add a line to `folder`/metrics-eval.jsonl: when, what, every score. Raises UserError, one line."""
+        """Add a line to `folder`/metrics-eval.jsonl: time, facts, scores. Raises UserError, one line."""
         line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **self.to_dict()}
         path = make_folder(folder) / HISTORY
         try:
@@ -75,7 +74,7 @@ class Report:
 
 
 def readable(value: float | None, digits: int = 3) -> str:
-    """That many significant digits (one more from 1 on), never an exponent: 0.0321, 12.35; a dash for None."""
+    """`digits` significant digits (one more from 1 on), never an exponent: 0.0321, 12.35; a dash for None."""
     if value is None:
         return "-"
     size = int(np.floor(np.log10(abs(value)))) if value else 0

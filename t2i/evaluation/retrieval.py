@@ -1,7 +1,7 @@
-"""Is the prompt's own caption first among 100? R-precision (Xu et al. 2018, AttnGAN, section 4).
+"""R-precision (Xu et al. 2018, AttnGAN, section 4): how often an image's own caption ranks first among 100.
 
-A question is a picture's own caption beside 99 of other pictures of the same split. Captions that read the same as the
-own one are no distractors, and the picture's other captions neither. By chance 1 % are right.
+The 99 distractors are captions of other images of the same split. The image's other captions, and captions that equal
+one of its own but for case, white space and final dots, are excluded. Chance level is 1 %.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,18 +13,18 @@ from t2i.data.prepared import PreparedDataset
 from t2i.errors import UserError
 from t2i.evaluation.report import Score
 
-CHOICES = 100  # the own caption and 99 others
+CHOICES = 100  # the own caption and 99 distractors
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Says which caption a picture goes with: both have vectors in one space, of length 1.
+class Retrieval:
+    """Ranks captions for an image by cosine: both have vectors in one space, of length 1.
 
-    name: of the share of right answers; network: the label of what it looks through.
+    name: of the top-1 accuracy. network: the label of the network that makes the vectors.
     vectors: a network's features [N, D] -> [N, E]; texts: [captions, E].
-    choices: rows of texts, int64 [N, CHOICES], the own caption first, a row a sample; or [N, 1], which asks nothing.
-    real: vectors [N, E] of the real pictures of the same captions; real_of: which they are.
-    cosine: what 100 times the mean cosine is called where it is a score too, else empty.
+    choices: int64 [N, CHOICES], a row a sample: rows of texts, the own caption first; or [N, 1] without distractors.
+    real: vectors [N, E] of the real images of the same captions; real_of: their data set.
+    cosine: the name of 100 times the mean cosine where it is a score too, else empty.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Judge:
     cosine: str = ""
 
     @property
-    def asks(self) -> bool:
+    def has_distractors(self) -> bool:
         return self.choices.shape[1] > 1
 
     def similarities(self, vectors: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Cosines of pictures' vectors [n, E] with their choices': float32 [n, CHOICES]. rows: which samples."""
+        """Cosines of images' vectors [n, E] with their choices': float32 [n, CHOICES]. rows: which samples."""
         choices = self.choices if rows is None else self.choices[rows]
         out = np.empty(choices.shape, np.float32)
         for start in range(0, len(choices), 256):
@@ -50,18 +50,18 @@ class Judge:
         return out
 
     def margins(self, features: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """How much nearer each picture is to its own caption than to the others on average: [n].
+        """Cosine with the own caption minus the mean cosine with the others, [n].
 
-        On average, not to the nearest: a face drawn well may be nearest to another face's caption, and is no failure.
+        The mean, not the maximum: a good image of a face may be nearest to the caption of another face.
         """
         similarities = self.similarities(self.vectors(features), rows)
         return similarities[:, 0] - similarities[:, 1:].mean(axis=1)
 
     def scores(self, features: np.ndarray, seed: int = 0) -> list[Score]:
-        """The scores of drawn pictures, from their features [N, D]: model, ceiling and floor."""
+        """The scores of generated images, from their features [N, D]: model, ceiling and floor."""
         vectors = self.vectors(features)
-        away = shuffled(len(vectors), seed)
-        model, ceiling, floor = (self.similarities(v) for v in (vectors, self.real, vectors[away]))
+        order = shuffled(len(vectors), seed)
+        model, ceiling, floor = (self.similarities(v) for v in (vectors, self.real, vectors[order]))
         count = len(vectors)
         scores = []
         if self.cosine:
@@ -75,9 +75,9 @@ class Judge:
                     ceiling_of=self.real_of,
                 )
             )  # fmt: skip
-        if self.asks:
+        if self.has_distractors:
             choices = self.choices.shape[1]
-            shares = [float(right(similarities).mean()) for similarities in (model, ceiling, floor)]
+            shares = [float(top1(similarities).mean()) for similarities in (model, ceiling, floor)]
             scores.append(
                 Score(
                     name=self.name, value=shares[0], ceiling=shares[1], floor=shares[2],
@@ -89,26 +89,26 @@ class Judge:
         return scores
 
 
-def right(similarities: np.ndarray) -> np.ndarray:
-    """bool [N]: is the own caption strictly first?"""
+def top1(similarities: np.ndarray) -> np.ndarray:
+    """bool [N]: the own caption is strictly first."""
     return similarities[:, 0] > similarities[:, 1:].max(axis=1)
 
 
-def ask(data: PreparedDataset, pictures: np.ndarray, caption_ids: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The choices of pictures [N] of a data set with their own captions [N]: int64 [N, CHOICES], the own one first.
+def sample_choices(data: PreparedDataset, images: np.ndarray, caption_ids: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The own caption [N] of each image [N] and its distractors: int64 [N, CHOICES], the own one first.
 
-    Raises UserError, one line, where the data set has too few captions to choose from.
+    Raises UserError, one line, where the data set has too few captions.
     """
     used = np.unique(np.concatenate([data.caption_ids(index) for index in range(len(data))])).astype(np.int64)
-    reads = np.full(data.caption_count, -1, np.int64)
-    reads[used] = _same_reading([data.caption(int(caption)) for caption in used])
-    pool = used[np.unique(reads[used], return_index=True)[1]]  # one caption of each reading
-    choices = np.empty((len(pictures), CHOICES), np.int64)
-    for row, (picture, caption) in enumerate(zip(pictures, caption_ids)):
-        own = np.isin(reads[pool], reads[data.caption_ids(int(picture))])
+    texts = np.full(data.caption_count, -1, np.int64)
+    texts[used] = _text_ids([data.caption(int(caption)) for caption in used])
+    pool = used[np.unique(texts[used], return_index=True)[1]]  # one caption of each text
+    choices = np.empty((len(images), CHOICES), np.int64)
+    for row, (image, caption) in enumerate(zip(images, caption_ids)):
+        own = np.isin(texts[pool], texts[data.caption_ids(int(image))])
         if len(pool) - int(own.sum()) < CHOICES - 1:
             raise UserError(
-                f"{data.path}: {len(pool)} different captions are too few to ask for the own one among {CHOICES}"
+                f"{data.path}: {len(pool)} different captions are too few to rank the own one among {CHOICES}"
             )
         random = np.random.default_rng([seed, row])
         choices[row] = [caption, *random.choice(pool[~own], CHOICES - 1, replace=False)]
@@ -116,16 +116,16 @@ def ask(data: PreparedDataset, pictures: np.ndarray, caption_ids: np.ndarray, se
 
 
 def shuffled(count: int, seed: int = 0, share: float = 1.0) -> np.ndarray:
-    """An order of `count` rows, a random `share` of which are in another's place, never in their own."""
+    """A permutation of `count` rows that moves a random `share` of them; none of those keeps its row."""
     random = np.random.default_rng([seed, 1])
     order = np.arange(count)
     moved = random.permutation(count)[: round(count * share)]
-    order[moved] = np.roll(moved, 1)  # a circle through all of them
+    order[moved] = np.roll(moved, 1)  # one cycle through all of them
     return order
 
 
-def _same_reading(texts: Sequence[str]) -> np.ndarray:
-    """A number for each text, the same where they differ in case, white space or final dots only."""
+def _text_ids(texts: Sequence[str]) -> np.ndarray:
+    """A number for each text, equal for texts that differ only in case, white space or final dots."""
     numbers: dict[str, int] = {}
     return np.array(
         [numbers.setdefault(" ".join(text.casefold().split()).rstrip(" .!"), len(numbers)) for text in texts], np.int64

@@ -1,4 +1,4 @@
-"""What evaluation needs of a model: a way to draw captions with seeds, and a way to encode prompts."""
+"""Samples of a model for evaluation: images of captions and seeds."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from t2i.sampling import Sampler
 from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch
 
-CHUNK = 64  # images handed on at once: memory does not grow with their number
+CHUNK = 64  # images in memory at once
 
 
 @dataclass(frozen=True)
 class CaptionSampler:
-    """Draws captions with seeds, as `t2i generate` does.
+    """Generates images from captions and seeds, as `t2i generate` does.
 
-    resolution: R of the images, px. encode: prompts -> captions as the model wants them. encoder_sha256: of the text
-    encoder; a data set of the same encoder lends its embeddings.
+    resolution: R of the images, px. encode: prompts -> token embeddings. encoder_sha256: of the text encoder; the
+    embeddings of a data set with the same encoder are used as they are.
     """
 
     sampler: Sampler
@@ -36,15 +36,15 @@ class CaptionSampler:
         return cls(pipe.sampler, pipe.resolution, pipe.encode, sha256, truncation_psi)
 
     def check(self, data: PreparedDataset) -> None:
-        """Raises UserError, one line, where the model draws another size than the data set holds."""
+        """Raises UserError, one line, where the model and the data set have different resolutions."""
         if self.resolution != data.resolution:
             raise UserError(
-                f"the model draws {self.resolution} px, {data.path} holds {data.resolution} px: prepare the data with "
-                f"--resolution {self.resolution}"
+                f"the model generates {self.resolution} px, {data.path} holds {data.resolution} px: prepare the "
+                f"data with --resolution {self.resolution}"
             )
 
     def captions(self, data: PreparedDataset, caption_ids: Sequence[int] | np.ndarray) -> TextBatch:
-        """Captions of a data set as the model wants them: from the data set's embeddings where these fit."""
+        """The token embeddings of a data set's captions, read from it where its encoder is the model's."""
         if data.text.get("sha256") == self.encoder_sha256:
             return pad_tokens(data.tokens(caption_ids))
         return self.encode([data.caption(int(caption)) for caption in caption_ids])

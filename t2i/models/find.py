@@ -1,4 +1,4 @@
-"""Which model a user means: a folder, a run, a snapshot of a run, or the built-in one."""
+"""Names of models: a folder, a run, a snapshot of a run, or the built-in model."""
 
 import contextlib
 import re
@@ -8,9 +8,9 @@ from t2i.errors import UserError
 from t2i.files import read_json
 
 MODEL = "model"  # the model folder in a snapshot
-BUILT_IN = Path(__file__).parent.parent / "assets" / "emoji"  # the model that comes with the package
+BUILT_IN = Path(__file__).parent.parent / "assets" / "emoji"  # the model in the package
 RUN_FILES = ("config.json", "checkpoints")
-BEST = "best.json"  # in a run: which snapshot had the best score
+BEST = "best.json"  # in a run: the snapshot with the best score
 
 
 def list_snapshots(root: Path) -> list[Path]:
@@ -30,26 +30,26 @@ def is_run(folder: Path) -> bool:
 
 
 def newest_in_run(run: Path) -> Path | None:
-    """The newest model of a run; None where it has none yet."""
+    """The newest model of a run; None where it has none."""
     for snapshot in reversed(list_snapshots(run / "checkpoints")):
         if is_model(snapshot / MODEL):
             return snapshot / MODEL
-    older = run / "model"  # of 0.1
+    older = run / "model"  # of t2i 0.1
     return older if is_model(older) else None
 
 
 def best_in_run(run: Path) -> Path | None:
-    """The model of a run that had the best score; None where none was scored."""
+    """The model of a run with the best score; None where none was scored."""
     with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
         folder = run / "checkpoints" / f"{int(read_json(run / BEST)['snapshot']):09d}" / MODEL
         if is_model(folder):
             return folder
-    older = run / "best"  # of 0.1
+    older = run / "best"  # of t2i 0.1
     return older if is_model(older) else None
 
 
 def find_snapshot(run: Path, which: str) -> Path:
-    """The snapshot's model that RUN@which names: images seen, or "best". Raises UserError, one line."""
+    """The model of the snapshot RUN@which; which: images seen, or "best". Raises UserError, one line."""
     if which == "best":
         if found := best_in_run(run):
             return found
@@ -62,10 +62,10 @@ def find_snapshot(run: Path, which: str) -> Path:
 
 
 def find_model(name: Path | str) -> Path:
-    """The model folder that a user means: one; a run (its newest snapshot); RUN@120000, RUN@best or a snapshot's
-    folder; or "emoji", the built-in one.
+    """The model folder of a name: a model folder, a run (its newest snapshot), RUN@120000, RUN@best, a snapshot's
+    folder, or "emoji", the built-in model.
 
-    A model that lies at the path comes before a name. Where there is none, the path, of which load_model says why.
+    A model at the path takes precedence over the name. Without a model the path is returned, for load_model's error.
     Raises UserError, one line, where a run has no such snapshot.
     """
     path = Path(name)
@@ -81,7 +81,7 @@ def find_model(name: Path | str) -> Path:
 
 
 def model_name(folder: Path) -> str:
-    """How a user calls a model folder: RUN@N for one in a run."""
+    """The name of a model folder: RUN@N for one in a run."""
     if folder.name == MODEL and folder.parent.parent.name == "checkpoints":
         return f"{folder.parent.parent.parent}@{int(folder.parent.name)}"
     return str(folder)

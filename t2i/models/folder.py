@@ -1,10 +1,10 @@
-"""A trained generator as a folder, in the manner of diffusers: JSON to say what it is, safetensors to hold it.
+"""A trained generator as a folder, similar to diffusers: JSON descriptions and safetensors weights.
 
-model_index.json               format, architecture, resolution, text encoder with hash, hash of the weights, what it
-                               was trained on
-generator/config.json          all that is needed to build the generator
+model_index.json               format, architecture, resolution, text encoder with hash, hash of the weights, facts
+                               of its training
+generator/config.json          the settings of the generator
 generator/model.safetensors    its weights, the pooler and the text statistics included
-text_encoder/                  an encoder that was trained with it
+text_encoder/                  the text encoder, if it was trained with the generator
 README.md                      the model card
 
 The built-in model is such a folder too, t2i/assets/emoji; scripts/emoji_model.py made it.
@@ -45,11 +45,11 @@ CLASS_NAME = "TextToImagePipeline"
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a model folder says of its model.
+    """The content of a model folder's JSON files.
 
-    text_encoder: name, sha256, width, max_tokens. text: conditioning, layers, lr_multiplier: how captions enter it.
-    generator: the options of its generator. rgb_resolutions: those that it can draw at. growth: [resolution, alpha]
-    where it was saved while it grew, None at full size. training: free facts.
+    text_encoder: name, sha256, width, max_tokens. text: conditioning, layers, lr_multiplier of the pooler.
+    generator: settings of the generator. rgb_resolutions: resolutions of possible images. growth: [resolution, alpha]
+    of a model saved while it grew, None at full resolution. training: free facts.
     """
 
     architecture: str
@@ -69,15 +69,16 @@ class ModelDescription:
 def save_model(
     folder: Path | str, generator: nn.Module, description: ModelDescription, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a model folder; each file is replaced whole, the description with the hash of the weights last.
+    """Write a model folder; each file is replaced whole, the weights first, the description with their hash last: a
+    folder in which a save was killed or ran out of disk holds the model before, the new one, or one that is refused.
 
-    dtype: what the weights are rounded to, torch.float16 for a file of half the size; None: as they are. They are
-    loaded as float32 either way. Raises UserError, one line.
+    dtype: of the weights in the file, torch.float16 for half the size; None: unchanged. They load as float32 either
+    way. Raises UserError, one line.
     """
     folder = Path(folder)
     weights = make_folder(folder / "generator") / "model.safetensors"
     for place in (folder, weights.parent):
-        sweep(place)  # of a save that was killed
+        sweep(place)  # left by a save that was killed
     state = generator.state_dict()
     if dtype is not None:
         state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
@@ -91,14 +92,14 @@ def save_model(
         "text_encoder": config.pop("text_encoder"),
         "training": config.pop("training"),
     }
-    with atomic_write(folder / "README.md", "w") as stream:
-        stream.write(model_card(folder.name, description))
-    write_json(folder / "generator" / "config.json", config)
     try:
         save_tensors(weights, state)
         index["weights_sha256"] = sha256(weights)
     except OSError as error:
         raise describe_os_error(error, weights) from error
+    write_json(folder / "generator" / "config.json", config)
+    with atomic_write(folder / "README.md", "w") as stream:
+        stream.write(model_card(folder.name, description))
     write_json(folder / "model_index.json", index)
 
 
@@ -128,7 +129,7 @@ def load_model(folder: Path | str) -> tuple[Generator, ModelDescription, str]:
         generator = build_generator(description)
         content = weights.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
-        # A folder of an older t2i may know no hash, or that of the weights before as well.
+        # A folder of an older t2i may have no hash, or also that of earlier weights.
         known = [index[name] for name in ("weights_sha256", "weights_sha256_before") if name in index]
         if known and digest not in known:
             raise UserError(f"{weights}: damaged (its hash is not the one in model_index.json); get or train it again")
@@ -156,7 +157,7 @@ def build_generator(description: ModelDescription) -> Generator:
 
 
 def holds_model(folder: Path | str) -> bool:
-    """Whether a folder is a t2i model's, whole or not; False for one of another tool."""
+    """Whether a folder holds a t2i model, complete or not; False for another tool's folder."""
     with contextlib.suppress(UserError):
         return read_json(Path(folder) / "model_index.json").get("_class_name") == CLASS_NAME
     return False
@@ -178,12 +179,12 @@ def _check_description(description: ModelDescription) -> None:
     if isinstance(entry := description.text, dict):
         kinds |= {"text.conditioning": (entry.get("conditioning"), str), "text.layers": (entry.get("layers"), int)}
         kinds["text.lr_multiplier"] = entry.get("lr_multiplier"), (int, float)
-    if isinstance(sides := description.rgb_resolutions, list):
-        kinds |= {f"rgb_resolutions[{n}]": (side, int) for n, side in enumerate(sides)}
+    if isinstance(resolutions := description.rgb_resolutions, list):
+        kinds |= {f"rgb_resolutions[{n}]": (value, int) for n, value in enumerate(resolutions)}
     if isinstance(text, dict):
         kinds |= {f"text_encoder.{name}": (text.get(name), str) for name in ("name", "sha256")}
         kinds |= {f"text_encoder.{name}": (text.get(name), int) for name in ("width", "max_tokens")}
-    if isinstance(facts := description.training, dict):  # free, but for what is written on
+    if isinstance(facts := description.training, dict):  # free facts, except those that the model card prints
         known = {"images_seen": int, "prompts": list, "licences": str, "data": str}
         kinds |= {f"training.{name}": (facts[name], kind) for name, kind in known.items() if name in facts}
         kinds |= {f"training.prompts[{n}]": (text, str) for n, text in enumerate(_list(facts.get("prompts")))}
@@ -229,13 +230,13 @@ from t2i import TextToImagePipeline
 image = TextToImagePipeline.from_pretrained("PATH/TO/THIS/FOLDER")({json.dumps(prompt, ensure_ascii=False)}).images[0]
 ```
 
-It draws what its training images and captions taught it, and little else. The licence of those images decides
-what may be done with it.
+It generates images like those it was trained on, and little else. The licence of the training images governs its
+use.
 """
 
 
 def _what_else(folder: Path) -> str:
-    """Why a path is no model folder, and what to do."""
+    """The error for a path that is no model folder, with a remedy."""
     if folder.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".bin"):
         return "pickled weights can run code and are never loaded; give a model folder with safetensors"
     if not folder.exists():
@@ -245,5 +246,5 @@ def _what_else(folder: Path) -> str:
     if (folder / "dataset.json").is_file():
         return "this is a prepared data set, not a model; train on it with t2i train"
     if (folder / "state.json").is_file():
-        return "this is a checkpoint of an older t2i, to resume from; name its run to draw with"
+        return "this is a checkpoint of an older t2i, for --resume; name its run instead"
     return "no model here (there is no model_index.json); give a run or a model folder"

@@ -1,7 +1,7 @@
 """Progressive growing: Karras et al., "Progressive Growing of GANs", ICLR 2018, sec. 2.
 
-A network that grows works at one resolution at a time. While a new resolution fades in, its output is a blend of the
-old resolution, upsampled, and the new one, with weight alpha; real images get the same blend.
+A growing network works at one resolution at a time. While a new resolution fades in, the output is a blend of the old
+resolution, upsampled, and the new one, with weight alpha; real images get the same blend.
 """
 
 from collections.abc import Collection
@@ -14,9 +14,9 @@ from t2i.layers import downsample, upsample
 
 
 class Growth(NamedTuple):
-    """Where a growing network stands. alpha: weight of the newest resolution, in [0, 1].
+    """The stage of a growing network. alpha: weight of the newest resolution, in [0, 1].
 
-    While it fades in, alpha may be a tensor, [] on the network's device.
+    During the fade alpha may be a tensor, [] on the network's device.
     """
 
     resolution: int
@@ -28,8 +28,10 @@ class Growth(NamedTuple):
 
 
 def growth_at(value: Any, resolutions: Collection[int]) -> Growth:
-    """[resolution, alpha], as a model folder has it, of a network that can draw at these resolutions; None: fully
-    grown. Raises ValueError for anything else."""
+    """The Growth of [resolution, alpha], as model folders store it, for a network with these resolutions.
+
+    None: fully grown. Raises ValueError for anything else.
+    """
     match value:
         case None:
             return Growth(max(resolutions))
@@ -46,7 +48,7 @@ def blend(old: Tensor, new: Tensor, alpha: float | Tensor) -> Tensor:
 
 
 def real_at(images: Tensor, growth: Growth) -> Tensor:
-    """Real images [B, 3, R, R] as a network at `growth` would draw them: [B, 3, r, r], faded as it fades."""
+    """Real images [B, 3, R, R] at the stage `growth`: [B, 3, r, r], with the same fade."""
     while images.shape[-1] > growth.resolution:
         images = downsample(images)
     if growth.fades:
@@ -55,7 +57,7 @@ def real_at(images: Tensor, growth: Growth) -> Tensor:
 
 
 def enlarge(images: Tensor, resolution: int) -> Tensor:
-    """Images [B, 3, r, r] of a network that has not grown up, at [B, 3, resolution, resolution], pixels repeated."""
+    """Images [B, 3, r, r] of a network that is not fully grown -> [B, 3, resolution, resolution], pixels repeated."""
     while images.shape[-1] < resolution:
         images = upsample(images)
     return images

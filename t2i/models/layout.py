@@ -1,7 +1,7 @@
-"""Layout MLP: a coarse map of what lies where, from styles and text, that is added to a generator's features.
+"""Layout MLP: a coarse spatial map, computed from styles and text, that is added to a generator's features.
 
-Modulation turns a channel up or down everywhere at once, so that what lies where is learned from text slowly. A
-perceptron costs little beside convolutions, and learns it fast (docs/recipes.md has what was measured).
+Modulation scales a channel at all positions alike, so positions are learned from text slowly. An MLP is cheap beside
+convolutions and learns them fast (measured in docs/recipes.md).
 """
 
 import math
@@ -20,7 +20,7 @@ def check_layout(resolution: int, sides: Sequence[int]) -> None:
 
 
 class LayoutMLP(nn.Module):
-    """[B, S] -> [B, channels, side, side], by two hidden layers: no equalised learning rates, and GELU."""
+    """[B, S] -> [B, channels, side, side]: two hidden layers with GELU, without equalised learning rates."""
 
     def __init__(self, styles: int, channels: int, side: int, hidden: int = 512, lr_multiplier: float = 1.0):
         super().__init__()

@@ -1,14 +1,13 @@
 """Projected discriminator: small heads over the features of a frozen, pretrained network.
 
-Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021 (PG): images go through EfficientNet-Lite0; its maps of
-four sizes are mixed across channels and scales by frozen random convolutions, so that the heads cannot look at a few
-channels alone; each scale has a head of its own. Text enters each head by projection, as in StyleGAN-T (Sauer et al.
-2023, sec. 3.2). The network's own last features go into the summary, by which the contrastive term compares images
-and captions.
+Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021: images go through EfficientNet-Lite0. Frozen random
+convolutions mix its maps of four sizes across channels and scales, so that the heads cannot rely on a few channels.
+Each scale has its own head. Text enters each head by projection, as in StyleGAN-T (Sauer et al. 2023, sec. 3.2). The
+backbone's pooled features join the summary, by which the contrastive term compares images and captions.
 
-Departures: no batch norm in the heads, and a spectral norm without state (see SpectralConv2d): then a batch in pieces
-has the gradients of the batch. Images may enter at 64 px, a third of the size that the network was trained with: a
-step takes a third of the time that it does at 128 px, and for icons that is good enough (docs/recipes.md).
+Departures: no batch norm in the heads, and a spectral norm without state (SpectralConv2d), so that a batch in pieces
+has the gradients of the whole batch. Images may enter at 64 px instead of 224: a step takes a third of the time of
+128 px, and the quality is sufficient for icons (docs/recipes.md).
 """
 
 import copy
@@ -39,8 +38,7 @@ Network = TypeVar("Network", bound=nn.Module)
 class ProjectedDiscriminator(Discriminator):
     """images [B, 3, R, R] and a TextBatch -> logits [B, 4], one a head.
 
-    input_resolution: what the images are resized to for the frozen network. Raises UserError, one line, where its
-    weights are not installed.
+    input_resolution: size of the backbone's input. Raises UserError, one line, where its weights are not installed.
     """
 
     grows = True  # images of every size are resized
@@ -59,20 +57,20 @@ class ProjectedDiscriminator(Discriminator):
         self.input_resolution = input_resolution
         self.pooler = text.pooler()
         self.network = frozen(load_lite("lite0"))
-        self._converted: dict[tuple[torch.dtype, torch.device], EfficientNetLite] = {}  # no part of the state
+        self._converted: dict[tuple[torch.dtype, torch.device], EfficientNetLite] = {}  # not in the state dict
         for number, (c_in, c_out) in enumerate(zip(TAPS, MIXED)):
             self.register_buffer(f"mix{number}", torch.randn(c_out, c_in, 1, 1) * c_in**-0.5)
         for number, (c_out, c_in) in enumerate(pairwise(MIXED)):
             self.register_buffer(f"down{number}", torch.randn(c_out, c_in, 1, 1) * c_in**-0.5)
-        sides = [input_resolution // scale for scale in (4, 8, 16, 32)]
-        self.heads = nn.ModuleList(_Head(c, side) for c, side in zip(MIXED, sides))
+        sizes = [input_resolution // stride for stride in (4, 8, 16, 32)]
+        self.heads = nn.ModuleList(_Head(c, size) for c, size in zip(MIXED, sizes))
         self.projections = nn.ModuleList(
             Linear(self.pooler.out_width, HEAD, lr_multiplier=text.lr_multiplier) for _ in MIXED
         )
         self.unconditional = nn.ModuleList(SpectralConv2d(HEAD, 1, 1) for _ in MIXED)
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, R, R] -> the frozen network's maps, the finest first, and what it ends with, [B, 1280, 1, 1]."""
+        """[B, 3, R, R] -> the backbone's maps, the finest first, and its pooled features, [B, 1280, 1, 1]."""
         side = self.input_resolution
         pixels = (F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False) + 1) * 127.5
         network = self._network(images.device)
@@ -80,7 +78,7 @@ class ProjectedDiscriminator(Discriminator):
         return [*maps, network.head(maps[-1]).mean((2, 3), keepdim=True)]
 
     def _network(self, device: torch.device) -> EfficientNetLite:
-        """The frozen network, in autocast's number format where that is on, which would convert it in every pass."""
+        """The backbone, converted once to autocast's dtype, which would convert it in every pass."""
         if not torch.is_autocast_enabled(device.type):
             return self.network
         kind = torch.get_autocast_dtype(device.type), device
@@ -89,13 +87,13 @@ class ProjectedDiscriminator(Discriminator):
         return self._converted[kind]
 
     def features_of_maps(self, maps: list[Tensor], growth: Growth | None = None) -> Features:
-        """regions: the heads' maps, in a row, [B, 4 * 64, 4, 4]; summary: their means, and what the network itself ends
-        with, [B, 4 * 64 + 1280]."""
+        """regions: the heads' maps, concatenated, [B, 4 * 64, 4, 4]. summary: their means and the backbone's pooled
+        features, [B, 4 * 64 + 1280]."""
         *scales, last = maps
         mixed: list[Tensor] = []
         for number in reversed(range(len(scales))):
             x = F.conv2d(scales[number], getattr(self, f"mix{number}"))
-            if mixed:  # from the coarser scale, as long and as large as this one's own
+            if mixed:  # from the coarser scale, with the same variance and size
                 coarse = F.interpolate(mixed[-1], size=x.shape[2:], mode="bilinear", align_corners=False)
                 x = (x + F.conv2d(coarse, getattr(self, f"down{number}"))) * 0.5**0.5
             mixed.append(x)
@@ -103,13 +101,13 @@ class ProjectedDiscriminator(Discriminator):
         return Features(torch.cat([found.mean((2, 3)), last[..., 0, 0]], dim=1), found)
 
     def logits(self, features: Features, condition: Tensor) -> Tensor:
-        """Of each head the mean over its patches of an unconditional logit and the projection on the text."""
+        """[B, 4]: for each head the mean over its patches of an unconditional logit plus the text projection."""
         logits = []
         parts = features.regions.chunk(len(self.heads), dim=1)
-        for part, project, alone in zip(parts, self.projections, self.unconditional):
+        for part, project, unconditional in zip(parts, self.projections, self.unconditional):
             text = at_least_fp32(project(condition))
             match = (at_least_fp32(part).mean((2, 3)) * text).sum(1) * HEAD**-0.5
-            logits.append(at_least_fp32(alone(part)).mean((1, 2, 3)) + match)
+            logits.append(at_least_fp32(unconditional(part)).mean((1, 2, 3)) + match)
         return torch.stack(logits, dim=1)
 
 
@@ -131,7 +129,7 @@ class _Head(nn.Module):
 
 
 def frozen(network: Network) -> Network:
-    """A network whose parameters are buffers: no optimiser sees them, and no checkpoint keeps them."""
+    """Turn parameters into buffers, which no optimiser updates and no checkpoint holds."""
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             delattr(module, name)

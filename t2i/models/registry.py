@@ -1,4 +1,4 @@
-"""The architectures t2i can train. A registered name is the value of `--arch` and the id of the tests."""
+"""The registry of architectures. A registered name is the value of `--arch` and the id of the tests."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 from t2i.models.base import Discriminator, Generator
 from t2i.text.pooler import Conditioning
 
-NO_OPTIONS = ("resolution", "text", "growth", "rgb_resolutions")  # of a constructor: not the user's to set
+NO_OPTIONS = ("resolution", "text", "growth", "rgb_resolutions")  # constructor arguments that are no settings
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ _DISCRIMINATORS: dict[str, type[Discriminator]] = {}
 
 
 def register(architecture: Architecture) -> Architecture:
-    """Make an architecture known under its name, and so its discriminator."""
+    """Register an architecture, and its discriminator, under its name."""
     assert architecture.name not in _ARCHITECTURES
     _ARCHITECTURES[architecture.name] = architecture
     register_discriminator(architecture.name, architecture.discriminator)
@@ -39,7 +39,7 @@ def register(architecture: Architecture) -> Architecture:
 
 
 def register_discriminator(name: str, discriminator: type[Discriminator]) -> None:
-    """Make a discriminator known as a `kind` of [model.discriminator]."""
+    """Register a discriminator as a `kind` of [model.discriminator]."""
     assert name not in _DISCRIMINATORS
     _DISCRIMINATORS[name] = discriminator
 
@@ -67,7 +67,7 @@ def get_discriminator(kind: str) -> type[Discriminator]:
 
 
 def options_of(network: type) -> dict[str, Any]:
-    """A network's own settings, {name: default}: the keyword arguments of its constructor."""
+    """The settings of a network, {name: default}: the keyword arguments of its constructor."""
     parameters = inspect.signature(network).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in NO_OPTIONS}
 
@@ -82,10 +82,10 @@ def build_networks(
     rgb_resolutions: Sequence[int],
     seed: int,
 ) -> tuple[Generator, Discriminator]:
-    """A new generator and discriminator; the same seed gives the same weights. The global RNG is not touched.
+    """A new generator and discriminator; the same seed gives the same weights. The global RNG is unchanged.
 
-    generator, discriminator: their options. kind: of the discriminator. rgb_resolutions: that growing goes through.
-    Raises ValueError or TypeError where options make no network.
+    generator, discriminator: their settings. kind: of the discriminator. rgb_resolutions: the stages of growing.
+    Raises ValueError or TypeError for invalid settings.
     """
     shared = {"rgb_resolutions": tuple(rgb_resolutions)}
     with torch.random.fork_rng(devices=[]):

@@ -4,13 +4,13 @@ Karras, Laine, Aila, "A Style-Based Generator Architecture for Generative Advers
 Karras et al., "Progressive Growing of GANs", ICLR 2018 (PG). Read it top to bottom: mapping, one style layer,
 generator; discriminator block, discriminator.
 
-What the papers do not have is text. The generator's mapping takes [noise ; text], each normalised; the discriminator
-has a projection term beside its unconditional logit (Miyato & Koyama 2018), and sees wrong captions.
+Text is an addition to the papers. The generator's mapping takes [noise ; text], each normalised. The discriminator has
+a projection term beside its unconditional logit (Miyato & Koyama 2018), and sees mismatched captions.
 
 Departures from the paper:
-- Truncation pulls w to the mean of the prompt's own w, not to that of all prompts: psi = 0 then draws the most typical
-  image of the prompt, where a global mean would forget the prompt. It needs no running average.
-- The noise inputs are fixed when drawing (they lie in the weights), so that a prompt and a seed give one image.
+- Truncation pulls w to the mean w of the prompt, not of all prompts, which would lose the prompt at psi = 0. It needs
+  no running average.
+- The noise inputs are constant at inference (buffers of the generator), so that a prompt and a seed give one image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,8 +39,8 @@ from t2i.models.registry import Architecture, register
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import Conditioning, TextBatch
 
-W_AVG_SAMPLES = 64  # noises whose mean w is the centre that truncation pulls to
-MIXING = 0.9  # share of the training images with styles of two noises
+W_AVG_SAMPLES = 64  # noises whose mean w is the centre of truncation
+MIXING = 0.9  # share of training images with style mixing
 
 
 class Mapping(nn.Module):
@@ -59,7 +59,7 @@ class Mapping(nn.Module):
 
 
 class StyleLayer(nn.Module):
-    """What follows each convolution: noise, bias, leaky ReLU, instance norm, style (SG1, fig. 1b)."""
+    """The layer after each convolution: noise, bias, leaky ReLU, instance norm, style (SG1, fig. 1b)."""
 
     noise: Tensor
 
@@ -73,7 +73,7 @@ class StyleLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:  # [B, C, r, r], [B, W], [B, 1, r, r]
         noise = (self.noise if noise is None else noise).to(x.dtype).flatten(1)[..., None]  # [B or 1, r * r, 1]
-        # As rows of pixels, which is how channels_last keeps them: torch is 2 to 4 times as fast over these on a CPU.
+        # As rows of pixels, the memory layout of channels_last: on a CPU torch is 2 to 4 times as fast on these.
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, r * r, C]
         strength, bias = self.noise_strength.to(x.dtype), self.bias.to(x.dtype)
         pixels = at_least_fp32(leaky_relu(torch.addcmul(pixels + bias, noise, strength)))
@@ -115,8 +115,8 @@ class SynthesisBlock(nn.Module):
 class StyleGANGenerator(Generator):
     """Noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
-    rgb_resolutions: those with a ToRGB, at which it can draw; the last always among them. growth: [resolution, alpha]
-    to stand at; left out, fully grown. Raises ValueError where it cannot stand there.
+    rgb_resolutions: those with a ToRGB; `resolution` is always one. growth: the default stage, [resolution, alpha];
+    None: fully grown. Raises ValueError for an impossible stage.
     """
 
     w_avg_samples: Tensor
@@ -158,7 +158,7 @@ class StyleGANGenerator(Generator):
         self.register_buffer("w_avg_samples", torch.randn(W_AVG_SAMPLES, z_dim))
 
     def training_noise(self, growth: Growth | None = None) -> int:
-        """A second noise, its crossover, the noise inputs."""
+        """The second noise of style mixing, its crossover, and the noise inputs."""
         sides = resolutions_to((growth or self.growth).resolution)
         return self.z_dim + 2 + sum(2 * side * side for side in sides)
 
@@ -249,7 +249,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class StyleGANDiscriminator(Discriminator):
-    """Images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution. The generator's mirror."""
+    """Images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution. It mirrors the generator."""
 
     grows, group = True, GROUP
 
@@ -284,9 +284,9 @@ class StyleGANDiscriminator(Discriminator):
         side = growth.resolution
         x = self._from_rgb(maps, side)
         if growth.fades:
-            # The new resolution's block counts alpha; an image of half the size goes around it (PG, fig. 2).
-            around = self._from_rgb(downsample(maps), side // 2).to(x.dtype)
-            x = blend(around, self.blocks[str(side)](x), growth.alpha)
+            # The new resolution's block has weight alpha; an image of half the size bypasses it (PG, fig. 2).
+            bypass = self._from_rgb(downsample(maps), side // 2).to(x.dtype)
+            x = blend(bypass, self.blocks[str(side)](x), growth.alpha)
             side //= 2
         while side > 4:
             x = self.blocks[str(side)](x)

@@ -3,16 +3,17 @@
 Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020 (SG2). The generator sums RGB images
 of every resolution, so that training itself shifts from coarse to fine.
 
-Text enters the generator's w beside what the mapping makes of the noise, as in StyleGAN-T (Sauer et al. 2023, sec.
-3.1), so that truncation acts on the noise alone; the discriminator has a projection term beside its unconditional
-logit (Miyato & Koyama 2018), and sees wrong captions.
+The generator's w is the mapped noise, concatenated with the text as in StyleGAN-T (Sauer et al. 2023, sec. 3.1), so
+that truncation acts on the noise alone. The discriminator has a projection term beside its unconditional logit (Miyato
+& Koyama 2018), and sees mismatched captions.
 
-Departures from the paper: it can grow all the same (Karras et al. 2018), for steps at a low resolution are cheaper; no
-noise images and no style mixing (nothing that a caption speaks of), no path length
-penalty, and R1 is taken in the same optimiser step as the loss. The discriminator halves an image by a convolution
-with stride 2, without the low-pass before it, and works at half the size: cheaper, and it learns outlines sooner
-(docs/recipes.md). Pooled text goes through a layer of its own in both networks, and a layout MLP can say
-what lies where (layout.py).
+Departures from the paper:
+- The networks can grow (Karras et al. 2018), because steps at a low resolution are cheaper.
+- No noise inputs and no style mixing, as captions describe neither; no path length penalty.
+- R1 is computed in the same optimiser step as the loss.
+- The discriminator downsamples by a convolution of stride 2 without a low-pass filter, and its block works at half the
+  size: cheaper, and shapes are learned earlier (docs/recipes.md).
+- Pooled text goes through its own layer in both networks, and a layout MLP (layout.py) can place objects.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,21 +46,21 @@ from t2i.models.registry import Architecture, register
 from t2i.precision import at_least_fp32
 from t2i.text.pooler import Conditioning
 
-W_AVG_SAMPLES = 1024  # noises whose mean w is the centre that truncation pulls to
+W_AVG_SAMPLES = 1024  # noises whose mean w is the centre of truncation
 
 
 def upsample(x: Tensor) -> Tensor:
-    """[B, C, h, w] -> [B, C, 2h, 2w], bilinear: inside the borders the filter [1, 3, 3, 1] of SG2."""
+    """[B, C, h, w] -> [B, C, 2h, 2w], bilinear: away from the borders the filter [1, 3, 3, 1] of SG2."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 class ModulatedConv2d(nn.Module):
-    """A convolution whose input channels are scaled by a style, and whose output has variance 1 again (SG2, eq. 1, 3).
+    """Modulated convolution: a style scales the input channels, and demodulation restores variance 1 (SG2, eq. 1, 3).
 
-    [B, c_in, h, w], w [B, W] and a bias [c_out] -> [B, c_out, h, w]. Scaling input and output, with one kernel for the
-    batch, is the same as a kernel for each image, and faster than the grouped convolution which that takes.
-    gain: what the result is multiplied with, bias and all. Not demodulated, as for RGB, the result is in at least fp32.
-    upsampled: on the input at twice its size, -> [B, c_out, 2 h, 2 w].
+    [B, c_in, h, w], w [B, W] and a bias [c_out] -> [B, c_out, h, w]. Input and output are scaled around one shared
+    kernel: the same as a kernel for each image, and faster than its grouped convolution.
+    gain: factor of the result, bias included. Without demodulation, for RGB, the result is in at least fp32.
+    upsampled: of the input at twice its size, -> [B, c_out, 2 h, 2 w].
     """
 
     def __init__(
@@ -94,11 +95,11 @@ class ModulatedConv2d(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated conv3, bias, leaky ReLU with its gain; upsampled: of the input at twice its size."""
+    """Modulated conv3, bias, leaky ReLU with gain. upsampled: of the input at twice its size."""
 
     def __init__(self, c_in: int, c_out: int, w_dim: int, *, upsampled: bool = False):
         super().__init__()
-        # The gain is as good before the ReLU as after it.
+        # The gain commutes with the leaky ReLU.
         self.conv = ModulatedConv2d(c_in, c_out, 3, w_dim, gain=SQRT2, upsampled=upsampled)
         self.bias = nn.Parameter(torch.zeros(c_out))
 
@@ -121,8 +122,8 @@ class ToRGB(nn.Module):
 class StyleGAN2Generator(Generator):
     """Noise [B, z_dim] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
-    growth: [resolution, alpha] to stand at; left out, fully grown. layout_mlp: resolution of the map that a LayoutMLP
-    is added to; 0 for none. Raises ValueError for a resolution that it has not.
+    growth: the default stage, [resolution, alpha]; None: fully grown. layout_mlp: resolution of the features that a
+    LayoutMLP is added to; 0: none. Raises ValueError for an impossible resolution.
     """
 
     w_avg_samples: Tensor
@@ -174,10 +175,10 @@ class StyleGAN2Generator(Generator):
         return at_least_fp32(x)
 
     def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None) -> Tensor:
-        """w for each layer, [B, layers, 2 W]: what the mapping makes of the noise, and the text.
+        """w for each layer, [B, layers, 2 W]: the mapped noise and the text.
 
-        With a layout MLP, [B, layers, 2 W + E]: the condition itself goes along. truncation_psi pulls the noise's part
-        to its mean (Karras et al. 2019, sec. B); what the text says stays.
+        With a layout MLP, [B, layers, 2 W + E], the condition included. truncation_psi pulls the mapped noise to its
+        mean (Karras et al. 2019, sec. B); the text is unchanged.
         """
         w = self.map(z)
         if truncation_psi != 1:
@@ -189,7 +190,7 @@ class StyleGAN2Generator(Generator):
         return torch.cat(parts, dim=1)[:, None].expand(-1, layers, -1)
 
     def render(self, styles: Tensor, growth: Growth | None = None) -> Tensor:
-        """Styles of `styles` -> images [B, 3, r, r]. The layout is of the first layer's."""
+        """Styles of `styles` -> images [B, 3, r, r]. The layout MLP takes those of the first layer."""
         growth = growth or self.growth
         coarse, styles = styles[:, 0], styles[..., : self.w_width]
         x = self.first(self.constant.expand(len(styles), -1, -1, -1), styles[:, 0])
@@ -202,7 +203,7 @@ class StyleGAN2Generator(Generator):
             x = conv(x, styles[:, 2 * number])
             old = rgb
             rgb = upsample(rgb) + self.to_rgb[number](x, styles[:, 2 * number + 1])
-        # While a resolution fades in, the old one has its pixels repeated, as the real images have (growing.real_at).
+        # During a fade the old resolution has its pixels repeated, as in real images (growing.real_at).
         return rgb if not growth.fades else blend(repeat_pixels(old), rgb, growth.alpha)
 
     def synthesis(
@@ -217,7 +218,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
         self.conv1 = EqualConv2d(c_in, c_out, 4, stride=2)
-        self.conv2 = EqualConv2d(c_out, c_out, 3, factor=SQRT2**-1)  # as good before the ReLU as after it
+        self.conv2 = EqualConv2d(c_out, c_out, 3, factor=SQRT2**-1)  # the factor commutes with the leaky ReLU
         self.shortcut = EqualConv2d(c_in, c_out, 1, gain=SQRT2**-1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,7 +229,7 @@ class ResidualBlock(nn.Module):
 class StyleGAN2Discriminator(Discriminator):
     """Images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution.
 
-    rgb_resolutions: those that images can enter at, the last always among them.
+    rgb_resolutions: possible resolutions of its input; `resolution` is always one.
     """
 
     grows, group = True, GROUP
@@ -264,9 +265,9 @@ class StyleGAN2Discriminator(Discriminator):
         growth = growth or self.growth
         side = growth.resolution
         x = self._from_rgb(maps, side)
-        if growth.fades:  # an image of half the size goes around the new block
-            around = self._from_rgb(downsample(maps), side // 2).to(x.dtype)
-            x = blend(around, self.blocks[str(side)](x), growth.alpha)
+        if growth.fades:  # an image of half the size bypasses the new block
+            bypass = self._from_rgb(downsample(maps), side // 2).to(x.dtype)
+            x = blend(bypass, self.blocks[str(side)](x), growth.alpha)
             side //= 2
         while side > 4:
             x = self.blocks[str(side)](x)

@@ -1,4 +1,4 @@
-"""Self-attention over the tokens of a caption, and the block of a Transformer that is built of it.
+"""Self-attention over the tokens of a caption, a Transformer block, and the token mixer.
 
 Vaswani et al., "Attention Is All You Need", NIPS 2017, with the norms before each sub-layer (pre-norm; Xiong et al.
 2020) and GELU in place of ReLU.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from t2i.layers import Linear
 from t2i.precision import at_least_fp32
 
-SLOPES = (1.0, 0.5, 0.25, 0.0)  # of the heads that look one way: fewer and steeper than ALiBi's, the last one flat
+SLOPES = (1.0, 0.5, 0.25, 0.0)  # of the heads of one direction: fewer and steeper than ALiBi's, the last one flat
 
 
 class LayerNorm(nn.LayerNorm):
@@ -24,17 +24,17 @@ class LayerNorm(nn.LayerNorm):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (sec. 3.2.2). What comes out at padding means nothing."""
+    """Multi-head self-attention (sec. 3.2.2). The output at padding is undefined."""
 
     def __init__(self, width: int, heads: int, lr_multiplier: float = 1.0):
         super().__init__()
         self.heads = heads
-        # No bias: that of the keys would cancel in the softmax, that of the values is a bias of `out`.
+        # No bias: that of the keys cancels in the softmax, that of the values is a bias of `out`.
         self.qkv = Linear(width, 3 * width, bias=False, lr_multiplier=lr_multiplier)
         self.out = Linear(width, width, lr_multiplier=lr_multiplier)
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        """x [B, L, W]; allowed [B, 1 or H, 1 or L, L]: True where a query may look, or what is added to a score."""
+        """x [B, L, W]; allowed [B, 1 or H, 1 or L, L]: True at visible keys, or a float added to the scores."""
         qkv = at_least_fp32(self.qkv(x)).unflatten(2, (3, self.heads, -1))  # [B, L, 3, H, W / H]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, W / H]
         with torch.autocast(x.device.type, enabled=False):
@@ -45,8 +45,8 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x)); `keep` scales the channels of each sub-layer's result.
 
-    Every layer keeps the variance of its input; what is added to the sum starts small, for a stack of `layers` blocks
-    (Radford et al. 2019).
+    Every layer keeps the variance of its input. Residual branches start small, for a stack of `layers` blocks (Radford
+    et al. 2019).
     """
 
     def __init__(self, width: int, heads: int, feed_forward: int, layers: int = 1, lr_multiplier: float = 1.0):
@@ -67,14 +67,13 @@ class Block(nn.Module):
 
 
 class TokenMixer(nn.Module):
-    """Who does what to whom: blocks in which half of the heads look back and half ahead, near words before far ones.
+    """Transformer blocks that add word order: half of the heads attend to earlier words, half to later ones.
 
-    A sentence encoder's last layer hardly says any more which of two like things is the left one. A head that sees only
-    what comes after its own word, and one that sees only what came before, make it a sum: "left of" ahead of a word
-    speaks for it, behind it against it. Distance lowers a score as in ALiBi (Press et al. 2022). docs/recipes.md has
-    what this was measured against.
+    The last layer of a sentence encoder hardly encodes which of two objects is the left one. With one-directional heads
+    a sum does: "left of" after a noun counts for it, before a noun against it. Distance lowers a score as in ALiBi
+    (Press et al. 2022). docs/recipes.md has the measurements.
 
-    forward: tokens [B, L, T] and mask [B, L] -> [B, L, width]; what stands at padding means nothing.
+    forward: tokens [B, L, T] and mask [B, L] -> [B, L, width]; the output at padding is undefined.
     """
 
     slopes: Tensor
@@ -97,9 +96,9 @@ class TokenMixer(nn.Module):
         return x
 
     def scores(self, mask: Tensor) -> Tensor:
-        """What is added to the scores, [B, H, L, L]: -inf where a head does not look. Each token sees itself."""
-        places = torch.arange(mask.shape[1], device=mask.device)
-        ahead = places - places[:, None]  # [L, L], of a key from its query
+        """The bias of the attention scores, [B, H, L, L]: -inf at hidden keys. Each token sees itself."""
+        positions = torch.arange(mask.shape[1], device=mask.device)
+        ahead = positions - positions[:, None]  # [L, L], of a key from its query
         near = -self.slopes[:, None, None] * ahead.abs()  # [H / 2, L, L]
         biases = torch.cat([near.masked_fill(ahead > 0, float("-inf")), near.masked_fill(ahead < 0, float("-inf"))])
         hidden = ~mask[:, None, None, :] & (ahead != 0)  # [B, 1, L, L]

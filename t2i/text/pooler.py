@@ -1,18 +1,17 @@
-"""From a caption's token embeddings to the one vector that conditions a network.
+"""Pooling: from a caption's token embeddings to the one vector that conditions a network.
 
-Two ways, chosen by `--conditioning`:
+`--conditioning` chooses the kind:
 
-- `attention`: learned queries attend over the tokens (AttentionPooler), trained with its network. Words keep their
-  own say, so colours and shapes that were never seen together can still be combined.
-- `sentence`: one fixed vector, the masked mean of the tokens (SentencePooler), as DF-GAN and StyleGAN-T have it.
+- `attention`: learned queries attend over the tokens (AttentionPooler), trained with its network. Words keep
+  separate representations, so that new pairs of colours and shapes can be combined.
+- `sentence`: one fixed vector, the masked mean of the tokens (SentencePooler), as in DF-GAN and StyleGAN-T.
 
-Before they are pooled, tokens can go through layers of attention among each other (`text_layers`; TokenMixer), which
-say who is left of whom. The discriminator learns these, from real images and their captions; the generator's are copied
-from them after each step (sync_token_mixer): it would have to learn to read from verdicts on its own images.
+Before pooling, tokens can go through layers of self-attention (text.layers; TokenMixer), which add word order. The
+discriminator learns these layers, from real images and their captions. The generator's are copied from them after each
+step (sync_token_mixer), because its own gradients are a poor signal for reading.
 
-Both standardise with the data set's own statistics (TextStatistics). A sentence encoder's vectors are nearly
-parallel within one domain; without this the captions would hardly differ. The statistics are buffers: they belong
-to the model and are saved with it.
+Both kinds standardise with the statistics of the data set (TextStatistics): the vectors of a sentence encoder are
+nearly parallel within one domain. The statistics are buffers, saved with the model.
 """
 
 from collections.abc import Iterator
@@ -64,12 +63,12 @@ class TextStatistics(NamedTuple):
 
     @classmethod
     def identity(cls, width: int) -> "TextStatistics":
-        """Statistics that change nothing: for tests, and as a place to load saved ones into."""
+        """Statistics that leave tokens unchanged: for tests, and to load saved statistics into."""
         return cls(torch.zeros(width), torch.ones(width), torch.zeros(width), torch.ones(width))
 
 
 def sentence_vector(text: TextBatch) -> Tensor:
-    """The masked mean of the tokens, scaled to length 1: [B, T]. For MiniLM this is its own sentence embedding."""
+    """The masked mean of the tokens, scaled to length 1: [B, T]. For MiniLM it is the sentence embedding."""
     mask = text.mask[..., None].to(text.tokens.dtype)  # [B, L, 1]
     mean = (text.tokens * mask).sum(1) / mask.sum(1)
     return F.normalize(mean, dim=1)
@@ -78,11 +77,10 @@ def sentence_vector(text: TextBatch) -> Tensor:
 class AttentionPooler(nn.Module):
     """K learned queries over the tokens; their K results, concatenated, are the condition.
 
-    Keys and values are linear maps of the tokens as they are read, shared by the queries; the softmax runs over the
-    tokens that are not padding.
+    Keys and values are linear maps of the output of `read`, shared by the queries; the softmax skips padding.
 
-    text_layers: of the TokenMixer; with 0 tokens are only standardised. lr_multiplier: of the weights' steps.
-    learns_mixer: False where the mixer is not trained here but copied from another pooler's.
+    text_layers: of the TokenMixer; 0: tokens are only standardised. lr_multiplier: of the learning rate.
+    learns_mixer: False where the mixer is a copy of another pooler's.
     standardise, mix: the two halves of read. read: TextBatch -> TextBatch of tokens [B, L, read_width]. pool: such
     tokens -> [B, queries * query_width].
     """
@@ -127,8 +125,8 @@ class AttentionPooler(nn.Module):
 
     def pool(self, read: TextBatch) -> Tensor:
         keys, values = self.key(read.tokens), self.value(read.tokens)  # [B, L, q]
-        # Scores and softmax in fp32: half-precision scores of close tokens would tie. A product and a sum, because
-        # autocast would run a matrix product in half precision.
+        # Scores and softmax in fp32: half-precision scores of similar tokens would tie. A product and a sum, because
+        # autocast runs a matrix product in half precision.
         keys = at_least_fp32(keys)[:, :, None, :]  # [B, L, 1, q]
         scores = (keys * self.query).sum(-1) * self.query.shape[1] ** -0.5  # [B, L, K]
         scores = scores.masked_fill(~read.mask[..., None], float("-inf"))
@@ -140,7 +138,7 @@ class AttentionPooler(nn.Module):
 
 
 class SentencePooler(nn.Module):
-    """The standardised sentence vector; nothing in it is trained.
+    """The standardised sentence vector; it has no parameters.
 
     read: TextBatch -> TextBatch of one token, that vector, [B, 1, T]. pool: that -> [B, T].
     """
@@ -173,10 +171,10 @@ class SentencePooler(nn.Module):
 
 @dataclass(frozen=True)
 class Conditioning:
-    """How captions enter a network: what its pooler is made of.
+    """The settings of a network's pooler.
 
-    statistics: of the data set's tokens. kind: one of CONDITIONINGS. layers, lr_multiplier: of the token mixer that
-    "attention" may have.
+    statistics: of the data set's tokens. kind: one of CONDITIONINGS. layers, lr_multiplier: of the token mixer of
+    "attention".
     """
 
     statistics: TextStatistics

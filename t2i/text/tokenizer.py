@@ -1,7 +1,6 @@
-"""A subword vocabulary of a data set's own captions, trained once, saved, and the same ever after.
+"""A subword tokenizer, trained on a data set's own captions.
 
-A word's id is what the encoder's embedding was trained for: the vocabulary is made once a run, lies beside the
-weights, and is never built again.
+The ids index the encoder's embedding, so the vocabulary is trained once a run and saved beside the weights.
 """
 
 import hashlib
@@ -14,23 +13,22 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from t2i.errors import UsageError, UserError
-from t2i.files import atomic_write, describe_os_error, first_line
+from t2i.files import atomic_write, describe_os_error, encodable, first_line
 
 PAD, UNK = "[PAD]", "[UNK]"
 PAD_ID, UNK_ID = 0, 1
 MAX_TOKENS = 100
 VOCABULARY = 4096
 SMALLEST = 2 + 256  # the special tokens and the bytes
-SLICE = 8192  # captions whose tokens are in memory as Python objects at once
+SLICE = 8192  # captions at once: their tokens are Python objects in memory
 
 
 class CaptionTokenizer:
     """Captions to ids: NFKC, lower case, any white space as one; then byte-level byte pairs.
 
-    Byte pairs (Sennrich et al. 2016) over bytes, for two reasons. Small data leaves most words out, and with all
-    256 bytes in the vocabulary an unseen word, in any script, is pieces of known ones: nothing is unknown. And the
-    trainers of the other kinds are not reproducible: WordPiece numbers its tokens in the order of a hash table,
-    unigram sums floats in the order of its threads.
+    Byte-level byte pairs (Sennrich et al. 2016) for two reasons. With all 256 bytes in the vocabulary no word is
+    unknown, in any script, though small data lack most words. And the trainers of other kinds are not reproducible:
+    WordPiece numbers its tokens in the order of a hash table, unigram sums floats in the order of its threads.
 
     max_tokens: longer captions are cut there; truncated: captions cut so far; sha256: of the file that `save` writes.
     """
@@ -42,7 +40,7 @@ class CaptionTokenizer:
         self.truncated = 0
         try:
             self._tokenizer = Tokenizer.from_str(serialised)
-        except Exception as error:  # the library raises Exception itself
+        except Exception as error:  # the library raises plain Exception
             raise ValueError(first_line(error)) from error
         self.max_tokens = _check(self._tokenizer)
         self._tokenizer.encode_special_tokens = True  # "[PAD]" in a caption is text, not padding
@@ -53,8 +51,8 @@ class CaptionTokenizer:
     ) -> "CaptionTokenizer":
         """A vocabulary of at most `vocabulary` tokens; fewer where the captions repeat fewer pieces.
 
-        The set of the captions decides it alone, not their order, how often one is repeated, or the process: the
-        same captions give the same bytes. Raises UsageError for a vocabulary below 258 or max_tokens below 1.
+        It depends on the set of captions only, not on their order or number: the same captions give the same bytes.
+        Raises UsageError for a vocabulary below 258 or max_tokens below 1.
         """
         if vocabulary < SMALLEST:
             raise UsageError(f"a vocabulary has at least {SMALLEST} tokens (256 bytes and 2 more), not {vocabulary}")
@@ -63,12 +61,12 @@ class CaptionTokenizer:
         tokenizer = _untrained()
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary,
-            min_frequency=2,  # what one caption says once is a name or a slip, and its embedding would learn nothing
+            min_frequency=2,  # a single occurrence cannot train an embedding
             special_tokens=[PAD, UNK],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(sorted({_utf8(caption) for caption in captions}), trainer)
+        tokenizer.train_from_iterator(sorted({encodable(caption) for caption in captions}), trainer)
         tokenizer.enable_truncation(max_tokens)
         return cls(tokenizer.to_str())
 
@@ -85,7 +83,7 @@ class CaptionTokenizer:
         except OSError as error:
             raise describe_os_error(error, path) from error
         except ValueError as error:
-            raise UserError(f"{path}: damaged, or no tokenizer of t2i's ({first_line(error)})") from error
+            raise UserError(f"{path}: damaged, or not a tokenizer of t2i ({first_line(error)})") from error
 
     @property
     def vocabulary_size(self) -> int:
@@ -99,7 +97,7 @@ class CaptionTokenizer:
         """
         rows: list[np.ndarray] = []
         for start in range(0, len(captions), SLICE):
-            texts = [_utf8(caption) for caption in captions[start : start + SLICE]]
+            texts = [encodable(caption) for caption in captions[start : start + SLICE]]
             for encoding in self._tokenizer.encode_batch_fast(texts):
                 rows.append(np.array(encoding.ids or [UNK_ID], np.int32))
                 self.truncated += bool(encoding.overflowing)
@@ -109,8 +107,8 @@ class CaptionTokenizer:
 def _untrained() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    # Split at white space and around punctuation first, then mark every word's start, so that a word has the same
-    # ids at the start of a caption, after a space, in brackets and after a hyphen.
+    # Split at white space and punctuation first, then mark the start of every word, so that a word has the same ids
+    # at the start of a caption, after a space, in brackets and after a hyphen.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)]
     )
@@ -118,10 +116,10 @@ def _untrained() -> Tokenizer:
 
 
 def _check(tokenizer: Tokenizer) -> int:
-    """The longest caption of a tokenizer that `train` made. Raises ValueError where it is another one."""
+    """max_tokens of a tokenizer that `train` made. Raises ValueError for any other."""
     max_tokens = (tokenizer.truncation or {}).get("max_length", 0)
     if max_tokens < 1:
-        raise ValueError("it does not say how long a caption may be")
+        raise ValueError("it has no limit of tokens")
     expected = _untrained()
     expected.add_special_tokens([PAD, UNK])
     expected.enable_truncation(max_tokens)
@@ -136,12 +134,7 @@ def _check(tokenizer: Tokenizer) -> int:
 
 
 def _settings(tokenizer: Tokenizer) -> dict[str, Any]:
-    """All that a tokenizer.json says, as this version of the library writes it, but for what was learned."""
+    """The content of a tokenizer.json, as this version of the library writes it, without the learned parts."""
     settings = json.loads(tokenizer.to_str())
     learned = ("vocab", "merges")
     return {**settings, "model": {name: value for name, value in settings["model"].items() if name not in learned}}
-
-
-def _utf8(caption: str) -> str:
-    """Without the lone surrogates that undecodable bytes of a file become: the library takes none."""
-    return caption.encode("utf-8", "replace").decode()

@@ -8,7 +8,7 @@ It is the encoder half of Vaswani et al., "Attention Is All You Need", NIPS 2017
 - GELU in place of ReLU, as BERT and GPT have it.
 - Dropout takes its random numbers from the caller and drops whole channels of a caption.
 
-Its width is not the data set's: a pooler gets TextStatistics.identity(width), since these tokens move as it trains.
+Its width is independent of the data set. Poolers get TextStatistics.identity(width), as the tokens change in training.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from t2i.text.tokenizer import MAX_TOKENS, PAD_ID, CaptionTokenizer
 NAME = "transformer"
 FOLDER = "text_encoder"
 FORMAT = 1
-LARGEST = 2**20  # of any number in config.json; no encoder comes near it
+LARGEST = 2**20  # of any number in config.json, far above any real encoder
 
 
 class TransformerEncoder(nn.Module):
@@ -42,10 +42,9 @@ class TransformerEncoder(nn.Module):
     vocabulary: ids lie in [0, vocabulary), PAD_ID is padding. width: T. max_tokens: longest caption, L at most.
     Raises ValueError for settings that do not fit each other.
 
-    forward: TextBatch of ids [B, L] int64 and mask [B, L] -> TextBatch of tokens [B, L, T] float32 and the mask. The
-    ids at padding may be any. dropout_uniform: [B, dropout_numbers] uniform numbers in [0, 1), which decide what is
-    dropped; None for no dropout. It draws no random numbers itself, so that a micro-batch with its rows of the
-    numbers has the gradients that it has in the whole batch.
+    forward: TextBatch of ids [B, L] int64 and mask [B, L] -> TextBatch of tokens [B, L, T] float32 and the mask. Ids
+    at padding are ignored. dropout_uniform: [B, dropout_numbers] uniform numbers in [0, 1) for dropout; None: no
+    dropout. The caller draws them, so that a micro-batch has the gradients that it has in the whole batch.
     """
 
     def __init__(
@@ -73,8 +72,8 @@ class TransformerEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, feed_forward, layers) for _ in range(layers))
         self.norm = LayerNorm(width)
         self.dropout_numbers = (1 + 2 * layers) * width if dropout else 0
-        # Times sqrt(width) in forward (sec. 3.4): words start as far apart as positions, and learn faster than
-        # weights of that size would at Adam's fixed step.
+        # Scaled by sqrt(width) in forward (sec. 3.4): words start as far apart as positions, and learn faster than
+        # unscaled weights at Adam's fixed step.
         nn.init.normal_(self.embedding.weight, std=self.width**-0.5)
         self.embedding.weight.data[PAD_ID] = 0
 
@@ -83,8 +82,8 @@ class TransformerEncoder(nn.Module):
         assert tokens.shape[1] <= self.max_tokens, f"{tokens.shape[1]} tokens, of at most {self.max_tokens}"
         keep: Sequence[Tensor | float] = [1.0] * (1 + 2 * len(self.blocks))
         if dropout_uniform is not None and self.dropout:
-            # One mask a caption and sub-layer for all tokens ("variational" dropout, Gal & Ghahramani 2016): the
-            # numbers do not depend on the length. After the embedding and every sub-layer, as in sec. 5.4.
+            # One mask a caption and sub-layer for all tokens ("variational" dropout, Gal & Ghahramani 2016): the count
+            # of numbers does not depend on the length. After the embedding and every sub-layer, as in sec. 5.4.
             kept = (dropout_uniform >= self.dropout).float() / (1 - self.dropout)
             keep = kept.unflatten(1, (-1, 1, self.width)).unbind(1)  # each [B, 1, W]
         x = self.embedding(tokens) * math.sqrt(self.width) + sinusoids(tokens.shape[1], self.width, tokens.device)
@@ -121,7 +120,7 @@ def save_text_encoder(folder: Path | str, encoder: TransformerEncoder, tokenizer
     Raises UserError, one line.
     """
     place = make_folder(Path(folder) / FOLDER)
-    sweep(place)  # of a save that was killed
+    sweep(place)  # left by a save that was killed
     config = {"kind": NAME, "format": FORMAT, "tokenizer_sha256": tokenizer.sha256, **encoder.config}
     write_json(place / "config.json", config)
     tokenizer.save(place / "tokenizer.json")
@@ -129,18 +128,18 @@ def save_text_encoder(folder: Path | str, encoder: TransformerEncoder, tokenizer
 
 
 def drop_text_encoder(folder: Path | str) -> None:
-    """That of a model of ours which lay in the folder before, where the one that does now has none."""
+    """Remove the text encoder of an earlier model in the folder; the new model has none."""
     place = Path(folder) / FOLDER
-    with contextlib.suppress(UserError):  # another tool's is left alone
+    with contextlib.suppress(UserError):  # another tool's folder stays
         if read_json(place / "config.json").get("kind") == NAME:
             shutil.rmtree(place, ignore_errors=True)
 
 
 def load_text_encoder(folder: Path | str, sha256: str = "") -> tuple[TransformerEncoder, CaptionTokenizer]:
-    """What save_text_encoder wrote: the encoder, on the CPU, and its tokenizer. Draws no random numbers.
+    """Read what save_text_encoder wrote: the encoder, on the CPU, and its tokenizer. The RNG is unchanged.
 
     sha256: of the encoder that the generator beside it was trained with; "" for any.
-    Strict: the tokenizer is the one it was trained with, every tensor is there, with its shape, and no other.
+    Strict: the tokenizer must match by hash, and exactly the expected tensors must be there.
     Raises UserError, one line.
     """
     place = Path(folder) / FOLDER
@@ -180,7 +179,7 @@ def _load(place: Path) -> tuple[TransformerEncoder, CaptionTokenizer]:
 
 
 def _check_config(config: dict[str, Any], tokenizer: CaptionTokenizer, tensors: dict[str, Tensor]) -> None:
-    """Raises TypeError or ValueError where a value is of the wrong kind, or the parts are not of one encoder."""
+    """Raises TypeError or ValueError for a value of the wrong kind, or parts of different encoders."""
     for name, value in config.items():
         kind = float if name == "dropout" else int
         if type(value) is not kind:
@@ -190,16 +189,16 @@ def _check_config(config: dict[str, Any], tokenizer: CaptionTokenizer, tensors: 
     if config.get("layers", 0) > len(tensors):
         raise ValueError(f"{config['layers']} layers and {len(tensors)} tensors")
     if config.get("vocabulary") != tokenizer.vocabulary_size or config.get("max_tokens", 0) < tokenizer.max_tokens:
-        raise ValueError("its tokenizer is another one's")
+        raise ValueError("its tokenizer is that of another encoder")
     if any(value.dtype != torch.float32 for value in tensors.values()):
         raise ValueError("weights that are not float32")
 
 
 class TrainedEncoder:
-    """A trained encoder and its vocabulary, with what a pipeline uses of t2i.text.frozen.FrozenEncoder.
+    """A trained encoder and its tokenizer, with the interface of t2i.text.frozen.FrozenEncoder in a pipeline.
 
-    It runs where the encoder's weights are. max_tokens may be lowered; truncated: captions cut so far. Its vocabulary
-    has every byte: nothing is unknown.
+    It runs on the device of the weights. max_tokens may be lowered. truncated: captions cut so far. Nothing is
+    unknown, as the vocabulary has every byte.
     """
 
     name, unknown = NAME, 0
@@ -211,7 +210,7 @@ class TrainedEncoder:
 
     @property
     def sha256(self) -> str:
-        """Of the weights as they are now, and of the vocabulary."""
+        """Hash of the current weights and the vocabulary."""
         return hashlib.sha256((hash_tensors(self.encoder.state_dict()) + self.tokenizer.sha256).encode()).hexdigest()
 
     @property
@@ -219,14 +218,14 @@ class TrainedEncoder:
         return self.tokenizer.truncated
 
     def describe(self) -> dict[str, Any]:
-        """What a model remembers of its encoder."""
+        """The facts on the encoder that a model folder stores."""
         return {"name": self.name, "sha256": self.sha256, "width": self.width, "max_tokens": self.max_tokens}
 
     @torch.no_grad()
     def encode_batch(self, texts: Sequence[str]) -> TextBatch:
         """Prompts as a padded batch, float32 on the CPU.
 
-        Each different prompt runs alone, so that a prompt's embedding does not depend on its company.
+        Each different prompt runs alone, so that a prompt's embedding does not depend on the others.
         """
         device = self.encoder.embedding.weight.device
         unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}

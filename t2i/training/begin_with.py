@@ -114,7 +114,10 @@ class Source:
             drawn = [side for side in sides_of(model) if side <= growth_of(model).resolution]
             if first not in drawn:
                 listed = ", ".join(map(str, drawn))
-                raise UsageError(f"--begin-with {self.name}: it draws at {listed} px, and the run begins at {first} px")
+                raise UsageError(
+                    f"--begin-with {self.name}: it draws at {listed} px, and the run begins at {first} px; let it grow "
+                    "from what it draws at ([[schedule.stages]])"
+                )
 
 
 def find_source(name: str) -> Source:

@@ -22,7 +22,7 @@ from t2i.training.batch import Batch
 from t2i.training.randomness import StepRandom
 from t2i.training.schedule import StepPlan
 from t2i.training.statistics import Statistics
-from t2i.training.step import Shared
+from t2i.training.step import Phase, Shared
 
 Backward = Callable[[StepPlan, Batch, StepRandom, Shared | None], Shared | None]
 WARM_UP = 2  # eager steps of a kind before it is captured: libraries choose and set up what they will use
@@ -60,25 +60,20 @@ class StepGraphs:
 
     def run(
         self,
-        phase: str,
-        module: nn.Module,
+        phase: Phase,
+        backward: Backward,
         plan: StepPlan,
         batch: Batch,
         rng: StepRandom,
-        rows: slice,
         shared: Shared | None,
-        backward: Backward,
     ) -> Shared | None:
         """Have `backward(plan, batch, rng, shared)` put the gradients of a phase into its module; replayed where it can
-        be. Returns what it returns: at the same addresses in every step of a kind.
-
-        rows: of the whole batch's captions, those of these images.
-        """
-        kind = self._kind_of(plan, batch, rng, rows)
+        be. Returns what it returns: at the same addresses in every step of a kind."""
+        kind = self._kind_of(plan, batch, rng)
         work = partial(backward, plan.with_scalars(kind.scalars), kind.batch, kind.rng)
-        if kind.steps > WARM_UP and phase not in kind.graphs and not self.refusal:
-            self._capture(kind, phase, module, partial(work, shared))
-        if graph := kind.graphs.get(phase):
+        if kind.steps > WARM_UP and phase.name not in kind.graphs and not self.refusal:
+            self._capture(kind, phase, partial(work, shared))
+        if graph := kind.graphs.get(phase.name):
             graph.replay(self.statistics)
             return graph.shared
         return work(shared)
@@ -92,20 +87,20 @@ class StepGraphs:
     def _new_pool(self) -> Any:
         return torch.cuda.graph_pool_handle() if self.capture is capture_on_cuda else None
 
-    def _kind_of(self, plan: StepPlan, batch: Batch, rng: StepRandom, rows: slice) -> "_Kind":
+    def _kind_of(self, plan: StepPlan, batch: Batch, rng: StepRandom) -> "_Kind":
         """The kind of this step, filled with its batch and numbers: once for all phases of a step."""
         if self._current is not None and self._current[0] is plan:
             return self._current[1]
-        batch = padded(batch, rows, self._longest)
+        batch = padded(batch, rng.rows, self._longest)
         key = plan.graph_key, batch.images.shape, batch.captions.tokens.shape, batch.wrong.shape
         if key not in self._kinds:
-            self._kinds[key] = _Kind(batch, rng, len(plan.scalars), rows)
+            self._kinds[key] = _Kind(batch, rng, len(plan.scalars))
         kind = self._kinds[key]
         kind.fill(batch, rng, plan.scalars)
         self._current = plan, kind
         return kind
 
-    def _capture(self, kind: "_Kind", phase: str, module: nn.Module, work: Callable[[], Shared | None]) -> None:
+    def _capture(self, kind: "_Kind", phase: Phase, work: Callable[[], Shared | None]) -> None:
         weights = dict(self.statistics.weights)
         found: list[Shared | None] = []
         try:
@@ -117,8 +112,8 @@ class StepGraphs:
             return
         counted = {name: count - weights.get(name, 0) for name, count in self.statistics.weights.items()}
         self.statistics.weights = weights  # nothing was computed yet
-        gradients = [(p, p.grad) for p in module.parameters()]
-        kind.graphs[phase] = _Graph(replay, gradients, counted, found[0])
+        gradients = [(p, p.grad) for p in phase.module.parameters()]
+        kind.graphs[phase.name] = _Graph(replay, gradients, counted, found[0])
 
 
 class _Graph:
@@ -145,11 +140,11 @@ class _Graph:
 class _Kind:
     """Steps that differ in numbers alone: where their batch and numbers lie, and their graphs by phase."""
 
-    def __init__(self, batch: Batch, rng: StepRandom, scalars: int, rows: slice):
+    def __init__(self, batch: Batch, rng: StepRandom, scalars: int):
         captions = TextBatch(*(torch.empty_like(part) for part in batch.captions))
         self.batch = Batch(
             images=torch.empty_like(batch.images),
-            text=captions[rows],
+            text=captions[rng.rows],
             captions=captions,
             belongs=torch.empty_like(batch.belongs),
             wrong=torch.empty_like(batch.wrong),

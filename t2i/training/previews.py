@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from t2i.data.prepared import PreparedDataset
-from t2i.grids import captioned_grid, save_png, table_grid
+from t2i.grids import captioned_grid, table_grid
+from t2i.image_files import save_png
 from t2i.models.base import Generator
 from t2i.models.growing import Growth
 from t2i.sampling import Sampler

@@ -10,7 +10,7 @@ from t2i.training.distributed import ALONE, Ranks
 class Statistics:
     """Sums on the device of what is logged, read once per log line: no synchronisation inside the step.
 
-    A sum keeps its place in memory, so that a recorded step (graphs.py) adds to it.
+    A sum keeps its place in memory, so that a captured step (cuda_graphs.py) adds to it.
     """
 
     def __init__(self) -> None:

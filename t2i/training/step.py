@@ -12,17 +12,17 @@ A text encoder that is trained belongs to the discriminator's phase: it learns f
 generator takes its embeddings as they are.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2i.augment import AUGMENT_NUMBERS, augment
 from t2i.convolution import differentiated_twice
 from t2i.losses.adversarial import AdversarialLoss, sum_heads
-from t2i.losses.base import DiscriminatorPass, Fakes, GeneratorPass, Log, Term
+from t2i.losses.base import DiscriminatorPass, Fakes, GeneratorPass, Term
 from t2i.losses.energy import EnergyScore
 from t2i.losses.penalties import GradientPenalty
 from t2i.models.base import Discriminator, Features, Generator
@@ -38,7 +38,11 @@ ALL = slice(None)
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run minimises: its networks and its losses. text_encoder: one that is trained, or None."""
+    """What a run minimises: its networks and its losses.
+
+    text_encoder: one that is trained, or None. phases_share: the discriminator's phase hands over to the generator's
+    what both compute. statistics: where metrics go.
+    """
 
     generator: Generator
     discriminator: Discriminator
@@ -48,6 +52,8 @@ class Objective:
     terms: Sequence[Term] = ()
     augment: tuple[str, ...] = ()
     shared_fakes: bool = False
+    phases_share: bool = True
+    statistics: Statistics = field(default_factory=Statistics)
 
     @property
     def needs_captions(self) -> bool:
@@ -112,6 +118,16 @@ class Objective:
         return augment(images, rng.uniform(f"{name} augment", AUGMENT_NUMBERS), self.augment)
 
 
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser's turn in a step, "D" or "G". module: what it trains. loss: of a micro-batch, see below."""
+
+    name: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: "PhaseLoss"
+
+
 class Shared(NamedTuple):
     """What the discriminator's phase has computed and the generator's phase takes over, else computes again."""
 
@@ -119,17 +135,20 @@ class Shared(NamedTuple):
     real_maps: Any
 
 
+PhaseLoss = Callable[[Objective, StepPlan, Batch, StepRandom, Shared | None], tuple[Tensor, Shared | None]]
+
+
 # ---- the discriminator's phase ----
 
 
 def discriminator_loss(
-    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics, share_maps: bool
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, shared: Shared | None = None
 ) -> tuple[Tensor, Shared | None]:
-    """The mean loss over a micro-batch, []. share_maps: keep for the generator's phase what both phases have in common;
-    with shared fakes their graph too."""
-    fakes = draw_for_discriminator(nets, plan, batch, rng, share_maps and nets.shared_fakes)
+    """The mean loss over a micro-batch, [], and what it computed for the generator's phase too."""
+    statistics = nets.statistics
+    fakes = draw_for_discriminator(nets, plan, batch, rng)
     watch_collapse(statistics, batch.images, fakes.images.detach())
-    d, real_maps = discriminate(nets, plan, batch, rng, fakes, statistics.add)
+    d, real_maps = discriminate(nets, plan, batch, rng, fakes)
 
     # The weight of a wrong caption goes to the fake where there is none: all captions belong to the image.
     none_wrong = batch.wrong < 0  # [B, K]
@@ -154,19 +173,15 @@ def discriminator_loss(
     for term in nets.terms:
         if (part := term.discriminator(d)) is not None:
             losses = losses + part
-    shared = Shared(fakes, detach(real_maps)) if share_maps else None
-    return losses.mean(), shared
+    return losses.mean(), Shared(fakes, detach(real_maps)) if nets.phases_share else None
 
 
-def draw_for_discriminator(
-    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, with_graph: bool = False
-) -> Fakes:
-    """Fakes for the discriminator's phase. with_graph: the generator's phase goes on from them."""
+def draw_for_discriminator(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom) -> Fakes:
+    """Fakes for the discriminator's phase; with their graph where the generator's phase goes on from them."""
+    with_graph = nets.shared_fakes and nets.phases_share
     name = "G" if nets.shared_fakes else "D"
     with torch.set_grad_enabled(with_graph):
-        return draw_fakes(
-            nets, plan, batch, rng, name, "G" if nets.real_augmentation == "G" or nets.shared_fakes else "D fake"
-        )
+        return draw_fakes(nets, plan, batch, rng, name, nets.fake_augmentation)
 
 
 def draw_fakes(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, name: str, augmentation: str) -> Fakes:
@@ -180,7 +195,7 @@ def draw_fakes(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, n
 
 
 def discriminate(
-    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, fakes: Fakes, log: Log
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, fakes: Fakes
 ) -> tuple[DiscriminatorPass, Any]:
     """The discriminator's pass over real and generated images, and its maps of the real ones.
 
@@ -226,7 +241,7 @@ def discriminate(
             fake_features = d.features_of_maps(fake_maps, plan.growth)
         fake = d.logits(fake_features, d.pool(text))
     found = DiscriminatorPass(
-        plan, batch, rng, log, d, text, tokens, conditions, condition, features,
+        plan, batch, rng, nets.statistics.add, d, text, tokens, conditions, condition, features,
         images, fake_features, real, fake, wrong_logits, None if words is None else words.tokens,
     )  # fmt: skip
     return found, maps
@@ -264,10 +279,10 @@ def detach(maps: Any) -> Any:
 
 
 def generator_loss(
-    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics, shared: Shared | None
-) -> Tensor:
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, shared: Shared | None = None
+) -> tuple[Tensor, None]:
     """The mean loss over a micro-batch, []. shared: what the discriminator's phase returned for it."""
-    d, device = nets.discriminator, batch.images.device.type
+    d, device, statistics = nets.discriminator, batch.images.device.type, nets.statistics
     fakes = shared.fakes if shared is not None and nets.shared_fakes else draw_fakes(nets, plan, batch, rng, "G", "G")
     with plan.autocast(device):
         text = nets.encode_for_generator(batch.text)
@@ -300,10 +315,12 @@ def generator_loss(
     for term in nets.terms:
         if (part := term.generator(g)) is not None:
             losses = losses + part
-    return losses.mean()
+    return losses.mean(), None
 
 
-def warm_up_loss(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, statistics: Statistics) -> Tensor:
+def warm_up_loss(
+    nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, shared: Shared | None = None
+) -> tuple[Tensor, None]:
     """The mean loss of the warm-up over a micro-batch, []: the generator learns by the energy score alone."""
     (energy,) = (term for term in nets.terms if isinstance(term, EnergyScore))
     with plan.autocast(batch.images.device.type):
@@ -312,4 +329,4 @@ def warm_up_loss(nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom,
         with torch.no_grad():
             others = nets.draw(plan, nets.noise(rng, "D"), text, rng, "D")
     watch_collapse(statistics, batch.images, fakes.detach())
-    return energy.warm_up(fakes, others, batch.images, statistics.add).mean()
+    return energy.warm_up(fakes, others, batch.images, nets.statistics.add).mean(), None

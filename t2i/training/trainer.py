@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,20 +31,11 @@ from t2i.training.nan_guard import LEAST_SCALE, NanGuard
 from t2i.training.randomness import StepRandom, derive_seed
 from t2i.training.schedule import Schedule, StepPlan
 from t2i.training.statistics import Statistics
-from t2i.training.step import Objective, Shared, discriminator_loss, generator_loss, warm_up_loss
+from t2i.training.step import Objective, Phase, Shared, discriminator_loss, generator_loss, warm_up_loss
 from t2i.training.text import FrozenText, TrainedText
 
 # Parts that a checkpoint of a run with other losses lacks.
 OPTIONAL_PARTS = tuple(TERMS)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One optimiser's turn in a step, "D" or "G"; module: what it trains."""
-
-    name: str
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
 
 
 class Trainer:
@@ -88,6 +78,9 @@ class Trainer:
             terms=self.terms,
             augment=config.adversarial.augment,
             shared_fakes=config.adversarial.shared_fakes,
+            # Of several micro-batches all graphs would be kept.
+            phases_share=config.optim.accumulate == 1,
+            statistics=self.statistics,
         )  # fmt: skip
         frozen = config.optim.freeze_d
         self.frozen_blocks = self.discriminator.blocks_from_image[:frozen] if frozen else []
@@ -116,12 +109,17 @@ class Trainer:
             for phase in self.phases:
                 phase.optimizer.state.clear()
             self._drop_graphs()
+        rng = rng.take(self.ranks.rows(plan.batch))
         shared: Shared | None = None
         for phase, lr in zip(self.phases, (plan.lr_d, plan.lr_g)):
             if plan.warm_up and phase.name == "D":
                 continue
             phase.optimizer.param_groups[0]["lr"] = lr
-            shared = self._gradients(phase, plan, batch, rng, shared)
+            backward = partial(self._backward, phase)
+            if self.graphs is None or self.config.optim.accumulate > 1:
+                shared = backward(plan, batch, rng, shared)
+            else:
+                shared = self.graphs.run(phase, backward, plan, batch, rng, shared)
             self.ranks.sum_gradients(phase.module)
             self._update(phase, plan)
         images_seen = plan.images_seen + plan.batch
@@ -130,40 +128,26 @@ class Trainer:
         self.ema.update(self.generator, self.images_before + images_seen, plan.batch)
         self.text.average(images_seen, plan.batch)
 
-    def _gradients(
+    def _backward(
         self, phase: Phase, plan: StepPlan, batch: Batch, rng: StepRandom, shared: Shared | None
     ) -> Shared | None:
-        """Gradients of one phase over this rank's micro-batches. Takes and returns what the phases share."""
-        rows = self.ranks.rows(plan.batch)
-        backward = partial(self._backward, phase, rows)
-        if self.graphs is None or self.config.optim.accumulate > 1:
-            return backward(plan, batch, rng, shared)
-        return self.graphs.run(phase.name, phase.module, plan, batch, rng, rows, shared, backward)
-
-    def _backward(
-        self, phase: Phase, rows: slice, plan: StepPlan, batch: Batch, rng: StepRandom, shared: Shared | None
-    ) -> Shared | None:
+        """Gradients of one phase, summed over the micro-batches. Takes and returns what the phases share."""
         self.phases[0].module.requires_grad_(phase.name == "D")
         for block in self.frozen_blocks:
             block.requires_grad_(False)
         phase.optimizer.zero_grad(set_to_none=True)
-        alone = self.config.optim.accumulate == 1  # else all micro-batches' graphs would be kept
+        loss_of = warm_up_loss if plan.warm_up else phase.loss
         found: Shared | None = None
-        for piece, numbers in self._micro_batches(batch, rng, rows):
-            if plan.warm_up:
-                loss = warm_up_loss(self.objective, plan, piece, numbers, self.statistics)
-            elif phase.name == "D":
-                loss, found = discriminator_loss(self.objective, plan, piece, numbers, self.statistics, alone)
-            else:
-                loss = generator_loss(self.objective, plan, piece, numbers, self.statistics, shared)
+        for piece, numbers in self._micro_batches(batch, rng):
+            loss, found = loss_of(self.objective, plan, piece, numbers, shared)
             self.scalers[phase.name].scale(loss * (len(piece) / plan.batch)).backward()
         return found
 
-    def _micro_batches(self, batch: Batch, rng: StepRandom, rows: slice) -> Iterator[tuple[Batch, StepRandom]]:
-        """The pieces of this rank's rows of the global batch, each with its rows of the random numbers."""
-        size = len(batch) // self.config.optim.accumulate
+    def _micro_batches(self, batch: Batch, rng: StepRandom) -> Iterator[tuple[Batch, StepRandom]]:
+        """The pieces of a batch, each with its rows of the random numbers."""
+        size, first = len(batch) // self.config.optim.accumulate, rng.rows.start
         for start in range(0, len(batch), size):
-            yield batch[slice(start, start + size)], rng.take(slice(rows.start + start, rows.start + start + size))
+            yield batch[slice(start, start + size)], rng.take(slice(first + start, first + start + size))
 
     def _update(self, phase: Phase, plan: StepPlan) -> None:
         scaler = self.scalers[phase.name]
@@ -185,7 +169,10 @@ class Trainer:
             make_adam(trained_g, optim.lr_g, self.config, self.device),
             make_adam(trained_d, optim.lr_d, self.config, self.device),
         )
-        return [Phase("D", trained_d, optimizer_d), Phase("G", trained_g, optimizer_g)]
+        return [
+            Phase("D", trained_d, optimizer_d, discriminator_loss),
+            Phase("G", trained_g, optimizer_g, generator_loss),
+        ]
 
     def _make_scalers(self) -> dict[str, torch.amp.GradScaler]:
         """One for each phase, of its loss: they do nothing but in fp16."""

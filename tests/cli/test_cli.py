@@ -156,7 +156,7 @@ def coco_tree(root: Path, count: int = 24) -> Path:
         name = f"{number:012d}.jpg"
         Image.new("RGB", (70, 50), (number * 10 % 256, 80, 255 - number * 10 % 256)).save(root / "train2017" / name)
         images.append({"id": number, "file_name": name, "width": 70, "height": 50})
-        for caption in (f"a table with {number} apples", f"picture {number} of a table"):
+        for caption in (f"a table with {number} apples", f"image {number} of a table"):
             annotations.append({"id": len(annotations), "image_id": number, "caption": caption})
     document = {"images": images, "annotations": annotations}
     (root / "annotations" / "captions_train2017.json").write_text(json.dumps(document))
@@ -248,7 +248,7 @@ def test_signs_that_the_text_encoder_does_not_know_are_said(here, t2i, tiny_run,
     assert "score a model on it: t2i evaluate MODEL t2i-data/" in said
     assert json.loads(t2i(*source, "--out", "other", "--json"))["unknown"] == 2
     assert run(["generate", "\U0001f34e", "--model", str(tiny_run), "-o", "a.png"]) == 0
-    what = "the prompt has words or signs that the text encoder does not know: they all read the same to it"
+    what = "the prompt has words or signs that the text encoder does not know: it cannot tell them apart"
     assert capfd.readouterr().err == f"t2i: warning: {what}\n"
 
 
@@ -288,7 +288,7 @@ def test_a_data_set_that_is_not_finished_is_said_to_be(refused, here, minilm_dat
 
 
 def test_an_image_is_not_written_to_a_folder_called_minus(refused, tiny_run):
-    refused(2, "pictures are written to files", "generate", "a table", "--model", tiny_run, "-o", "-")
+    refused(2, "images are written to files", "generate", "a table", "--model", tiny_run, "-o", "-")
 
 
 def test_a_run_of_another_version_is_not_resumed_without_a_setting_that_it_had(here, t2i, minilm_data, capfd):

@@ -64,8 +64,8 @@ def test_how_images_are_named(here, t2i, tiny_run):
     assert names() == ["out.png"]
     t2i("generate", "a", "b", "--model", tiny_run, "-o", "deep/er/x.jpg")
     assert names() == ["deep/er/x-000.jpg", "deep/er/x-001.jpg"]
-    t2i("generate", "a", "--model", tiny_run, "-o", "pictures")
-    assert names() == ["pictures/000.png"]
+    t2i("generate", "a", "--model", tiny_run, "-o", "images")
+    assert names() == ["images/000.png"]
     (here / "dotted.d").mkdir()
     t2i("generate", "a", "--num", "2", "--model", tiny_run, "-o", "dotted.d")
     assert names() == ["dotted.d/000.png", "dotted.d/001.png"]
@@ -82,7 +82,7 @@ def test_an_image_says_how_it_was_made(t2i, tiny_run, tiny_model, name):
     facts = json.loads(t2i("info", name, "--json"))
     model = json.loads(t2i("info", tiny_model, "--json"))
     assert facts == {
-        "kind": "picture",
+        "kind": "image",
         "path": name,
         "prompt": "ein Tisch, größer als drei",
         "seed": "7",
@@ -98,7 +98,7 @@ def test_an_image_says_how_it_was_made(t2i, tiny_run, tiny_model, name):
 
 @pytest.fixture
 def cells(monkeypatch):
-    """The pictures that the next grids are made of, [rows][columns], before they are enlarged and labelled."""
+    """The images that the next grids are made of, [rows][columns], before they are enlarged and labelled."""
     from t2i import grids
 
     seen = []
@@ -114,20 +114,20 @@ def test_the_cells_of_a_grid_are_the_images_of_generate(here, t2i, tiny_run, cel
     t2i("generate", "a table", "a red circle", "a chair", "--seeds", "1,4", "--model", tiny_run, "-o", "one")
     (rows, labels, columns, _), = cells  # fmt: skip
     assert (labels, columns) == (["a table", "a red circle", "a chair"], ["seed 1", "seed 4"])
-    drawn = [picture for row in rows for picture in row]
-    assert len(drawn) == 6
-    assert all((picture == pixels(f"one/{number:03d}.png")).all() for number, picture in enumerate(drawn))
+    samples = [image for row in rows for image in row]
+    assert len(samples) == 6
+    assert all((image == pixels(f"one/{number:03d}.png")).all() for number, image in enumerate(samples))
     # The sheet shows them, each pixel enlarged to 8 x 8.
-    sheet, picture = pixels("grid.png"), drawn[5].repeat(8, axis=0).repeat(8, axis=1)
+    sheet, image = pixels("grid.png"), samples[5].repeat(8, axis=0).repeat(8, axis=1)
     windows = np.lib.stride_tricks.sliding_window_view(sheet[:, :, 0], (8, 8))[:, :, 0, 0]
-    places = np.argwhere(windows == picture[0, 0, 0])
-    assert any(np.array_equal(sheet[y : y + 128, x : x + 128], picture) for y, x in places)
+    places = np.argwhere(windows == image[0, 0, 0])
+    assert any(np.array_equal(sheet[y : y + 128, x : x + 128], image) for y, x in places)
 
 
 def test_an_interpolation_starts_and_ends_at_its_prompts(here, t2i, tiny_run, cells):
     said = t2i("sample-grid", "--interpolate", "a table", "a red circle", "--cols", "3", "--rows", "2",
                "--model", tiny_run, "-o", "grid.png")  # fmt: skip
-    assert said == "wrote grid.png (2 x 3 pictures)\n"
+    assert said == "wrote grid.png (2 x 3 images)\n"
     t2i("generate", "a table", "a red circle", "--seeds", "0,1", "--model", tiny_run, "-o", "one")
     (rows, labels, columns, _), = cells  # fmt: skip
     assert (labels, columns) == (["seed 0", "seed 1"], ["0%", "50%", "100%"])
@@ -155,8 +155,8 @@ def test_styles_are_mixed_of_the_seeds_that_were_asked_for(here, t2i, cells):
     t2i("generate", "an apple", "--seeds", "5,6,0", "--model", "emoji", "-o", "one")
     (rows, labels, columns, _), (_, _, others, _) = cells
     assert labels == ["fine styles", "coarse: seed 0", "coarse: seed 1"] and columns == ["", "seed 5", "seed 6"]
-    for picture, number in ((rows[0][1], 0), (rows[0][2], 1), (rows[1][0], 2)):
-        assert (picture == pixels(f"one/00{number}.png")).all()
+    for image, number in ((rows[0][1], 0), (rows[0][2], 1), (rows[1][0], 2)):
+        assert (image == pixels(f"one/00{number}.png")).all()
     assert json.loads(t2i("info", "grid.png", "--json"))["seeds"] == "0,1,5,6"
     assert others == ["", "seed 2", "seed 3"]  # left out, they are other ones than the rows'
 

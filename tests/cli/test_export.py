@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from drawn_captions import CAPTIONS, PROMPTS
 from onnxruntime import InferenceSession
+from shape_captions import CAPTIONS, PROMPTS
 from short_runs import ONE_QUICKLY, config
 from tokenizers import Tokenizer
 
@@ -53,8 +53,8 @@ def pipeline(arch, encoder, conditioning="attention", **more):
     return TextToImagePipeline(generator.requires_grad_(False), description, text_encoder=encoder)
 
 
-def drawn_elsewhere(folder, prompts, noise):
-    """Pictures by onnxruntime and tokenizers, uint8 [N, R, R, 3]."""
+def generated_elsewhere(folder, prompts, noise):
+    """Images by onnxruntime and tokenizers, uint8 [N, R, R, 3]."""
     read = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(prompts)
     feeds = {
         "input_ids": np.array([caption.ids for caption in read], np.int64),
@@ -66,7 +66,7 @@ def drawn_elsewhere(folder, prompts, noise):
 
 def assert_draws_the_same(pipe, folder, prompts):
     ours = pipe(prompts, seeds=[5], output_type="np").images
-    theirs = drawn_elsewhere(folder, prompts, torch.stack([pipe.sampler.noise(5)] * len(prompts)))
+    theirs = generated_elsewhere(folder, prompts, torch.stack([pipe.sampler.noise(5)] * len(prompts)))
     assert theirs.dtype == np.uint8 and theirs.shape == ours.shape
     assert np.abs(theirs.astype(int) - ours).max() <= 1  # rounding
     assert ours.std() > 1
@@ -74,7 +74,7 @@ def assert_draws_the_same(pipe, folder, prompts):
 
 # dfgan and stylegan are in the quick suite by the two tests below.
 @pytest.mark.parametrize("arch", ONE_QUICKLY)
-def test_every_architecture_draws_the_same_images_as_onnx(arch, encoder, tmp_path):
+def test_every_architecture_gives_the_same_images_as_onnx(arch, encoder, tmp_path):
     pipe = pipeline(arch, encoder)
     export_onnx(pipe, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "model.onnx", "tokenizer.json"]
@@ -95,7 +95,7 @@ def test_a_hugging_face_encoder_goes_too(tiny_bert, tmp_path):
     assert_draws_the_same(pipe, tmp_path, ["a red circle", "two dogs on a table", "a " * 20])
 
 
-def test_the_readme_draws_the_image_of_its_seed(tiny_run, tmp_path, monkeypatch, t2i):
+def test_the_readme_gives_the_image_of_its_seed(tiny_run, tmp_path, monkeypatch, t2i):
     assert "model.onnx" in t2i("export", tiny_run, "--format", "onnx", "-o", tmp_path / "out")
     pipe = TextToImagePipeline.from_pretrained(tiny_run, device="cpu")
     assert_readme_draws(pipe, tmp_path / "out", monkeypatch)

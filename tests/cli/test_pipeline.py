@@ -53,8 +53,8 @@ def draw(pipe: TextToImagePipeline, *arguments, **options) -> np.ndarray:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
 def test_images_are_the_same_alone_and_in_a_batch(pipe, count):
     together = draw(pipe, PROMPTS[:count], seeds=[3])
-    for prompt, picture in zip(PROMPTS, together):
-        assert np.array_equal(draw(pipe, prompt, seeds=[3])[0], picture)
+    for prompt, image in zip(PROMPTS, together):
+        assert np.array_equal(draw(pipe, prompt, seeds=[3])[0], image)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
@@ -116,8 +116,8 @@ def test_arguments_that_make_no_sense(pipe):
 
 
 def test_seeds_may_be_numpys(pipe):
-    drawn = [pipe("a table", seeds=seeds, output_type="np").images for seeds in ([2, 3], np.arange(2, 4))]
-    assert np.array_equal(*drawn)
+    images = [pipe("a table", seeds=seeds, output_type="np").images for seeds in ([2, 3], np.arange(2, 4))]
+    assert np.array_equal(*images)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------
@@ -141,9 +141,9 @@ def test_half_precision_weights_take_half_the_room_and_draw_nearly_the_same(pipe
     assert 0.5 <= sizes[1] / sizes[0] < 0.55
     again = TextToImagePipeline.from_pretrained(tmp_path / "half", device="cpu")
     assert {value.dtype for value in again.generator.state_dict().values()} == {torch.float32}
-    pictures = [draw(model, PROMPTS[:4], seeds=[3]).astype(int) for model in (pipe, again)]
-    assert np.abs(pictures[0] - pictures[1]).max() <= 4  # of 255
-    assert np.abs(pictures[0] - pictures[1]).mean() < 0.5
+    images = [draw(model, PROMPTS[:4], seeds=[3]).astype(int) for model in (pipe, again)]
+    assert np.abs(images[0] - images[1]).max() <= 4  # of 255
+    assert np.abs(images[0] - images[1]).mean() < 0.5
 
 
 def test_a_run_folder_stands_for_its_newest_snapshot(pipe, tiny_run):
@@ -240,7 +240,7 @@ def test_a_model_that_is_not_there(tmp_path):
 
 
 def test_every_bit_of_a_seed_counts():
-    """torch's generator looks at 32 of them; what it draws of a small seed is what everybody has it draw."""
+    """torch's generator uses 32 of them; a small seed gives the numbers that it gives elsewhere."""
     seeds = [3, 3 + 2**32, 3 + 2**33, 2**63 - 1]
     noises = [noise_of_seed(seed, 8) for seed in seeds]
     assert torch.equal(noises[0], torch.randn(8, generator=torch.Generator().manual_seed(3)))

@@ -150,7 +150,7 @@ def test_prepare_options_that_make_no_sense(refused, options, words):
 
 
 @pytest.mark.parametrize("left_out", ["config.json", "tokenizer.json", "everything"])
-def test_a_text_encoder_that_is_none_is_refused_before_a_picture_is_decoded(refused, here, tiny_bert, left_out):
+def test_a_text_encoder_that_is_none_is_refused_before_an_image_is_decoded(refused, here, tiny_bert, left_out):
     (here / "encoder").mkdir()
     for path in tiny_bert.iterdir() if left_out != "everything" else ():
         if path.name != left_out:

@@ -16,7 +16,7 @@ from t2i.files import sha256
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "say what to draw"),
+        ([], "no prompt: t2i generate"),
         ([""], "empty"),
         ([" \t "], "empty"),
         (["a table", ""], "empty"),
@@ -57,7 +57,7 @@ def test_generate_options_that_make_no_sense(refused, tiny_run, options, words):
         (["--style-mixing", "--truncation-sweep"], "--style-mixing excludes --truncation-sweep"),
         (["--truncation-sweep", "--cols", "2"], "--truncation-sweep excludes --cols"),
         (["--truncation-sweep", "--truncation", "0.5"], "--truncation-sweep excludes --truncation"),
-        (["--truncation-sweep", "--seeds", "1,2"], "--truncation-sweep draws one seed"),
+        (["--truncation-sweep", "--seeds", "1,2"], "--truncation-sweep takes one seed"),
         (["-o", "grid.gif"], ".gif"),
         (["-o", "grid"], "suffix"),
     ],
@@ -77,14 +77,14 @@ def test_a_prompts_file_that_is_none(refused, here, tiny_run, content):
         refused(1, "prompts.txt", command, "--prompts", "prompts.txt", "--model", tiny_run)
 
 
-def test_a_prompt_of_10000_characters_is_drawn_with_one_warning(here, capfd, tiny_run):
+def test_a_prompt_of_10000_characters_gives_an_image_and_one_warning(here, capfd, tiny_run):
     assert run(["generate", "a red table " * 833 + "yes", "--model", str(tiny_run), "-o", "out.png"]) == 0
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("t2i: warning: the prompt was cut to 128 tokens")
     assert Image.open("out.png").size == (16, 16)
 
 
-def test_a_prompt_of_bytes_that_are_no_text_is_drawn(here, capfd, tiny_run):
+def test_a_prompt_of_bytes_that_are_no_text_gives_an_image(here, capfd, tiny_run):
     assert run(["generate", "a \udcff table", "--model", str(tiny_run), "-o", "out.png"]) == 0
     assert capfd.readouterr().err == ""
 

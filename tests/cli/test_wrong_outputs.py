@@ -46,7 +46,7 @@ def output_commands(model: Path, data: Path, out: Path) -> dict[str, list[str]]:
     """A call of every command that writes, into `out`."""
     return {
         "generate": ["generate", "a table", "--model", str(model), "-o", str(out / "out.png")],
-        "generate a folder": ["generate", "a table", "--model", str(model), "-o", str(out / "pictures")],
+        "generate a folder": ["generate", "a table", "--model", str(model), "-o", str(out / "images")],
         "sample-grid": ["sample-grid", "a table", "--cols", "2", "--model", str(model), "-o", str(out / "grid.png")],
         "train": ["train", str(data), "--batch", "8", "--kimg", "0.016", "--out", str(out / "runs")],
         "prepare": ["prepare", "--shapes", "64", "--resolution", "64", "--val-fraction", "0", "--workers", "1",

@@ -1,4 +1,4 @@
-"""A working folder to evaluate in: drawn shapes and a short run on them."""
+"""A working folder to evaluate in: synthetic shapes and a short run on them."""
 
 import os
 from dataclasses import replace
@@ -27,7 +27,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory) -> Path:
-    """A working folder as a user has it: drawn shapes, training and validation split, and a short run on them."""
+    """A working folder as a user has it: synthetic shapes, training and validation split, and a short run on them."""
     root = tmp_path_factory.mktemp("house")
     before = Path.cwd()
     os.chdir(root)

@@ -1,4 +1,4 @@
-"""The exact checker reads real drawings right, soft and noisy ones too, and nothing into an empty page."""
+"""The exact reader reads rendered scenes right, blurred and noisy ones too, and finds nothing on a background."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t2i.data.shapes import BACKGROUNDS, Item, Scene, draw, evaluation_scenes, scene_at
-from t2i.evaluation.attributes import Reading, read_picture, score
+from t2i.evaluation.attributes import Reading, read_image, score
 
 
 def soften(images: list[np.ndarray], sigma: float, noise: float) -> list[np.ndarray]:
@@ -34,7 +34,7 @@ def doubles() -> list[Scene]:
 
 
 @pytest.mark.parametrize(("resolution", "every"), [(32, 1), (64, 3)])
-def test_real_drawings_are_read_right(singles, doubles, resolution, every):
+def test_rendered_scenes_are_read_right(singles, doubles, resolution, every):
     scenes = singles[::every] + doubles[::every]
     scores = score([draw(scene, resolution) for scene in scenes], scenes)
     single, double = scores["single"], scores["double"]
@@ -51,7 +51,7 @@ def test_other_resolutions_are_read_too(singles, resolution):
     assert single["colour"] >= 0.98 and single["shape"] >= 0.95 and single["size"] >= 0.98
 
 
-def test_soft_and_noisy_drawings_are_read_right(singles, doubles):
+def test_blurred_and_noisy_scenes_are_read_right(singles, doubles):
     scenes = singles[::2] + doubles[::2]
     scores = score(soften([draw(scene, 32) for scene in scenes], sigma=0.7, noise=8), scenes)
     for name in ("colour", "background", "size", "shape", "alone"):
@@ -60,7 +60,7 @@ def test_soft_and_noisy_drawings_are_read_right(singles, doubles):
         assert scores["double"][name] >= 0.97, name
 
 
-def test_very_soft_drawings_keep_colour_size_and_relation(singles, doubles):
+def test_very_blurred_scenes_keep_colour_size_and_relation(singles, doubles):
     scenes = singles[::4] + doubles[::4]
     scores = score(soften([draw(scene, 32) for scene in scenes], sigma=1.2, noise=8), scenes)
     assert min(scores["single"][name] for name in ("colour", "size", "background")) >= 0.95
@@ -78,12 +78,12 @@ def test_two_colours_that_touch_are_two_objects():
                 assert scores["objects"] == scores["relation"] == 1, (colour, background)
 
 
-def test_an_empty_page_is_wrong_in_everything(singles, doubles):
+def test_an_empty_background_is_wrong_in_everything(singles, doubles):
     for background, rgb in BACKGROUNDS.items():
-        page = np.full((32, 32, 3), rgb, np.uint8)
-        assert read_picture(page) == Reading(background, ())
+        empty = np.full((32, 32, 3), rgb, np.uint8)
+        assert read_image(empty) == Reading(background, ())
         for scenes in (singles[:50], doubles[:50]):
-            (scores,) = score([page] * 50, scenes).values()
+            (scores,) = score([empty] * 50, scenes).values()
             assert sum(value for name, value in scores.items() if name != "count") == 0
 
 
@@ -99,12 +99,12 @@ def test_noise_is_wrong(singles, doubles):
         assert max(scores["double"][name] for name in ("objects", "relation")) <= 0.05
 
 
-def test_a_page_in_an_objects_colour_shows_no_object_and_no_background(singles):
+def test_a_background_in_an_objects_colour_has_no_object_and_no_background(singles):
     red = np.full((32, 32, 3), (220, 30, 35), np.uint8)
-    assert read_picture(red) == Reading(None, ())
+    assert read_image(red) == Reading(None, ())
 
 
-def test_pictures_of_other_prompts_score_at_chance(singles, doubles):
+def test_images_of_other_prompts_score_at_chance(singles, doubles):
     rng = np.random.default_rng(0)
     singles, doubles = singles[:450], doubles[:150]
     scenes = singles + doubles
@@ -124,23 +124,23 @@ def test_each_wrong_attribute_counts_as_that_one_alone():
     item = replace(item, size="medium", x=0.5, y=0.5)
     true = replace(true, items=(item,))
     colour, rgb = ("green", (30, 150, 50)) if item.colour != "green" else ("red", (220, 30, 35))
-    page = "black" if true.background != "black" else "white"
+    other = "black" if true.background != "black" else "white"
     shape = "square" if item.shape != "square" else "star"
     wrong = {
         "colour": replace(true, items=(replace(item, colour=colour, rgb=rgb),)),
         "shape": replace(true, items=(replace(item, shape=shape),)),
         "size": replace(true, items=(replace(item, size="large"),)),
-        "background": replace(true, background=page, background_rgb=BACKGROUNDS[page]),
+        "background": replace(true, background=other, background_rgb=BACKGROUNDS[other]),
     }
-    for name, drawn in wrong.items():
-        scores = score([draw(drawn, 32)], [true])["single"]
+    for name, scene in wrong.items():
+        scores = score([draw(scene, 32)], [true])["single"]
         assert {key for key in wrong if not scores[key]} == {name}
         assert scores["all"] == 0
 
 
 def test_a_second_object_beside_the_one_asked_for_is_reported(doubles):
     for scene in doubles[:10]:
-        reading = read_picture(draw(scene, 32))
+        reading = read_image(draw(scene, 32))
         wanted = next(item for item in scene.items if item.colour == reading.objects[0].colour)
         alone = Scene((wanted,), scene.background, scene.background_rgb)
         scores = score([draw(scene, 32)], [alone])["single"]
@@ -159,11 +159,11 @@ def test_a_turned_relation_is_wrong_and_swapped_shapes_are_wrong(doubles):
             assert (scores["objects"], scores["relation"]) == (0, 1)
 
 
-def test_a_picture_reads_alike_whether_scored_alone_or_among_others():
+def test_an_image_reads_alike_whether_scored_alone_or_among_others():
     scenes = [scene_at(0, index) for index in range(20)]
     images = [draw(scene, 32) for scene in scenes]
-    readings = [read_picture(image) for image in images]
-    assert readings == [read_picture(image) for image in reversed(images)][::-1]
+    readings = [read_image(image) for image in images]
+    assert readings == [read_image(image) for image in reversed(images)][::-1]
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_a_picture_reads_alike_whether_scored_alone_or_among_others():
         np.zeros((8, 8, 3), np.uint8),
     ],
 )
-def test_what_is_no_picture_is_refused(image):
-    with pytest.raises(ValueError, match="picture"):
-        read_picture(image)
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(ValueError, match="image"):
+        read_image(image)
 
 
 def test_counts_must_agree():

@@ -24,11 +24,11 @@ QUICK = ["--metrics", "fd,kd,prdc,r-precision", "--samples", "100", "--device", 
 def test_without_arguments_it_picks_the_newest_run_and_its_validation_split(here, t2i, evaluator):
     said = t2i("evaluate", *QUICK)
     assert "model: runs/00000-dfgan-shapes-train-32 (the newest run" in said
-    assert "data: t2i-data/shapes-val-32 (shapes val, 126 pictures)" in said
+    assert "data: t2i-data/shapes-val-32 (shapes val, 126 images)" in said
     assert "training data: t2i-data/shapes-train-32" in said
-    assert "FD-lite2, KD-lite2: EfficientNet-Lite2 9656183e; 100 samples against 126 pictures of shapes val; " in said
-    assert "ceiling: 100 pictures of shapes train" in said
-    assert "note: FD-lite2: fewer than 10,000 samples (100) and real pictures (126): biased upwards" in said
+    assert "FD-lite2, KD-lite2: EfficientNet-Lite2 9656183e; 100 samples against 126 images of shapes val; " in said
+    assert "ceiling: 100 images of shapes train" in said
+    assert "note: FD-lite2: fewer than 10,000 samples (100) and real images (126): biased upwards" in said
     folder = here / "runs" / "00000-dfgan-shapes-train-32"
     assert f"history: {folder.relative_to(here)}/metrics-eval.jsonl" in said
     with Image.open(folder / "best-and-worst-shapes-val-32.png") as sheet:
@@ -73,7 +73,7 @@ def test_a_model_chosen_on_the_evaluated_images_is_noted(version, house, t2i, tm
             write_json(Path("run/best/model_index.json"), index)
         said = t2i("evaluate", "run@best", data.path, "--metrics", "kd", "--samples", "100", "--json")
         notes[chosen_on.split] = json.loads(said)["notes"]
-    assert notes["val"][0].startswith("this model was chosen by its KD-lite2 on these very pictures")
+    assert notes["val"][0].startswith("this model was chosen by its KD-lite2 on these very images")
     assert notes["val"][1:] == notes["train"]
 
 
@@ -92,15 +92,15 @@ def test_the_history_grows_by_a_line_and_survives_a_torn_one(tmp_path):
 @pytest.mark.parametrize(
     "arguments, code, says",
     [
-        (["--metrics", "beauty"], 2, "there is no score 'beauty'; there are fd, kd, prdc"),
+        (["--metrics", "beauty"], 2, "unknown metric 'beauty'; known are fd, kd, prdc"),
         (["--metrics", "fid"], 2, "fid needs --inception-weights FILE"),
         (["--metrics", "clip"], 2, "clip needs --clip FOLDER"),
         (["--metrics", "fd", "--clip", "x"], 2, "--clip does nothing here: --metrics names none of clip"),
-        (["--metrics", "attributes", "--samples", "50"], 2, "--samples does nothing here: attributes has its own"),
+        (["--metrics", "attributes", "--samples", "50"], 2, "--samples does nothing here: attributes has 400 prompts"),
         (["--samples", "1"], 2, "--samples lies between 2 and"),
         (["--seed", "-1"], 2, "--seed lies between"),
         (["--truncation", "nan"], 2, "--truncation nan: give a number"),
-        (["--metrics", "fd", "--samples", "20"], 1, "20 samples against 126 pictures of t2i-data/shapes-val-32 are"),
+        (["--metrics", "fd", "--samples", "20"], 1, "20 samples against 126 images of t2i-data/shapes-val-32 are"),
         (["--metrics", "fid", "--inception-weights", "absent.pth"], 1, "absent.pth: No such file or directory"),
         (["--metrics", "clip", "--clip", "runs"], 1, "--clip runs: cannot load it"),
         (["runs/absent"], 1, "runs/absent: there is no such model folder"),
@@ -130,7 +130,7 @@ def test_nothing_to_pick_says_what_to_do(tmp_path, house, monkeypatch, capfd):
 
 def test_data_of_another_resolution_are_refused(here, minilm_data, capfd):
     assert run(["evaluate", "runs/00000-dfgan-shapes-train-32", str(minilm_data)]) == 1
-    assert f"the model draws 32 px, {minilm_data} holds 16 px: prepare the data with" in capfd.readouterr().err
+    assert f"the model generates 32 px, {minilm_data} holds 16 px: prepare the data with" in capfd.readouterr().err
     other = ["evaluate", "runs/00000-dfgan-shapes-train-32", "t2i-data/shapes-val-32", "--train-data", str(minilm_data)]
     assert run([*other, "--metrics", "prdc", "--samples", "100"]) == 0
     captured = capfd.readouterr()
@@ -158,7 +158,7 @@ def test_fid_and_kid_come_from_the_user_s_inception(here, t2i, inception_weights
     assert [score["name"] for score in said["scores"]] == ["FID", "KID"]
     for score in said["scores"]:
         assert score["network"].startswith("Inception-v3 of unknown weights ")
-        assert score["ceiling"] < score["value"] and score["ceiling_of"] == "100 pictures of shapes train"
+        assert score["ceiling"] < score["value"] and score["ceiling_of"] == "100 images of shapes train"
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_clip_scores_and_asks_too(here, t2i, tiny_clip):
     assert cosine["network"].startswith(f"CLIP {tiny_clip} ")
     for score in said["scores"]:  # it knows nothing: all lie near chance
         assert abs(score["value"] - score["floor"]) < (5 if score is cosine else 0.1)
-        assert score["ceiling_of"] == "the real pictures of shapes val"
+        assert score["ceiling_of"] == "the real images of shapes val"
 
 
 def test_clip_s_vectors_are_those_of_transformers(tiny_clip):
@@ -211,7 +211,7 @@ def test_clip_s_vectors_are_those_of_transformers(tiny_clip):
     tokens.pop("token_type_ids", None)
     with torch.inference_mode():
         theirs = model(**tokens, **pixels)
-    assert np.allclose(clip.pictures(images), theirs.image_embeds.numpy(), atol=1e-5)
+    assert np.allclose(clip.images(images), theirs.image_embeds.numpy(), atol=1e-5)
     assert np.allclose(clip.texts(texts), theirs.text_embeds.numpy(), atol=1e-5)
 
 
@@ -221,19 +221,19 @@ def test_what_is_kept_of_a_clips_features_knows_how_pixels_are_scaled(tiny_clip,
     other = shutil.copytree(tiny_clip, tmp_path / "clip")
     settings = json.loads((other / "preprocessor_config.json").read_text())
     (other / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.5, 0.5, 0.5]}))
-    assert load_clip(str(tiny_clip)).pictures.sha256 != load_clip(str(other)).pictures.sha256
+    assert load_clip(str(tiny_clip)).images.sha256 != load_clip(str(other)).images.sha256
 
 
-def test_no_model_is_judged_by_the_clip_that_taught_it(tiny_clip):
-    from t2i.evaluation.clip import refuse_own_judge
+def test_no_model_is_scored_by_its_own_text_encoder(tiny_clip):
+    from t2i.evaluation.clip import refuse_own_encoder
     from t2i.text.encoders import load_encoder
 
-    refuse_own_judge(str(tiny_clip), {"name": "minilm", "sha256": "0" * 64})
-    refuse_own_judge(str(tiny_clip), {"name": "another", "sha256": "0" * 64})
+    refuse_own_encoder(str(tiny_clip), {"name": "minilm", "sha256": "0" * 64})
+    refuse_own_encoder(str(tiny_clip), {"name": "another", "sha256": "0" * 64})
     own = load_encoder(str(tiny_clip)).describe()
     for name in (str(tiny_clip), "a/name-on-the-hub"):
         with pytest.raises(UsageError, match="trained with that CLIP as its text encoder"):
-            refuse_own_judge(str(tiny_clip), {**own, "name": name})
+            refuse_own_encoder(str(tiny_clip), {**own, "name": name})
 
 
 def test_numbers_are_readable():

@@ -117,7 +117,7 @@ def test_known_manifolds():
     assert copied == {"precision": 1.0, "recall": 1.0, "density": pytest.approx(1.0, abs=0.25), "coverage": 1.0}
     far = manifold_scores(balls, neighbourhoods(real + 100))
     assert far == {"precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0}
-    # One good picture drawn again and again: good, and nothing of the variety.
+    # One good image generated again and again: good, and nothing of the variety.
     collapsed = manifold_scores(balls, neighbourhoods(np.repeat(real[:1], 200, axis=0)))
     assert collapsed["precision"] == 1.0 and collapsed["recall"] <= 0.01 and collapsed["coverage"] < 0.15
     with pytest.raises(ValueError, match="neighbours"):

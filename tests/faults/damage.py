@@ -1,10 +1,19 @@
 """Damage to files, and deaths in the middle of writing them."""
 
+import functools
 import os
 import random
 import signal
 
 import torch
+from short_runs import config
+from small import WIDTH, networks
+
+from t2i.config import nest
+from t2i.models.folder import ModelDescription, load_model, save_model
+from t2i.training.checkpoint import save_checkpoint
+
+ENCODER = {"name": "hash", "sha256": "0" * 64, "width": WIDTH, "max_tokens": 16}
 
 
 def truncations_and_flips(files, truncations, flips, seed):
@@ -71,10 +80,37 @@ def parts(seed=0):
 
 
 def state(images):
-    settings = {"arch": "dfgan", "lr_g": 1e-4, "augment": ["colour"], "name": "Bäume"}
+    settings = nest({"arch": "dfgan", "optim.lr_g": 1e-4, "loss.adversarial.augment": ["colour"], "name": "Bäume"})
     return {
         "images_seen": images,
         "seconds": 12.25,
         "settings": settings,
         "scalers": {"D": {}, "G": {"scale": 65536.0}},
     }
+
+
+@functools.cache
+def generator(seed=0, arch="dfgan", growth=None):
+    """A generator and its description; growth: (resolution, alpha)."""
+    settings = config(arch, **{"run.seed": seed})
+    network, _ = networks(arch, **{"schedule.growing": growth is not None, "run.seed": seed})
+    text = {"conditioning": "attention", "layers": settings.text.layers, "lr_multiplier": settings.text.lr_multiplier}
+    return network, ModelDescription(
+        arch, 16, ENCODER, text, settings.generator, list(network.rgb_resolutions), growth and list(growth),
+        {"prompts": ["a tree"], "images_seen": seed},
+    )  # fmt: skip
+
+
+def weights(folder):
+    return {name: value.clone() for name, value in load_model(folder)[0].state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def save(root, images, **how):
+    """A snapshot with a small network, its optimiser, and a model."""
+    return save_checkpoint(
+        root, state(images), parts(images), lambda folder: save_model(folder, *generator(images)), **how
+    )

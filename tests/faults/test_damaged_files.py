@@ -6,40 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from damage import killed_at, one_line, parts, state, truncations_and_flips
+from damage import generator, killed_at, one_line, same, save, truncations_and_flips, weights
 
 from t2i.cli import run
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UserError
-from t2i.files import sha256
-from t2i.models import get_architecture
-from t2i.models.folder import ModelDescription, load_model, save_model
-from t2i.text.pooler import TextStatistics
-from t2i.training.checkpoint import save_checkpoint
-
-ENCODER = {"name": "hash", "sha256": "0" * 64, "width": 24, "max_tokens": 16}
-
+from t2i.models.folder import load_model, save_model
 
 # ---- models ----------------------------------------------------------------------------------------------------
-
-
-def generator(seed=0):
-    architecture = get_architecture("dfgan")
-    options = {**architecture.model_options, "nf": 4}
-    description = ModelDescription(
-        "dfgan", 16, "attention", options, ENCODER, {"prompts": ["a tree"], "images_seen": 5}
-    )
-    network, _ = architecture.build(16, "attention", TextStatistics.identity(24), options, seed)
-    return network, description
-
-
-def weights(folder):
-    return {name: value.clone() for name, value in load_model(folder)[0].state_dict().items()}
-
-
-def same(one, other):
-    return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 @pytest.fixture
@@ -90,105 +64,46 @@ def test_a_model_without_a_hash_still_loads(model):
     assert same(generator()[0].state_dict(), weights(model))
 
 
-def test_killed_at_every_call_of_a_model_save_the_folder_holds_a_model(model):
-    """A run replaces its model at every snapshot: the old one or the new one is there, whole, all the time."""
-    old, new = weights(model), generator(1)
-    number = 0
-    while True:
-        number += 1
-        folder = model.parent / f"copy{number}"
-        shutil.copytree(model, folder)
-        died = killed_at(number, lambda folder=folder: save_model(folder, *new))
-        found = weights(folder)
-        assert same(old, found) or same(new[0].state_dict(), found)
-        died_again = killed_at(number // 2 + 1, lambda folder=folder: save_model(folder, *generator(2)))
-        assert any(same(each, weights(folder)) for each in (old, new[0].state_dict(), generator(2)[0].state_dict()))
-        assert died_again or not died
-        save_model(folder, *new)
-        names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-        assert names == {"README.md", "model_index.json", "generator/config.json", "generator/model.safetensors"}
-        assert same(new[0].state_dict(), weights(folder))
-        shutil.rmtree(folder)
-        if not died:
-            break
-    assert number > 10
-    print(f"{number - 1} kill points")
+KINDS = {  # models that follow each other in a folder
+    "plain": [{"seed": seed} for seed in range(3)],
+    "growing": [{"arch": "stylegan", "seed": seed, "growth": growth}
+                for seed, growth in enumerate(((8, 1.0), (16, 0.25), (16, 1.0)))],
+    "growing no more": [{"arch": "stylegan", "growth": (8, 1.0)}, {"arch": "stylegan", "seed": 1},
+                        {"arch": "stylegan", "seed": 2}],
+}  # fmt: skip
 
 
-def test_a_model_that_does_not_grow_in_place_of_one_that_did_and_one_that_says_so_with_null(tmp_path):
-    architecture = get_architecture("stylegan")
-    options = {**architecture.model_options, **architecture.smallest, "shown_at": [8, 16]}
-    network, _ = architecture.build(16, "attention", TextStatistics.identity(24), options, 0)
-    began, null, whole = (
-        ModelDescription("stylegan", 16, "attention", {**options, **grown}, ENCODER)
-        for grown in ({"growth": [8, 1.0]}, {"growth": None}, {})
-    )
-    save_model(tmp_path / "null", network, null)
-    assert load_model(tmp_path / "null")[0].growth.resolution == 16
-    number, died = 0, True
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_every_call_of_a_save_no_folder_holds_two_models(kind, tmp_path):
+    """It is the one before or the new one, whole, or refused in one line; a save that is killed once more too."""
+    models = [generator(**how) for how in KINDS[kind]]
+
+    def which(folder):
+        try:
+            loaded, description, _ = load_model(folder)
+        except UserError as error:
+            assert one_line(error).startswith(str(folder))
+            return None
+        (number,) = [n for n, (network, _) in enumerate(models) if same(network.state_dict(), loaded.state_dict())]
+        assert description.growth == models[number][1].growth
+        return number
+
+    save_model(tmp_path / "model", *models[0])
+    number, died, found = 0, True, []
     while died:
         number += 1
-        folder = tmp_path / str(number)
-        save_model(folder, network, began)
-        other = architecture.build(16, "attention", TextStatistics.identity(24), options, 1)[0]
-        died = killed_at(number, lambda folder=folder, other=other: save_model(folder, other, whole))
-        loaded, _, _ = load_model(folder)
-        assert loaded.growth.resolution == (8 if same(loaded.state_dict(), network.state_dict()) else 16)
-
-
-def test_killed_while_a_run_grows_the_weights_stand_where_they_stood(tmp_path):
-    """The next resolution; then a save that is killed once more, and a folder that an older t2i wrote."""
-    architecture = get_architecture("stylegan")
-    options = {**architecture.model_options, **architecture.smallest, "shown_at": [8, 16]}
-    made = {}
-    for number, growth in enumerate(((8, 1.0), (16, 0.25), (16, 1.0))):
-        network, _ = architecture.build(16, "attention", TextStatistics.identity(24), options, number)
-        grown = {**options, "growth": list(growth)}
-        made[growth] = network, ModelDescription("stylegan", 16, "attention", grown, ENCODER)
-
-    def check(folder):
-        loaded, description, _ = load_model(folder)
-        assert same(loaded.state_dict(), made[loaded.growth][0].state_dict())
-        assert description.options["growth"] == list(loaded.growth)
-
-    first, second, third = made.values()
-    save_model(tmp_path / "model", *first)
-    older = shutil.copytree(tmp_path / "model", tmp_path / "older")
-    index = json.loads((older / "model_index.json").read_text())
-    assert index.pop("growth") == [8, 1.0]
-    (older / "model_index.json").write_text(json.dumps(index))
-    for began in (tmp_path / "model", older):
-        check(began)
-        number, died = 0, True
-        while died:
-            number += 1
-            folder = shutil.copytree(began, tmp_path / f"{began.name}{number}")
-            died = killed_at(number, lambda folder=folder: save_model(folder, *second))
-            check(folder)
-            killed_at(2 * number // 3 + 1, lambda folder=folder: save_model(folder, *third))
-            check(folder)
-        assert number > 10
-
-
-@pytest.mark.parametrize("moment", ["get_architecture", "tensors_in"], ids=["description", "weights"])
-def test_a_model_that_is_replaced_while_it_is_loaded_is_no_damaged_one(model, monkeypatch, moment):
-    """After its description was read, it is the new one; after its weights were, the old one."""
-    from t2i.models import folder as module
-
-    original, replaced = getattr(module, moment), []
-    saved = sha256(model / "generator" / "model.safetensors")
-
-    def replacing(*given):
-        if not replaced:
-            replaced.append(True)
-            save_model(model, *generator(1))
-        return original(*given)
-
-    monkeypatch.setattr(module, moment, replacing)
-    loaded, _, digest = load_model(model)
-    number = 0 if moment == "tensors_in" else 1
-    assert same(generator(number)[0].state_dict(), loaded.state_dict())
-    assert (digest == saved) == (number == 0)
+        folder = shutil.copytree(tmp_path / "model", tmp_path / f"copy{number}")
+        died = killed_at(number, lambda folder=folder: save_model(folder, *models[1]))
+        found.append(which(folder))
+        killed_at(2 * number // 3 + 1, lambda folder=folder: save_model(folder, *models[2]))
+        which(folder)
+        save_model(folder, *models[2])
+        assert which(folder) == 2
+        names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        assert names == {"README.md", "model_index.json", "generator/config.json", "generator/model.safetensors"}
+        shutil.rmtree(folder)
+    assert number > 8 and found[0] == 0 and found[-1] == 1
+    print(f"{number - 1} kill points")
 
 
 # ---- file modes ------------------------------------------------------------------------------------------------
@@ -199,7 +114,7 @@ def test_file_modes_follow_the_umask(tmp_path, umask):
     """Of the safetensors too: the library itself makes files for their owner alone."""
     before = os.umask(umask)
     try:
-        save_checkpoint(tmp_path / "checkpoints", state(16), parts())
+        save(tmp_path / "checkpoints", 16)
         save_model(tmp_path / "model", *generator())
         assert run(["prepare", "--shapes", "4", "--val-fraction", "0", "--resolution", "16", "--workers", "1",
                     "--out", str(tmp_path / "data")]) == 0  # fmt: skip

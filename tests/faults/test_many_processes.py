@@ -12,17 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from short_runs import final_tensors
 
-from t2i.tensors import load_tensors
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.distributed import RestartNote
+from t2i.training.run import Run
 
 SETTINGS = """
 arch = "dfgan"
-snapshot_kimg = 0.016
-log_kimg = 0.008
-[model]
-nf = 4
+run.snapshot_kimg = 0.016
+run.log_kimg = 0.008
+model.generator.nf = 4
+model.discriminator.nf = 4
 """
 
 
@@ -51,9 +52,8 @@ def finish(process, timeout=600):
 
 def tensors(folder):
     (run,) = (folder / "runs").glob("*-*-*")
-    checkpoint = list_checkpoints(run / "checkpoints")[-1]
-    return {f"{file.name}: {name}": value for file in sorted(checkpoint.glob("*.safetensors"))
-            for name, value in load_tensors(file).items()}  # fmt: skip
+    parts = final_tensors(Run(run))
+    return {f"{file}: {name}": value for file in parts for name, value in parts[file].items()}
 
 
 @pytest.fixture(scope="module")

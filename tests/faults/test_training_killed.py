@@ -10,35 +10,28 @@ import signal
 import sys
 
 import pytest
-import torch
-from t2i.training.state import TrainingState
+from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors
 
-from t2i.config import validate
-from t2i.models import get_architecture, list_architectures
-from t2i.tensors import load_tensors
-from t2i.training import loop
+from t2i.models import list_architectures
+from t2i.models.find import list_snapshots
+from t2i.models.folder import load_model
+from t2i.training import loop, previews, snapshots
 from t2i.training.checkpoint import list_checkpoints
+from t2i.training.ema import EMA
 from t2i.training.loop import train
 from t2i.training.run import Run
+from t2i.training.trainer import Trainer
 
-CPU = torch.device("cpu")
-ENCODER = {"vocabulary": 300, "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 PLACES = (
-    (TrainingState, "accumulate"), (TrainingState, "update"), (TrainingState, "average"), (os, "fsync"),
-    (os, "rename"), (os, "replace"), (loop.Preview, "save"), (loop.MetricsLog, "append"), (loop, "draw_losses"),
+    (Trainer, "_gradients"), (Trainer, "_update"), (EMA, "update"), (os, "fsync"), (os, "rename"), (os, "replace"),
+    (os, "unlink"), (previews.Preview, "save"), (loop.MetricsLog, "append"), (snapshots, "draw_losses"),
 )  # fmt: skip
-INTERVAL = 16  # pictures between checkpoints
+INTERVAL = 16  # images between snapshots
 
 
 def settings(arch, trained_text):
-    architecture = get_architecture(arch)
-    stages = [{"resolution": 8, "share": 0.4}, {"resolution": 16, "share": 0.6}] if architecture.grows else []
-    changes = {"text_encoder": "transformer", "encoder": ENCODER} if trained_text else {}
-    return validate(
-        {**architecture.defaults, "arch": arch, "batch": 8, "accumulate": 2, "penalty_every": 2, "kimg": 0.048,
-         "log_kimg": 0.008, "snapshot_kimg": INTERVAL / 1000, "growing": architecture.grows, "stages": stages,
-         "model": architecture.smallest, **changes}
-    ).check()  # fmt: skip
+    text = {"text.encoder": "transformer", "text.transformer": {**SMALL_ENCODER, "layers": 1}} if trained_text else {}
+    return config(arch, **{"optim.accumulate": 2, "loss.penalty.every": 2, "run.keep_snapshots": 3}, **text)
 
 
 def new_run(config, data, root):
@@ -86,26 +79,20 @@ def killed_at(number, work):
     return count
 
 
-def state_of(run):
-    folder = list_checkpoints(run.checkpoints)[-1]
-    assert folder.name == "000000048"
-    files = {**{f.name: f for f in folder.glob("*.safetensors")}, "model": run.model / "generator/model.safetensors"}
-    return {name: load_tensors(file) for name, file in files.items()}
-
-
-def same_bits(first, second):
-    return first.keys() == second.keys() and all(
-        first[file].keys() == second[file].keys()
-        and all(torch.equal(first[file][name], second[file][name]) for name in first[file])
-        for file in first
-    )
+def outcome(run):
+    """What is left at the end: each snapshot a model, and the tensors of the last."""
+    numbers = [int(folder.name) for folder in list_snapshots(run.checkpoints)]
+    for folder in list_snapshots(run.checkpoints):
+        assert load_model(folder / "model")[1].training["images_seen"] == int(folder.name)
+    assert {*numbers} in ({0, 32, 48}, {0, 16, 32, 48})  # killed while it thins out for the last time, it is done
+    return final_tensors(run)
 
 
 def check(arch, trained_text, points, data, tmp_path):
     config = settings(arch, trained_text)
     whole = new_run(config, data, tmp_path / "whole")
     places = killed_at(None, lambda: train(config, data, whole, CPU))
-    expected = state_of(whole)
+    expected = outcome(whole)
     assert places > 50
     chosen = random.Random(f"{arch} {trained_text}").sample(range(1, places + 1), min(points, places))
     for point in chosen:
@@ -115,7 +102,7 @@ def check(arch, trained_text, points, data, tmp_path):
         begun = bool(list_checkpoints(run.checkpoints))  # killed in the very first snapshot: nothing to lose yet
         resumed = in_a_child(lambda: train(config, data, run, CPU, resume=begun, say=quiet))  # noqa: B023
         assert resumed == 0, point
-        assert same_bits(state_of(run), expected), point
+        assert_same_bits(outcome(run), expected)
         strays = [path for path in run.folder.rglob("*") if path.name.endswith((".tmp", ".new"))]
         assert not strays, (point, strays)
 
@@ -141,12 +128,12 @@ def test_a_killed_run_loses_at_most_one_interval(shapes_data, tmp_path):
     run = new_run(config, shapes_data, tmp_path)
     seen = []
 
-    def die_at_40(owner, images_seen, batch):
+    def die_at_40(ema, model, images_seen, batch):
         if images_seen == 40:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def work():
-        TrainingState.average = die_at_40
+        EMA.update = die_at_40
         train(config, shapes_data, run, CPU)
 
     assert in_a_child(work) == -signal.SIGKILL

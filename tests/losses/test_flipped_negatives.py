@@ -44,7 +44,7 @@ def test_flipped_real_images_are_judged_with_their_own_captions(arch, penalty, a
     trainer = Trainer(settings, 16, FrozenText(), CPU, networks=networks(arch))
     plan, plain, (_, term) = Schedule(settings, 16).plan(0), batch(4), trainer.terms
     without, found = (
-        discriminator_loss(trainer.objective, plan, each, StepRandom(0, 0, 4), trainer.statistics, False)[0]
+        discriminator_loss(trainer.objective, plan, each, StepRandom(0, 0, 4))[0]
         for each in (plain, replace(plain, flip_axis=np.array(axes)))
     )
     tokens = trainer.discriminator.read(plain.text)

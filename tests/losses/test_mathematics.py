@@ -36,7 +36,7 @@ def test_rows_without_a_wrong_caption_weigh_their_fake_in_full():
         shift = trainer.discriminator.head.unconditional.bias
 
         plan = Schedule(settings, 16).plan(0)
-        loss, _ = discriminator_loss(trainer.objective, plan, batch, rng, trainer.statistics, False)
+        loss, _ = discriminator_loss(trainer.objective, plan, batch, rng)
         (slope,) = torch.autograd.grad(loss, shift)
         # A constant added to every logit changes real, fake and (relative to real) mismatch terms: without a wrong
         # caption they cancel, with one half of the fake's weight is the mismatch's, which does not see it.
@@ -55,7 +55,7 @@ def test_ma_gp_does_not_change_where_logits_do_not(arch):
 
     def measure():
         fakes = draw_for_discriminator(trainer.objective, plan, batch, rng)
-        seen, _ = discriminate(trainer.objective, plan, batch, rng, fakes, trainer.statistics.add)
+        seen, _ = discriminate(trainer.objective, plan, batch, rng, fakes)
         return seen.real.detach(), trainer.objective.penalty.function(seen.real, seen.images, seen.words).detach()
 
     logits, penalty = measure()

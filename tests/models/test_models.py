@@ -55,7 +55,7 @@ def smallest_pieces(arch):
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("resolution", [32, 64, 128])
-def test_generator_draws_and_discriminator_judges(arch, resolution, conditioning):
+def test_shapes_of_images_and_logits(arch, resolution, conditioning):
     generator, discriminator = networks(arch, resolution, conditioning=conditioning)
     images = generator(torch.randn(2, generator.z_dim), captions())
     assert images.shape == (2, 3, resolution, resolution)
@@ -143,7 +143,7 @@ def test_truncation_at_zero_leaves_one_image_a_prompt(arch):
     torch.testing.assert_close(truncated[0], truncated[1])
 
 
-def test_discriminator_judges_one_pass_over_the_images_with_many_captions(arch):
+def test_one_pass_over_the_images_gives_logits_for_many_captions(arch):
     discriminator = wake(networks(arch, 32)[1])
     images = batch(4, 32).images
     features = discriminator.features(images)
@@ -154,7 +154,7 @@ def test_discriminator_judges_one_pass_over_the_images_with_many_captions(arch):
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_saved_and_loaded_model_draws_the_same_image(arch, conditioning, tmp_path):
+def test_saved_and_loaded_model_gives_the_same_image(arch, conditioning, tmp_path):
     generator = wake(networks(arch, 32, conditioning=conditioning)[0]).eval()
     encoder = {"name": "hash", "sha256": "0" * 64, "width": WIDTH, "max_tokens": 16}
     text = {"conditioning": conditioning, "layers": 1, "lr_multiplier": config(arch).text.lr_multiplier}

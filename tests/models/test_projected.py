@@ -67,7 +67,7 @@ def test_each_head_reads_the_caption(discriminator):
     assert (first != second).all()
 
 
-def test_an_image_is_judged_alone(discriminator):
+def test_the_logits_of_an_image_do_not_depend_on_the_batch(discriminator):
     images, text = torch.rand(3, 3, 16, 16), captions(3)
     together = discriminator(images, text)
     alone = torch.cat([discriminator(images[i : i + 1], text[i : i + 1]) for i in range(3)])
@@ -106,7 +106,7 @@ def test_a_run_stopped_and_resumed_ends_bit_identical(shapes_data, tmp_path):
 
 
 def test_a_batch_in_pieces_has_its_gradients(discriminator):
-    """Nothing in it looks at another image, nothing moves with a pass."""
+    """Images do not affect each other, and no buffer changes in a pass."""
     images, text = torch.rand(8, 3, 16, 16), captions(8)
     gradients = []
     for size in (8, 2):

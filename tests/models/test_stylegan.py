@@ -147,7 +147,7 @@ def test_style_mixing_takes_coarse_layers_from_one_noise_and_fine_ones_from_anot
     assert set(crossovers.tolist()) == set(range(1, layers))
 
 
-def test_training_varies_noise_and_styles_and_drawing_does_not(generator):
+def test_training_varies_noise_and_styles_and_inference_does_not(generator):
     for layer in generator.modules():
         if isinstance(layer, StyleLayer):
             torch.nn.init.ones_(layer.noise_strength)

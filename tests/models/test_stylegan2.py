@@ -112,18 +112,18 @@ def test_noise_and_text_both_move_the_image(generator):
     assert not torch.allclose(generator(z, text[torch.tensor([1, 0])]), plain)
 
 
-def test_layout_mlp_says_what_lies_where(generator):
-    """It moves some places more than others, by the first layer's styles alone; without it no side can be drawn."""
+def test_layout_mlp_changes_some_positions_more_than_others(generator):
+    """By the first layer's styles alone."""
     styles = generator.styles(torch.randn(2, generator.z_dim), generator.pool(captions()))
     assert styles.shape[2] == generator.w_width + generator.pooler.out_width
     plain = generator.render(styles)
-    told = styles.clone()
-    told[:, 0, generator.w_width :] += 1
-    moved = (generator.render(told) - plain).abs().mean(1)
+    changed = styles.clone()
+    changed[:, 0, generator.w_width :] += 1
+    moved = (generator.render(changed) - plain).abs().mean(1)
     assert moved.min() < 0.5 * moved.max()
-    told = styles.clone()
-    told[:, 1:, generator.w_width :] += 1
-    assert torch.equal(generator.render(told), plain)
+    changed = styles.clone()
+    changed[:, 1:, generator.w_width :] += 1
+    assert torch.equal(generator.render(changed), plain)
 
 
 @pytest.mark.parametrize("side", [4, 12, 32])

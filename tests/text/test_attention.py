@@ -1,4 +1,4 @@
-"""Mixing tokens: which way a head looks, what padding may do, and what it is for."""
+"""The token mixer: direction of the heads, padding, and its purpose."""
 
 import pytest
 import torch

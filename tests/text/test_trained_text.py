@@ -38,14 +38,14 @@ def test_a_prompt_draws_the_same_image_in_another_process(run):
         "pipe = TextToImagePipeline.from_pretrained(sys.argv[1], device='cpu'); "
         "print(hashlib.sha256(pipe('a red circle', seeds=[3], output_type='np').images.tobytes()).hexdigest())"
     )
-    drawn = {
+    images = {
         subprocess.run(
             [sys.executable, "-c", code, str(run.model)], env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True, text=True, check=True,
         ).stdout
         for seed in ("1", "2")
     }  # fmt: skip
-    assert len(drawn) == 1
+    assert len(images) == 1
 
 
 def test_prompts_are_told_apart(run):

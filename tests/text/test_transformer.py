@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from drawn_captions import CAPTIONS, PROMPTS, RECORDS, in_another_process
+from shape_captions import CAPTIONS, PROMPTS, RECORDS, in_another_process
 from small import networks
 from torch import nn
 
@@ -147,7 +147,7 @@ def test_attention_and_norms_are_computed_in_fp32_under_autocast(tokenizer, enco
 
 
 class Toy(nn.Module):
-    """Encoder, pooler and head, and made-up features of a picture: what a discriminator would see in it."""
+    """Encoder, pooler and head, and made-up image features in place of a discriminator's."""
 
     def __init__(self, encoder, channels=32):
         super().__init__()
@@ -155,7 +155,7 @@ class Toy(nn.Module):
         self.encoder = encoder
         self.pooler = AttentionPooler(TextStatistics.identity(encoder.width))
         self.head = ContrastiveHead(channels, self.pooler.out_width)
-        self.looks = {name: torch.randn(channels) for name in (*COLOURS, *SHAPES, *SIZES, *BACKGROUNDS)}
+        self.vectors = {name: torch.randn(channels) for name in (*COLOURS, *SHAPES, *SIZES, *BACKGROUNDS)}
 
     def features(self, records):
         """[B, C, 4, 4]: the sum of what is in the scene, with noise on every pixel."""
@@ -163,9 +163,9 @@ class Toy(nn.Module):
             [r.picture.scene.background, *(n for i in r.picture.scene.items for n in (i.colour, i.shape, i.size))]
             for r in records
         ]
-        looks = torch.stack([sum(self.looks[name] for name in found) for found in names])[:, :, None, None]
-        noise = torch.randn(len(records), looks.shape[1], 4, 4, generator=torch.Generator().manual_seed(len(records)))
-        return looks + noise
+        means = torch.stack([sum(self.vectors[name] for name in found) for found in names])[:, :, None, None]
+        noise = torch.randn(len(records), means.shape[1], 4, 4, generator=torch.Generator().manual_seed(len(records)))
+        return means + noise
 
     def logits(self, features, ids, numbers=None):
         return self.head(features, self.pooler(self.encoder(ids, numbers)))
@@ -183,7 +183,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(tokenizer, encoder)
     whole = {name: parameter.grad.clone() for name, parameter in toy.named_parameters()}
     toy.zero_grad()
     for rows in (slice(0, 8), slice(8, 16)):
-        # A piece has its own pictures, and the captions of all.
+        # A piece has its own images, and the captions of all.
         logits = toy.logits(features[rows], ids, numbers)
         (contrastive_loss(logits, torch.arange(16)[rows]).mean() * 0.5).backward()
     for name, parameter in toy.named_parameters():
@@ -216,9 +216,9 @@ def test_the_encoder_learns_to_tell_captions_apart(tokenizer):
 
     @torch.no_grad()
     def found():
-        """How often a picture's own caption is the closest of eight: 0.125 by chance."""
+        """How often an image's own caption is the closest of eight: 0.125 by chance."""
         logits = toy.logits(features, ids).unflatten(0, (-1, 8)).unflatten(2, (-1, 8))  # [32, 8, 32, 8]
-        eights = logits.diagonal(dim1=0, dim2=2)  # [8 pictures, 8 captions, 32]
+        eights = logits.diagonal(dim1=0, dim2=2)  # [8 images, 8 captions, 32]
         return (eights.argmax(1) == torch.arange(8)[:, None]).float().mean().item()
 
     assert found() < 0.3

@@ -5,9 +5,9 @@ import random
 
 import numpy as np
 import pytest
-from drawn_captions import CAPTIONS, PROMPTS, in_another_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shape_captions import CAPTIONS, PROMPTS, in_another_process
 
 from t2i.errors import UsageError, UserError
 from t2i.text.tokenizer import PAD_ID, UNK_ID, CaptionTokenizer
@@ -121,7 +121,7 @@ def test_a_damaged_or_foreign_tokenizer_is_refused_in_one_line(damage, tokenizer
     (tmp_path / "tokenizer.json").write_text(
         damage((tmp_path / "tokenizer.json").read_text(encoding="utf-8")), encoding="utf-8"
     )
-    with pytest.raises(UserError, match="no tokenizer of t2i's") as caught:
+    with pytest.raises(UserError, match="not a tokenizer of t2i") as caught:
         CaptionTokenizer.load(tmp_path / "tokenizer.json")
     assert "\n" not in str(caught.value)
 

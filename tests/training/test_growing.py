@@ -310,7 +310,7 @@ def test_a_run_stopped_while_it_grows_says_so_and_draws_at_full_size(name, minil
     assert run(["train", str(minilm_data), *arguments]) == 0
     assert "it has grown to 8 px only (stages: 8 px from 0 kimg, 16 px from" in capfd.readouterr().out
     assert run(["generate", "a table", "-o", "out.png"]) == 0
-    assert "it draws 8 px, enlarged to 16" in capfd.readouterr().err
+    assert "it generates 8 px, enlarged to 16" in capfd.readouterr().err
     assert Image.open("out.png").size == (16, 16)
     run_folder = next((here / "runs").iterdir())
     for path in (run_folder, run_folder / "checkpoints" / "000000016" / "model"):
@@ -318,4 +318,4 @@ def test_a_run_stopped_while_it_grows_says_so_and_draws_at_full_size(name, minil
         facts = json.loads(capfd.readouterr().out)
         assert (facts["resolution"], facts["grown to"]) == (16, 8)
     pipe = TextToImagePipeline.from_pretrained(run_folder, "cpu")
-    assert still_growing(pipe) == "this model was saved while it grew: it draws 8 px, enlarged to 16"
+    assert still_growing(pipe) == "this model was saved while it grew: it generates 8 px, enlarged to 16"

@@ -31,7 +31,6 @@ from t2i.training.loop import train
 from t2i.training.nan_guard import NanGuard, NotFinite
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run, find_runs
-from t2i.training.statistics import Statistics
 from t2i.training.step import discriminator_loss
 from t2i.training.text import PreparedText
 from t2i.training.trainer import Trainer
@@ -159,7 +158,7 @@ def test_after_nan_a_run_goes_back_draws_other_numbers_and_ends(shapes_data, tmp
 @pytest.mark.parametrize("on_nan", ["stop", "rollback"])
 def test_a_late_verdict_is_heard_before_what_the_step_made_is_kept(on_nan, shapes_data, tmp_path, monkeypatch):
     """On a GPU it would be read a step later: here the last step of all, and of an interval, is broken."""
-    init, gradients, broken = NanGuard.__init__, Trainer._gradients, []
+    init, gradients, broken = NanGuard.__init__, Trainer._backward, []
 
     def break_once(trainer, phase, plan, *rest):
         shared = gradients(trainer, phase, plan, *rest)
@@ -169,7 +168,7 @@ def test_a_late_verdict_is_heard_before_what_the_step_made_is_kept(on_nan, shape
         return shared
 
     monkeypatch.setattr(NanGuard, "__init__", lambda guard, statistics, late: init(guard, statistics, late=True))
-    monkeypatch.setattr(Trainer, "_gradients", break_once)
+    monkeypatch.setattr(Trainer, "_backward", break_once)
     said = []
     if on_nan == "rollback":
         run, outcome = start(config(run__on_nan=on_nan), shapes_data, tmp_path, say=said.append)
@@ -256,7 +255,7 @@ def test_loss_of_several_wrong_captions_is_their_mean(shapes_data):
     trainer, plan = new_trainer(shapes_data, loss__penalty__kind="none"), plan_of(config(), 0)
 
     def loss(batch):
-        return discriminator_loss(trainer.objective, plan, batch, StepRandom(0, 0, 8), Statistics(), False)[0]
+        return discriminator_loss(trainer.objective, plan, batch, StepRandom(0, 0, 8))[0]
 
     apart = [loss(dataclasses.replace(batch, wrong=batch.wrong[:, k : k + 1])) for k in range(3)]
     torch.testing.assert_close(loss(batch), torch.stack(apart).mean())

@@ -1,4 +1,4 @@
-"""Captions of drawn shapes, and a vocabulary of them, for the tests of the text encoder that is trained."""
+"""Captions of synthetic shapes, and a vocabulary of them, for the tests of the text encoder that is trained."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""scripts/emoji_pictures.py, with packages that the test makes."""
+"""scripts/emoji_images.py, with packages that the test makes."""
 
 import importlib.util
 import io
@@ -13,10 +13,10 @@ from PIL import Image
 
 from t2i.data.sources.folders import FolderPairSource
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "emoji_pictures.py"
-spec = importlib.util.spec_from_file_location("emoji_pictures", SCRIPT)
-emoji_pictures = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(emoji_pictures)
+SCRIPT = Path(__file__).parents[2] / "scripts" / "emoji_images.py"
+spec = importlib.util.spec_from_file_location("emoji_images", SCRIPT)
+emoji_images = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(emoji_images)
 
 EMOJI = {
     "1F34E": ("red apple", ["fruit", "ripe", "2x"], (220, 20, 30)),
@@ -35,8 +35,8 @@ def pack(path, files):
             tar.addfile(member, io.BytesIO(data))
 
 
-def painted():
-    """A package of pictures."""
+def bitmaps():
+    """A package of bitmaps."""
     files = {}
     for code, (_, _, rgb) in EMOJI.items():
         image = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
@@ -47,8 +47,8 @@ def painted():
     return files | {"package/assets/1f44b-1f3fb.webp": b"another skin tone: not opened"}
 
 
-def drawings():
-    """A package of drawings."""
+def svgs():
+    """A package of SVG files."""
     icons, chars = {}, {}
     for code, (label, _, (red, green, blue)) in EMOJI.items():
         name = label.replace(": ", "-").replace(" ", "-").lower()
@@ -56,7 +56,7 @@ def drawings():
         icons[name] = {"body": body}
         chars[code.lower().replace("-fe0f", "")] = name
     icons["automobile"] |= {"width": 144, "body": icons["automobile"]["body"].replace('"50"', '"120"', 1)}
-    chars["1f44b-1f3fb"] = "another-skin-tone"  # whose drawing has another name's place, or none
+    chars["1f44b-1f3fb"] = "another-skin-tone"  # whose icon is missing
     files = {"icons": {"width": 72, "height": 72, "icons": icons}, "chars": chars}
     return {f"package/{name}.json": json.dumps(value).encode() for name, value in files.items()}
 
@@ -69,8 +69,8 @@ def emoji(tmp_path_factory):
     data = [{"hexcode": code, "label": label, "tags": tags} for code, (label, tags, _) in EMOJI.items()]
     names = {"package/en/data.json": json.dumps(data).encode(), "package/en/messages.json": b"{}"}
     pack(packages / "emojibase-data-17.0.0.tgz", names)
-    for name in emoji_pictures.STYLES:
-        files = drawings() if "iconify" in name else painted()
+    for name in emoji_images.STYLES:
+        files = svgs() if "iconify" in name else bitmaps()
         plain, _, version = name.lstrip("@").rpartition("@")
         pack(packages / f"{plain.replace('/', '-')}-{version}.tgz", files)
     done = subprocess.run([sys.executable, SCRIPT, out], capture_output=True, text=True, check=True)
@@ -94,7 +94,7 @@ def test_a_tenth_is_held_out_with_captions_that_nothing_in_train_has(emoji):
     train, val = read(out, "train"), read(out, "val")
     assert len(train) + len(val) == 3 * len(EMOJI) and not train.keys() & val.keys()
     assert 0.03 < len(val) / len(train) < 0.3
-    assert f"{len(train):,} pictures to train on, {len(val):,} held out" in said
+    assert f"{len(train):,} training images, {len(val):,} held out" in said
     known = {caption for record in train.values() for caption in record.captions}
     assert all(record.captions and not known & set(record.captions) for record in val.values())
 
@@ -119,9 +119,9 @@ def test_captions_name_the_thing_its_style_its_tags_and_its_colour(whole):
     assert records["2764-0"].captions[0] == "a red heart"  # with and without the variation selector
 
 
-def test_pictures_lie_on_white(emoji):
+def test_images_lie_on_white(emoji):
     out, _ = emoji
-    for style, size in (("0", (128, 64)), ("1", (128, 64)), ("2", (72, 72))):  # two are drawn
+    for style, size in (("0", (128, 64)), ("1", (128, 64)), ("2", (72, 72))):  # two are SVG
         (path,) = out.glob(f"*/emoji/images/1f697-{style}.png")
         with Image.open(path) as image:
             assert image.mode == "RGB" and image.size == size
@@ -133,7 +133,7 @@ def test_pictures_lie_on_white(emoji):
     [("owl", "an owl"), ("socks", "socks"), ("cross", "a cross"), ("keycap: 5", "a keycap 5"), ("Tokyo", "Tokyo")],
 )
 def test_nouns(label, noun):
-    assert emoji_pictures.thing(label) == noun
+    assert emoji_images.thing(label) == noun
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_nouns(label, noun):
      ((10, 10, 10), "black"), ((128, 128, 128), "grey"), ((250, 250, 250), "white")],
 )  # fmt: skip
 def test_colour_names(rgb, name):
-    assert emoji_pictures.colour_name(*(value / 255 for value in rgb)) == name
+    assert emoji_images.colour_name(*(value / 255 for value in rgb)) == name
 
 
 def png(image):
@@ -151,17 +151,17 @@ def png(image):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("colour", emoji_pictures.PAINTS)
-def test_a_recoloured_picture_has_that_colour_where_it_had_its_main_one(colour):
-    picture = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
-    picture.paste((215, 40, 50, 255), (5, 5, 55, 55))
-    picture.paste((250, 250, 250, 255), (10, 10, 20, 20))
-    picture.paste((40, 170, 60, 255), (40, 40, 50, 50))
-    found = emoji_pictures.recoloured(png(picture), colour)
+@pytest.mark.parametrize("colour", emoji_images.PAINTS)
+def test_a_recoloured_image_has_that_colour_where_it_had_its_main_one(colour):
+    image = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
+    image.paste((215, 40, 50, 255), (5, 5, 55, 55))
+    image.paste((250, 250, 250, 255), (10, 10, 20, 20))
+    image.paste((40, 170, 60, 255), (40, 40, 50, 50))
+    found = emoji_images.recoloured(png(image), colour)
     if colour == "red":
         assert found is None
         return
-    assert emoji_pictures.colour_of(found) == colour
+    assert emoji_images.colour_of(found) == colour
     image = Image.open(io.BytesIO(found))
     assert image.getpixel((0, 0))[3] == 0
     assert image.getpixel((15, 15)) == (250, 250, 250, 255) and image.getpixel((45, 45)) == (40, 170, 60, 255)
@@ -169,15 +169,15 @@ def test_a_recoloured_picture_has_that_colour_where_it_had_its_main_one(colour):
 
 def test_grey_things_take_colours_and_white_or_many_coloured_ones_do_not():
     grey = Image.new("RGBA", (60, 60), (130, 130, 130, 255))
-    assert emoji_pictures.colour_of(emoji_pictures.recoloured(png(grey), "blue")) == "blue"
-    assert emoji_pictures.recoloured(png(Image.new("RGBA", (60, 60), "white")), "blue") is None
+    assert emoji_images.colour_of(emoji_images.recoloured(png(grey), "blue")) == "blue"
+    assert emoji_images.recoloured(png(Image.new("RGBA", (60, 60), "white")), "blue") is None
     stripes = Image.new("RGBA", (60, 60), "white")
     for number, colour in enumerate(("red", "yellow", "lime", "blue")):
         stripes.paste(colour, (15 * number, 0, 15 * number + 15, 60))
-    assert emoji_pictures.recoloured(png(stripes), "purple") is None
+    assert emoji_images.recoloured(png(stripes), "purple") is None
 
 
-def test_recoloured_pictures_are_trained_on_and_their_captions_say_the_colour(emoji, tmp_path):
+def test_recoloured_images_are_trained_on_and_their_captions_say_the_colour(emoji, tmp_path):
     command = [sys.executable, SCRIPT, tmp_path, "--packages", emoji[0] / "packages", "--recoloured", "3"]
     subprocess.run(command, check=True)
     train, val, before = read(tmp_path, "train"), read(tmp_path, "val"), read(emoji[0], "train")

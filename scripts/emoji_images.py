@@ -1,16 +1,16 @@
-"""Captioned emoji of three styles, from public npm packages: what the built-in model is trained on.
+"""Captioned emoji of three styles, from public npm packages: the training data of the built-in model.
 
     pip install resvg-py
-    python scripts/emoji_pictures.py OUT [--packages FOLDER] [--whole-emoji] [--recoloured 2]
+    python scripts/emoji_images.py OUT [--packages FOLDER] [--whole-emoji] [--recoloured 2]
 
-Writes OUT/train/emoji and OUT/val/emoji, each with images/ (PNG on white, 128 px) and captions/ (a line each),
-for `t2i prepare --images ... --captions ...`. One picture in ten, by a hash of its code points and its style, is in
-val, with those of its captions that no picture in train has: what it shows may be known in another style, its words are
-not. With --whole-emoji an emoji is in val in all its styles or in none. With --recoloured N the pictures to train on
-come up to N more times in another colour, which their captions say: where all cars are red no word makes one blue.
+Writes OUT/train/emoji and OUT/val/emoji, each with images/ (PNG on white, 128 px) and captions/ (one a line), for
+`t2i prepare --images ... --captions ...`. One image in ten, by a hash of its code points and its style, is held out in
+val, with those of its captions that no training image has. The emoji itself may be in train in another style. With
+--whole-emoji an emoji is in val in all its styles or in none. With --recoloured N training images are added in up to N
+other colours, which their captions name: if all cars are red, no word can make one blue.
 
-Packages are fetched with `npm pack`, or taken from FOLDER where they lie there. Noto and Twemoji are drawings (SVG),
-which resvg paints; Fluent 3D comes as pictures.
+Packages are fetched with `npm pack`, or taken from FOLDER if they are there. Noto and Twemoji are SVG, which resvg
+renders; Fluent 3D has bitmaps.
 Noto Emoji: Google, Apache-2.0. Twemoji: Twitter and contributors, CC BY 4.0. Fluent Emoji 3D: Microsoft, MIT. Names and
 tags: emojibase, MIT.
 """
@@ -36,28 +36,28 @@ STYLES = {  # package: style words
     "@iconify-json/twemoji@1.2.5": ("flat Twemoji style", "flat"),
     "@lobehub/fluent-emoji-3d@1.1.0": ("glossy 3d", "3d"),
 }
-HELD_OUT = 10  # one picture in so many
+HELD_OUT = 10  # one image in ten
 SIDE = 128
 COLOURS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey", "white",
 )  # fmt: skip
-PAINTS = {  # hue in degrees, saturation and value of what is recoloured
+PAINTS = {  # hue in degrees, saturation and value of recoloured images
     "red": (2, 0.80, 0.87), "orange": (28, 0.85, 0.97), "yellow": (48, 0.75, 0.99), "green": (110, 0.60, 0.68),
     "blue": (210, 0.70, 0.88), "purple": (270, 0.55, 0.75), "pink": (335, 0.45, 0.95), "brown": (20, 0.55, 0.50),
     "black": (0, 0.05, 0.20), "grey": (0, 0.02, 0.62),
 }  # fmt: skip
-PLAIN = 0.6  # share of the picture's own pixels that one colour must have to be named
+PLAIN = 0.6  # least share of the foreground pixels that a named colour has
 OWN = {"a", "an", "the"}
 
 
 def package(name: str, folder: Path) -> Path:
-    """The package's tarball in the folder, fetched if it is not there."""
+    """The package's tarball in the folder, fetched if it is missing."""
     plain, _, version = name.lstrip("@").rpartition("@")
     path = folder / f"{plain.replace('/', '-')}-{version}.tgz"
     if not path.is_file():
         npm = shutil.which("npm")
         if npm is None:
-            raise SystemExit(f"{path.name} is not in {folder}, and there is no npm to fetch it with")
+            raise SystemExit(f"{path.name} is not in {folder}, and npm is not installed")
         subprocess.run([npm, "pack", "--silent", name], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return path
 
@@ -70,8 +70,8 @@ def members(path: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
                 yield member.name.removeprefix(prefix), tar.extractfile(member).read()
 
 
-def pictures(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Code points and an encoded picture of each emoji of a style's package."""
+def images(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Code points and an encoded image of each emoji of a style's package."""
     icons = dict(members(path, "package/icons.json"))
     if not icons:
         for file, data in members(path, "package/assets/"):
@@ -79,31 +79,31 @@ def pictures(path: Path) -> Iterator[tuple[str, bytes]]:
         return
     import resvg_py
 
-    drawings = json.loads(icons[""])
+    collection = json.loads(icons[""])
     names = json.loads(dict(members(path, "package/chars.json"))[""])
     for emoji, name in names.items():
-        if name in drawings["icons"]:  # some characters are another name for one
-            icon = drawings["icons"][name]
-            box = [icon.get(side, drawings[side]) for side in ("width", "height")]
+        if name in collection["icons"]:  # some characters are aliases
+            icon = collection["icons"][name]
+            box = [icon.get(side, collection[side]) for side in ("width", "height")]
             svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {box[0]} {box[1]}">{icon["body"]}</svg>'
             yield code(emoji), resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, skip_system_fonts=True)
 
 
 def code(name: str) -> str:
-    """Code points without the variation selector, which the packages write or leave out: "1f3f4-200d-2620"."""
+    """Code points without the variation selector, which only some packages write: "1f3f4-200d-2620"."""
     return name.lower().replace("-fe0f", "")
 
 
 def on_white(data: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(data)).convert("RGBA")
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    page = Image.new("RGBA", picture.size, "white")
-    page.alpha_composite(picture)
-    return page.convert("RGB")
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    background = Image.new("RGBA", image.size, "white")
+    background.alpha_composite(image)
+    return background.convert("RGB")
 
 
 def colour_of(data: bytes) -> str | None:
-    """The name of the colour that most of the picture's own pixels have; None where no colour is most of it."""
+    """The name of the colour of most foreground pixels; None where no colour has enough of them."""
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA").resize((24, 24))).reshape(-1, 4)
     own = pixels[pixels[:, 3] > 127, :3] / 255
     if len(own) < 30:
@@ -131,16 +131,18 @@ def colour_name(red: float, green: float, blue: float) -> str:
 
 
 def recoloured(data: bytes, colour: str) -> bytes | None:
-    """The picture with its main hue, and those near it, turned to a colour of PAINTS, or what is grey in it painted;
-    None where neither is a third of it, or where it has that colour already."""
-    picture = Image.open(io.BytesIO(data)).convert("RGBA")
-    rgb, alpha = picture.convert("RGB"), picture.getchannel("A")
+    """The image with its main hue and similar ones turned to a colour of PAINTS, or with its grey pixels coloured.
+
+    None where neither is a third of the foreground, or where the image has that colour already.
+    """
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    rgb, alpha = image.convert("RGB"), image.getchannel("A")
     hue, saturation, value = np.moveaxis(np.asarray(rgb.convert("HSV")) / 255.0, 2, 0)
     own = np.asarray(alpha) > 127
     coloured = own & (saturation > 0.25) & (value > 0.2)
     counts, edges = np.histogram(hue[coloured], 24, (0, 1))
     main = edges[(counts + np.roll(counts, 1)).argmax()]  # the edge between the two fullest neighbours
-    turn = (hue - main + 0.5) % 1 - 0.5  # from there, half a circle each way
+    turn = (hue - main + 0.5) % 1 - 0.5  # hue relative to it
     near = coloured & (abs(turn) < 1 / 12)
     grey = own & (saturation < 0.18) & (value > 0.25) & (value < 0.9)
     if max(near.sum(), grey.sum()) < own.sum() / 3:
@@ -168,7 +170,7 @@ def recoloured(data: bytes, colour: str) -> bytes | None:
 
 
 def ramp(x: np.ndarray, zero: float, one: float) -> np.ndarray:
-    """0 up to `zero`, 1 from `one` on, or the other way round, and a straight line between them."""
+    """0 at `zero` and beyond, 1 at `one` and beyond, linear between them."""
     return np.clip((x - zero) / (one - zero), 0, 1)
 
 
@@ -186,7 +188,7 @@ def thing(label: str) -> str:
 def captions(
     label: str, tags: list[str], styles: tuple[str, ...], colour: str | None, dice: random.Random
 ) -> list[str]:
-    """Different ways to ask for the picture: by name, style, tags and colour."""
+    """Captions of an image: by name, style, tags and colour."""
     noun = thing(label)
     words = useful(tags, label)
     dice.shuffle(words)
@@ -205,7 +207,7 @@ def captions(
 
 
 def useful(tags: list[str], label: str) -> list[str]:
-    """Tags that are words, and no part of the label."""
+    """Tags that are words and not part of the label."""
     known = label.lower().split()
     return [tag for tag in tags if len(tag) > 2 and tag.replace(" ", "").isalpha() and tag not in known]
 
@@ -223,7 +225,7 @@ def in_colour(label: str, colour: str) -> str:
 def captions_in_colour(
     label: str, tags: list[str], styles: tuple[str, ...], colour: str, dice: random.Random
 ) -> list[str]:
-    """Of a picture that is recoloured: every one says the colour."""
+    """Captions of a recoloured image; each names the colour."""
     noun, style = in_colour(label, colour), dice.choice(styles)
     words = [tag for tag in useful(tags, label) if takes_colours(tag) and " " not in tag]
     kinds = [word for word in words if not word.endswith(("ing", "ed"))]  # mostly nouns
@@ -245,9 +247,9 @@ def in_style(noun: str, style: str, styles: tuple[str, ...]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--packages", type=Path, help="Where the packages' tarballs lie, or are put; OUT/packages.")
-    parser.add_argument("--whole-emoji", action="store_true", help="Hold out emoji in all styles, not single pictures.")
-    parser.add_argument("--recoloured", type=int, default=0, help="Times that a picture comes in another colour.")
+    parser.add_argument("--packages", type=Path, help="Folder of the packages' tarballs (default: OUT/packages).")
+    parser.add_argument("--whole-emoji", action="store_true", help="Hold out emoji in all styles, not single images.")
+    parser.add_argument("--recoloured", type=int, default=0, help="Other colours of each training image (default: 0).")
     options = parser.parse_args()
     folder = options.packages or options.out / "packages"
     folder.mkdir(parents=True, exist_ok=True)
@@ -256,34 +258,34 @@ def main() -> None:
     facts = {code(entry["hexcode"]): entry for entry in json.loads(data)}
     splits: dict[str, dict[str, tuple[Image.Image, list[str]]]] = {"train": {}, "val": {}}
     for number, (name, styles) in enumerate(STYLES.items()):
-        for emoji, picture in pictures(package(name, folder)):
-            if emoji not in facts:  # other skin tones, which have no name of their own
+        for emoji, encoded in images(package(name, folder)):
+            if emoji not in facts:  # other skin tones, which have no name
                 continue
             digest = hashlib.sha256((emoji if options.whole_emoji else f"{emoji} {number}").encode()).digest()
             entry = facts[emoji]
             lines = captions(
-                entry["label"], entry.get("tags", []), styles, colour_of(picture), random.Random(f"{name} {emoji}")
+                entry["label"], entry.get("tags", []), styles, colour_of(encoded), random.Random(f"{name} {emoji}")
             )
             split = "val" if digest[0] % HELD_OUT == 0 else "train"
-            splits[split][f"{emoji}-{number}"] = on_white(picture), lines
+            splits[split][f"{emoji}-{number}"] = on_white(encoded), lines
             if split == "train" and takes_colours(entry["label"]):
                 dice = random.Random(f"{name} {emoji} in colour")
                 for colour in dice.sample(sorted(PAINTS), options.recoloured):
-                    if painted := recoloured(picture, colour):
+                    if changed := recoloured(encoded, colour):
                         lines = captions_in_colour(entry["label"], entry.get("tags", []), styles, colour, dice)
-                        splits[split][f"{emoji}-{number}-{colour}"] = on_white(painted), lines
+                        splits[split][f"{emoji}-{number}-{colour}"] = on_white(changed), lines
     known = {line for _, lines in splits["train"].values() for line in lines}
     for split, found in splits.items():
-        images, texts = (options.out / split / "emoji" / kind for kind in ("images", "captions"))
-        images.mkdir(parents=True, exist_ok=True)
-        texts.mkdir(exist_ok=True)
-        for key, (picture, lines) in found.items():
+        image_folder, caption_folder = (options.out / split / "emoji" / kind for kind in ("images", "captions"))
+        image_folder.mkdir(parents=True, exist_ok=True)
+        caption_folder.mkdir(exist_ok=True)
+        for key, (image, lines) in found.items():
             if split == "val":
                 lines = [line for line in lines if line not in known]
-            picture.save(images / f"{key}.png")
-            (texts / f"{key}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            image.save(image_folder / f"{key}.png")
+            (caption_folder / f"{key}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     train, val = (f"{len(found):,}" for found in splits.values())
-    print(f"{options.out}: {train} pictures to train on, {val} held out")
+    print(f"{options.out}: {train} training images, {val} held out")
 
 
 if __name__ == "__main__":

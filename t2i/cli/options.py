@@ -1,0 +1,14 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+_MODEL = "Model or run folder, or emoji, the built-in model (default: the newest run, else emoji)."
+Model = Annotated[Path | None, Option(help=_MODEL, show_default=False)]
+ModelArgument = Annotated[Path | None, Argument(help=_MODEL, show_default=False)]
+PromptFile = Annotated[Path | None, Option(help="Text file with one prompt a line.", show_default=False)]
+Truncation = Annotated[float, Option(help="Truncation psi: 1 as trained; towards 0 less varied.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
+Json = Annotated[bool, Option("--json", help="Print a report as JSON.")]
