@@ -1,4 +1,4 @@
-"""The energy score: its distances are norms, it is smallest for the data's own distribution, and steps use it rightly."""
+"""The energy score: its distances are norms, it is smallest for the data's own distribution, and steps use it so."""
 
 import pytest
 import torch
