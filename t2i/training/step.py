@@ -328,5 +328,5 @@ def warm_up_loss(
         fakes = nets.draw(plan, nets.noise(rng, "G"), text, rng, "G")
         with torch.no_grad():
             others = nets.draw(plan, nets.noise(rng, "D"), text, rng, "D")
-    watch_collapse(statistics, batch.images, fakes.detach())
+    watch_collapse(nets.statistics, batch.images, fakes.detach())
     return energy.warm_up(fakes, others, batch.images, nets.statistics.add).mean(), None
