@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from t2i.aliases import SETTINGS, rename_settings
-from t2i.config import TrainConfig, build, flatten
+from t2i.config import TrainConfig, build
 from t2i.data.prepared import PreparedDataset
+from t2i.toml_tables import flatten
 from t2i.training.settings import new_settings
 
 

@@ -7,16 +7,13 @@ from the first of these that has one: the command line, the config file (`--conf
 import dataclasses
 import itertools
 import math
-import tomllib
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from t2i.aliases import gone_settings, rename_settings
-from t2i.errors import UsageError, UserError
-from t2i.files import describe_os_error, first_line
+from t2i.errors import UsageError
+from t2i.toml_tables import flatten, set_dotted
 
 COMMAND_LINE, DEFAULT = "command line", "default"  # sources of a value
 
@@ -255,7 +252,7 @@ class TrainConfig:
         """As the tables of a TOML file, plain values; `build(flatten(...))` gives the config back."""
         found: dict[str, Any] = {"arch": self.arch, "preset": self.preset, "begin_with": self.begin_with}
         for name in GROUPS:
-            _set(found, name, dataclasses.asdict(getattr(self, _ATTRIBUTES[name])))
+            set_dotted(found, name, dataclasses.asdict(getattr(self, _ATTRIBUTES[name])))
         found["schedule"]["stages"] = [dataclasses.asdict(stage) for stage in self.schedule.stages]
         found["loss"].update({name: dict(table) for name, table in self.terms.items()})
         kind = {"kind": self.discriminator_kind}
@@ -298,32 +295,6 @@ def type_of(name: str) -> Any:
     return (
         _TOP_TYPES[name] if name in _TOP else typing.get_type_hints(GROUPS[name.rpartition(".")[0]])[FIELDS[name].name]
     )
-
-
-def flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Tables -> {dotted name: value}; a table without keys is left out."""
-    found: dict[str, Any] = {}
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{dotted name: value} -> tables."""
-    found: dict[str, Any] = {}
-    for name, value in flat.items():
-        _set(found, name, value)
-    return found
-
-
-def _set(tables: dict[str, Any], name: str, value: Any) -> None:
-    *groups, last = name.split(".")
-    for group in groups:
-        tables = tables.setdefault(group, {})
-    tables[last] = value
 
 
 def build(flat: Mapping[str, Any], called: Callable[[str], str] = option) -> TrainConfig:
@@ -433,99 +404,3 @@ def _check_stage(stage: Stage, name: str, accumulate: int) -> None:
         raise UsageError(f"{where}: batch {stage.batch} must be at least 2 and a multiple of accumulate ({accumulate})")
     if stage.lr is not None and not (math.isfinite(stage.lr) and stage.lr > 0):
         raise UsageError(f"{where}: lr must be above 0, not {stage.lr}")
-
-
-class Layers:
-    """Settings laid over each other, later ones winning, and where each value came from."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.origin: dict[str, str] = {}
-
-    def add(self, source: str, values: Mapping[str, Any]) -> None:
-        """values: {dotted name: value}."""
-        self.values |= values
-        self.origin |= dict.fromkeys(values, source)
-
-    def called(self, name: str) -> str:
-        """How a message calls a setting: as the user wrote it."""
-        source = self.origin.get(name, DEFAULT)
-        return option(name) if source in (DEFAULT, COMMAND_LINE) else f"{source}: {name}"
-
-    def build(self) -> TrainConfig:
-        """Raises UsageError, one line."""
-        return build(self.values, self.called)
-
-
-def is_on(value: Any) -> bool:
-    """Does a setting that others need have an effect itself?"""
-    return value not in (None, False, 0, "none", ())
-
-
-def check_needs(layers: Layers, config: TrainConfig, named: Iterator[str] | Sequence[str]) -> None:
-    """Raises UsageError where one of these settings has no effect, since another one that it needs is off."""
-    values = flatten(config.tables())
-    for name in named:
-        needs = FIELDS[name].metadata.get("needs") if name in FIELDS else None
-        if needs is None:
-            continue
-        other, _, wanted = needs.partition("=")
-        found = values.get(other)
-        if (found == wanted) if wanted else is_on(found):
-            continue
-        source = layers.origin.get(other, DEFAULT)
-        whose = "" if source in (DEFAULT, COMMAND_LINE) else f" ({source})"
-        said = f"{option(other)} is {found}" if found not in (None, False, 0, ()) else f"it needs {option(other)}"
-        raise UsageError(f"{layers.called(name)} has no effect: {said}{whose}")
-
-
-def read_toml(path: Path | str) -> dict[str, Any]:
-    """A config file as {dotted name: value}, names of older versions renamed. Raises UserError, one line."""
-    flat = flatten(read_tables(path))
-    if gone := gone_settings(flat):
-        raise UsageError(
-            f"{path}: {', '.join(gone)}: gone since 0.2; [loss.energy] weight, features and repulsion do that"
-        )
-    return rename_settings(flat)
-
-
-def read_tables(path: Path | str) -> dict[str, Any]:
-    """A TOML file. Raises UserError, one line."""
-    try:
-        with open(path, "rb") as stream:
-            return tomllib.load(stream)
-    except OSError as error:
-        raise describe_os_error(error, path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid TOML ({first_line(error)})") from error
-
-
-def to_toml(tables: Mapping[str, Any], prefix: str = "") -> str:
-    """Tables as TOML. A value of None, which TOML has not, is left out."""
-    lines, below = [], []
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            if text := to_toml(value, f"{prefix}{key}."):
-                below.append(text)
-        elif value is not None:
-            lines.append(f"{key} = {_toml(value)}\n")
-    head = f"[{prefix[:-1]}]\n" if prefix and lines else ""
-    return "\n".join(part for part in [head + "".join(lines), *below] if part)
-
-
-def _toml(value: Any) -> str:
-    """A plain value as TOML."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return repr(value)
-        case str():
-            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-            return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
-        case list() | tuple():
-            return f"[{', '.join(_toml(item) for item in value)}]"
-        case Mapping():
-            items = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items() if item is not None)
-            return f"{{ {items} }}"
-    raise TypeError(f"TOML has no {type(value).__name__}")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from t2i.aliases import rename_settings
-from t2i.config import flatten
 from t2i.models import list_architectures
 from t2i.presets import preset_file, read_preset
 from t2i.tensors import load_tensors
+from t2i.toml_tables import flatten
 from t2i.training.checkpoint import list_checkpoints, part_file
 from t2i.training.loading import BatchLoader
 from t2i.training.loop import train

@@ -263,10 +263,11 @@ def _show(
 
     origin: where each setting came from; {} for a run that is resumed.
     """
-    from t2i.config import COMMAND_LINE, flatten, to_toml
+    from t2i.config import COMMAND_LINE
     from t2i.models import get_architecture
     from t2i.presets import about, preset_file
     from t2i.text.pooler import TextStatistics
+    from t2i.toml_tables import flatten, to_toml
     from t2i.training.schedule import Schedule
     from t2i.training.tables import effective
     from t2i.training.trainer import make_networks

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2i.config import flatten, read_tables
 from t2i.errors import UserError
+from t2i.toml_tables import flatten, read_tables
 
 FOLDER = Path(__file__).parent
 

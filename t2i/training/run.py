@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from t2i.aliases import rename_settings
-from t2i.config import TrainConfig, flatten
+from t2i.config import TrainConfig
 from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset, find_datasets
 from t2i.errors import UsageError, UserError
 from t2i.files import describe_os_error, make_folder, read_json, write_json
 from t2i.models.find import BEST, BUILT_IN, newest_in_run
+from t2i.toml_tables import flatten
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.tables import config_from, unknown_settings
 from t2i.version import __version__

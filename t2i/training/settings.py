@@ -4,25 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2i.config import (
-    COMMAND_LINE,
-    DEFAULT,
-    FIELDS,
-    Layers,
-    TrainConfig,
-    check_needs,
-    check_value,
-    flatten,
-    option,
-    read_toml,
-    type_of,
-)
+from t2i.config import COMMAND_LINE, DEFAULT, FIELDS, TrainConfig, check_value, option, type_of
 from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError, UserError
 from t2i.files import shell_word
 from t2i.models import get_architecture
 from t2i.presets import list_presets, preset_file, read_preset
+from t2i.setting_layers import Layers, check_needs, read_toml
+from t2i.toml_tables import flatten
 from t2i.training.begin_with import find_source
 from t2i.training.run import Run, find_data
 from t2i.training.schedule import Schedule

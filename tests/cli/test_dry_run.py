@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2i.config import flatten, to_toml
 from t2i.errors import UsageError
 from t2i.models import list_architectures
 from t2i.presets import list_presets, preset_file
+from t2i.toml_tables import flatten, to_toml
 from t2i.training.settings import new_settings
 from t2i.training.tables import effective
 

@@ -9,8 +9,8 @@ import torch
 from short_runs import config
 from small import WIDTH, networks
 
-from t2i.config import nest
 from t2i.models.folder import ModelDescription, load_model, save_model
+from t2i.toml_tables import nest
 from t2i.training.checkpoint import save_checkpoint
 
 ENCODER = {"name": "hash", "sha256": "0" * 64, "width": WIDTH, "max_tokens": 16}

@@ -7,12 +7,12 @@ import torch
 from short_runs import CPU, config, smallest
 from small import WIDTH, batch, captions, networks
 
-from t2i.config import nest
 from t2i.models import get_architecture, list_architectures
 from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.models.growing import Growth
 from t2i.presets import FOLDER, read_preset
 from t2i.text.pooler import CONDITIONINGS, Conditioning, TextBatch, TextStatistics
+from t2i.toml_tables import nest
 from t2i.training.randomness import StepRandom
 from t2i.training.schedule import Schedule, StepPlan
 from t2i.training.step import features_of_both

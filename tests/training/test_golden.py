@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from t2i.aliases import rename_settings
-from t2i.config import TrainConfig, flatten
+from t2i.config import TrainConfig
 from t2i.models.growing import real_at
 from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.text.transformer import TransformerEncoder
+from t2i.toml_tables import flatten
 from t2i.training.batch import Batch
 from t2i.training.ema import EMA
 from t2i.training.randomness import StepRandom

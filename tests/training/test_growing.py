@@ -8,7 +8,7 @@ import torch
 from short_runs import CPU, config, logged, smallest, start
 from small import WIDTH, captions
 
-from t2i.config import build, nest, to_toml
+from t2i.config import build
 from t2i.errors import UsageError, UserError
 from t2i.layers import downsample, upsample
 from t2i.models import get_architecture, list_architectures
@@ -16,6 +16,7 @@ from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.models.growing import Growth, real_at
 from t2i.presets import list_presets, preset_file, read_preset
 from t2i.text.pooler import TextStatistics
+from t2i.toml_tables import nest, to_toml
 from t2i.training.loop import train
 from t2i.training.schedule import Schedule, fit_stages
 from t2i.training.settings import new_settings

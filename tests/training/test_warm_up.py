@@ -6,8 +6,8 @@ import pytest
 from short_runs import smallest
 
 from t2i.cli import run
-from t2i.config import nest, to_toml
 from t2i.presets import preset_file, read_preset
+from t2i.toml_tables import nest, to_toml
 from t2i.training.schedule import Schedule
 from t2i.training.settings import new_settings
 
