@@ -4,12 +4,15 @@ Vaswani et al., "Attention Is All You Need", NIPS 2017, with the norms before ea
 2020) and GELU in place of ReLU.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from t2i.convolution import is_differentiated_twice
 from t2i.layers import Linear
 from t2i.precision import at_least_fp32
 
@@ -37,7 +40,9 @@ class SelfAttention(nn.Module):
         """x [B, L, W]; allowed [B, 1 or H, 1 or L, L]: True at visible keys, or a float added to the scores."""
         qkv = at_least_fp32(self.qkv(x)).unflatten(2, (3, self.heads, -1))  # [B, L, 3, H, W / H]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, W / H]
-        with torch.autocast(x.device.type, enabled=False):
+        # The fused kernels have no second derivatives.
+        kernels = sdpa_kernel(SDPBackend.MATH) if is_differentiated_twice() else contextlib.nullcontext()
+        with torch.autocast(x.device.type, enabled=False), kernels:
             x = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.out(x.transpose(1, 2).flatten(2))  # [B, H, L, W / H] -> [B, L, W]
 
