@@ -507,5 +507,5 @@ def test_the_demo_goes_the_whole_way(here, t2i):
         assert re.search(rf"{name} +(│ +\d+% +){{3}}", said)
     assert (here / "t2i-demo" / "demo.png").is_file()
     assert [path.name for path in here.iterdir()] == ["t2i-demo"]
-    command = shlex.split(re.search(r"then: t2i (.*)", said)[1])
+    command = shlex.split(re.search(r"next: t2i (.*)", said)[1])
     assert "wrote heart.png" in t2i(*command)

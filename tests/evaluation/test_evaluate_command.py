@@ -137,7 +137,7 @@ def test_data_of_another_resolution_are_refused(here, minilm_data, capfd):
     assert "is not the data set that this model was trained on" in captured.err
     assert f"note: {minilm_data} is not used: it holds 16 px" in captured.out
     assert run([*other, "--metrics", "r-precision"]) == 1
-    assert f"must not see the evaluated one ({minilm_data} is not used: it holds 16 px" in capfd.readouterr().err
+    assert f"must not see the evaluated split ({minilm_data} is not used: it holds 16 px" in capfd.readouterr().err
 
 
 def test_the_extra_that_is_not_installed_is_named(here, capfd, monkeypatch):

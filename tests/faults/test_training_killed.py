@@ -23,7 +23,7 @@ from t2i.training.run import Run
 from t2i.training.trainer import Trainer
 
 PLACES = (
-    (Trainer, "_gradients"), (Trainer, "_update"), (EMA, "update"), (os, "fsync"), (os, "rename"), (os, "replace"),
+    (Trainer, "_backward"), (Trainer, "_update"), (EMA, "update"), (os, "fsync"), (os, "rename"), (os, "replace"),
     (os, "unlink"), (previews.Preview, "save"), (loop.MetricsLog, "append"), (snapshots, "draw_losses"),
 )  # fmt: skip
 INTERVAL = 16  # images between snapshots
