@@ -20,8 +20,9 @@ FOREIGN = frozenset((
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _NAMED = (
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"), (b"\xff\x4f\xff\x51", "JPEG 2000"), (b"\0\0\1\0", "an icon (.ico)"), (b"\x0a\x05\x01", "PCX"), (b"8BPS", "Photoshop (.psd)"), (b"gimp xcf", "GIMP"),
-    (b"%!PS", "PostScript"), (b"\xc5\xd0\xd3\xc6", "PostScript"), (b"%PDF", "PDF"), (b"\x76\x2f\x31\x01", "OpenEXR"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"), (b"\xff\x4f\xff\x51", "JPEG 2000"), (b"\0\0\1\0", "an icon (.ico)"),
+    (b"\x0a\x05\x01", "PCX"), (b"8BPS", "Photoshop (.psd)"), (b"gimp xcf", "GIMP"), (b"%!PS", "PostScript"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript"), (b"%PDF", "PDF"), (b"\x76\x2f\x31\x01", "OpenEXR"),
     (b"#?RADIANCE", "Radiance HDR"), (b"DDS ", "DDS"), (b"icns", "an icon (.icns)"), (b"qoif", "QOI"),
     (b"FUJIFILMCCD-RAW", "a camera's raw file"), (b"\x1f\x8b", "a compressed file"),
 )  # fmt: skip

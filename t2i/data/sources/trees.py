@@ -116,7 +116,7 @@ class FolderTree:
             (own, "folder", "that t2i wrote left out"),
         ):
             if names:
-                self.notes.append(counted(names, noun, what))
+                self.notes.append(counted(sorted(names), noun, what))
         return sorted(found)
 
     def _walk(
