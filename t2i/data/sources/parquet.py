@@ -7,14 +7,15 @@ when their turn to be decoded comes, in this process and in order. What a row's 
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from t2i.data.located import BytesPicture
-from t2i.data.records import Picture, PictureError, Record, Skip
+from t2i.data.records import HELD_OUT, VALIDATION, Picture, PictureError, Record, Skip, plain_split
 from t2i.data.sources.captions import first_of, is_caption_column, raw_captions
-from t2i.data.sources.common import check_split, clean_captions, plural, shown, source_name
+from t2i.data.sources.common import check_split, clean_captions, counted, plural, shown, source_name
 from t2i.data.sources.rows import open_parquet, parquet_errors
 from t2i.errors import UserError
 from t2i.files import brief, describe_os_error, first_line
@@ -35,9 +36,9 @@ class ParquetSource:
     def __init__(self, pattern: str, split: str = "train"):
         self.pattern = pattern
         self.split = check_split(split)
-        self._files = _expand(pattern)
-        self.name = _name(pattern)
         self.notes: list[str] = []
+        self._files = self._of_split(_expand(pattern))
+        self.name = _name(pattern)
         self._counts = []
         self._columns: list[tuple[str, list[str]]] = []
         for file in self._files:
@@ -46,6 +47,27 @@ class ParquetSource:
                 self._counts.append(parquet.metadata.num_rows)
         if not sum(self._counts):
             raise UserError(f"{pattern}: {plural(len(self._files), 'parquet file')} without a row")
+
+    def _of_split(self, files: list["_File"]) -> list["_File"]:
+        """Of a folder's or data set's files those of the split, where their names tell (train-00000-of-00002.parquet).
+
+        A glob or a file is what it says. Raises UserError where there is none.
+        """
+        if any(mark in self.pattern for mark in "*?[") or self.pattern.endswith(".parquet"):
+            return files
+        splits = {file.path: _split(file.key) for file in files}
+        if not any(splits.values()):
+            return files
+        wanted = VALIDATION if self.split == "val" else (self.split,)
+        kept = [file for file in files if splits[file.path] in wanted]
+        others = [file.key for file in files if splits[file.path] not in wanted]
+        if not kept:
+            there = sorted({name for name in splits.values() if name})
+            said = f"there is {', '.join(there)}: --split {there[0]}"
+            raise UserError(f"{self.pattern}: no parquet file of the split {self.split}; {said}")
+        if others:
+            self.notes.append(counted(others, "file", "of other splits left out (--split)"))
+        return kept
 
     def __len__(self) -> int:
         return sum(self._counts)
@@ -281,6 +303,15 @@ def _hub() -> Any:
     except ImportError as error:
         raise UserError(f"reading {HUB} needs huggingface_hub: pip install huggingface_hub") from error
     return HfFileSystem()
+
+
+def _split(key: str) -> str:
+    """The split that a file's name or folder tells, or ""."""
+    *folders, base = key.split("/")
+    for part in (re.split(r"[-_.]", base)[0], *reversed(folders)):
+        if plain_split(part) in ("train", *HELD_OUT):
+            return plain_split(part)
+    return ""
 
 
 def _name(pattern: str) -> str:
