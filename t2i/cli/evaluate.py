@@ -49,6 +49,10 @@ def evaluate(
     ] = None,
     truncation: Annotated[float, Option(help="1: as trained; towards 0: more typical, less varied.")] = 1.0,
     seed: Annotated[int, Option(help="Of captions, noise and distractors.")] = 0,
+    text_encoder: Annotated[
+        Path | None,
+        Option(help="The folder of the model's text encoder, where it is not where it was.", show_default=False),
+    ] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     out: Annotated[
         Path | None, Option(help="Folder for the history and the picture (the run folder).", show_default=False)
@@ -87,7 +91,7 @@ def evaluate(
         model = runs[-1]
         if not json:
             console.say(f"model: {model} (the newest run; name another: t2i evaluate MODEL)")
-    pipe = TextToImagePipeline.from_pretrained(model, device)
+    pipe = TextToImagePipeline.from_pretrained(model, device, text_encoder)
     if clip is not None:
         refuse_own_judge(clip, pipe.description.text_encoder)
     run = _run_of(model)

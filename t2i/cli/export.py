@@ -22,6 +22,10 @@ def export(
     out: Annotated[
         Path | None, Option("--out", "-o", help="A folder; left out, t2i-export/FORMAT.", show_default=False)
     ] = None,
+    text_encoder: Annotated[
+        Path | None,
+        Option(help="The folder of the model's text encoder, where it is not where it was.", show_default=False),
+    ] = None,
     json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
 ) -> None:
     """Write a trained model for other tools: half-precision safetensors, or ONNX with its tokenizer."""
@@ -46,7 +50,9 @@ def export(
         from t2i.export import FILES, export_onnx, require_onnx
 
         require_onnx()
-    pipe = console.load_pipeline(model, "cpu", json, choose="name another to export that one")
+    pipe = console.load_pipeline(
+        model, "cpu", json, choose="name another to export that one", text_encoder=text_encoder
+    )
     check_writable(folder)
     if format == "onnx":
         export_onnx(pipe, folder)

@@ -35,6 +35,10 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    text_encoder: Annotated[
+        Path | None,
+        Option(help="The folder of the model's text encoder, where it is not where it was.", show_default=False),
+    ] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
 ) -> None:
@@ -59,7 +63,7 @@ def generate(
     folder = _folder(out)
     if not folder:
         check_picture_name(Path(out))
-    pipe = console.load_pipeline(model, device, quiet=json)
+    pipe = console.load_pipeline(model, device, quiet=json, text_encoder=text_encoder)
     pipe.sampler.group = batch or pipe.sampler.group
     condition = pipe.sampler.pool(console.encode(pipe, texts))
     check_writable(folder or Path(out).parent)  # before the work, after all else that can be wrong
@@ -90,6 +94,8 @@ def _folder(out: str) -> Path | None:
     if out == "-":
         raise UsageError("-o - : pictures are written to files; name one, or a folder")
     path = Path(out)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise UsageError(f"-o {out}: a device or a pipe, and pictures are written to files; name one, or a folder")
     return path if path.is_dir() or path.suffix == "" or out.endswith(("/", os.sep)) else None
 
 

@@ -58,6 +58,10 @@ def sample_grid(
             "--style-mixing", help="Coarse styles of the rows, fine ones of the columns (a stylegan; 1 or 2 prompts)."
         ),
     ] = False,
+    text_encoder: Annotated[
+        Path | None,
+        Option(help="The folder of the model's text encoder, where it is not where it was.", show_default=False),
+    ] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Draw a grid: each row a prompt, each column a seed, all labelled."""
@@ -86,7 +90,7 @@ def sample_grid(
         raise UsageError(f"--truncation-sweep draws one seed; --seeds names {len(numbers)}")
     check_picture_name(out)
 
-    pipe = console.load_pipeline(model, device)
+    pipe = console.load_pipeline(model, device, text_encoder=text_encoder)
     texts = texts or pipe.known_prompts or ["a table"]
     if interpolate:
         grid = _interpolation(pipe, interpolate, numbers or list(range(rows or 4)), cols or COLUMNS, psi)
