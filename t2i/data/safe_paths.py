@@ -20,7 +20,7 @@ def inside(root: str, name: str) -> str:
     refused = leaves_folder(name)
     if refused:
         raise PictureError("file name leaves the folder", refused)
-    path = base = _real(root)
+    path = base = _real(os.path.abspath(root))
     name = on_disk(name)
     for part in name.split("/"):
         path = f"{path}/{part}"
