@@ -147,10 +147,9 @@ def _prepare_one(
     from t2i.data.prepare import prepare as run
 
     def load() -> "FrozenEncoder":
-        from t2i.device import pick_device
         from t2i.text.encoders import load_encoder
 
-        return load_encoder(text_encoder, pick_device(), True)
+        return load_encoder(text_encoder, "auto", True)
 
     try:
         with console.stages(quiet) as progress, _stoppable():

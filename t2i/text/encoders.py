@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from t2i.device import pick_device
 from t2i.errors import UserError
 from t2i.files import first_line
 from t2i.tensors import hash_tensors
@@ -75,8 +76,10 @@ class HubEncoder(FrozenEncoder):
 def load_encoder(name: str = MINILM, device: torch.device | str = "cpu", quick: bool = False) -> FrozenEncoder:
     """The encoder called `name`: 'minilm', a local folder, or a Hugging Face name. Raises UserError, one line.
 
-    quick: in bf16 where the device is made for it (FrozenEncoder.quicken).
+    device: "auto" takes a GPU where there is one. quick: in bf16 where the device is made for it
+    (FrozenEncoder.quicken).
     """
+    device = pick_device(device) if isinstance(device, str) else device
     bundled = bundled_minilm() if name == MINILM else None
     encoder = MiniLM(bundled, device) if bundled else HubEncoder(name, _place(name), device)
     if quick:
