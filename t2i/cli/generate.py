@@ -94,7 +94,8 @@ def _folder(out: str) -> Path | None:
     if out == "-":
         raise UsageError("-o - : pictures are written to files; name one, or a folder")
     path = Path(out)
-    if path.exists() and not path.is_dir() and not path.is_file():
+    device = str(path.parent) in ("/dev", "/dev/fd", "/proc/self/fd")  # redirected, /dev/stdout is a file
+    if path.exists() and not path.is_dir() and (device or not path.is_file()):
         raise UsageError(f"-o {out}: a device or a pipe, and pictures are written to files; name one, or a folder")
     return path if path.is_dir() or path.suffix == "" or out.endswith(("/", os.sep)) else None
 
