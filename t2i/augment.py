@@ -1,7 +1,8 @@
 """DiffAugment: Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020.
 
 Every picture that the discriminator sees, real or generated, in both phases, is shifted and has a square cut out.
-Colour is left alone and nothing is mirrored: captions speak of colours, of left and of right.
+Colour is left alone: captions speak of colours. They speak of left and of right, too: what is mirrored (the kind
+"flip") are real images whose captions do not, and before a batch is made of them (training/loading.py).
 """
 
 import torch

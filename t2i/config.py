@@ -149,8 +149,9 @@ class Adversarial:
     shared_fakes: bool = setting(
         False, "The generator learns from the images that the discriminator has just seen: one drawing a step."
     )
-    augment: tuple[Literal["translation", "cutout"], ...] = setting(
-        ("translation",), "DiffAugment of real and generated images (Zhao et al. 2020)."
+    augment: tuple[Literal["translation", "cutout", "flip"], ...] = setting(
+        ("translation",),
+        "DiffAugment of real and generated images (Zhao et al. 2020); flip: real ones mirrored where captions allow.",
     )
 
 

@@ -16,8 +16,9 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # the copy back fails on the meta device
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError, by device
-        others = [other for other in ("auto", "cpu", "cuda", "mps") if other != name]
-        listed = f"{', '.join(others[:-1])} or {others[-1]}"
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        others = [other for other in ("auto", "cpu", "cuda", "mps") if other != name and there.get(other, True)]
+        listed = " or ".join([", ".join(others[:-1]), others[-1]] if others[:-1] else others)
         raise UsageError(f"--device {name}: not available on this machine; try {listed}") from error
     return device
 

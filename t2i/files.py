@@ -171,7 +171,7 @@ def shell_word(text: Path | str) -> str:
 
 def check_writable(folder: Path | str) -> None:
     """Make `folder` and write a test file, so that a long job does not fail at its end. Raises UserError, one line."""
-    folder = make_folder(folder)
+    folder = make_folder(folder).absolute()  # "." says nothing to who reads that it is read-only
     try:
         handle, path = tempfile.mkstemp(prefix=".t2i-", dir=folder)
         os.close(handle)

@@ -11,14 +11,14 @@ import PIL.Image
 import torch
 
 from t2i.device import pick_device
-from t2i.errors import UsageError, UserError
+from t2i.errors import UsageError
 from t2i.files import encodable
 from t2i.models.base import Generator
 from t2i.models.find import BUILT_IN, find_model
 from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.models.growing import Growth
 from t2i.sampling import Sampler
-from t2i.text.encoders import load_encoder
+from t2i.text.encoders import load_recorded
 from t2i.text.frozen import FrozenEncoder
 from t2i.text.pooler import TextBatch
 from t2i.text.transformer import NAME as TRAINED
@@ -47,7 +47,7 @@ class TextToImagePipeline:
         generator: Generator,
         description: ModelDescription,
         *,
-        text_encoder: FrozenEncoder | TrainedEncoder | None = None,
+        text_encoder: FrozenEncoder | TrainedEncoder | Path | str | None = None,
         device: torch.device | str = "cpu",
         weights_sha256: str = "",
     ):
@@ -56,20 +56,28 @@ class TextToImagePipeline:
         self.description = description
         self.weights_sha256 = weights_sha256
         self.sampler = Sampler(self.generator, self.device)
-        self._text_encoder = text_encoder
+        self._instead = text_encoder if isinstance(text_encoder, Path | str) else None
+        self._text_encoder = None if isinstance(text_encoder, Path | str) else text_encoder
 
     @classmethod
-    def from_pretrained(cls, path: Path | str = BUILT_IN, device: torch.device | str = "auto") -> "TextToImagePipeline":
+    def from_pretrained(
+        cls,
+        path: Path | str = BUILT_IN,
+        device: torch.device | str = "auto",
+        text_encoder: Path | str | None = None,
+    ) -> "TextToImagePipeline":
         """Load a model folder, a run's newest snapshot, "RUN@120000", "RUN@best", or the built-in model, "emoji".
 
-        Strict; safetensors only. Raises UserError, one line.
+        text_encoder: the folder of its text encoder, where it is no longer where it was; its hash must agree.
+        Strict; safetensors only. Torch's random state stays as it is. Raises UserError, one line.
         """
         path = find_model(path)
         where = pick_device(device) if isinstance(device, str) else device
-        generator, description, digest, encoder = _load(path)
+        with torch.random.fork_rng(devices=[]):  # modules draw their first weights, which are then loaded
+            generator, description, digest, encoder = _load(path)
         if encoder is not None:
             encoder.encoder.requires_grad_(False).to(where)
-        return cls(generator, description, text_encoder=encoder, device=where, weights_sha256=digest)
+        return cls(generator, description, text_encoder=encoder or text_encoder, device=where, weights_sha256=digest)
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
         """Write the model as a folder that from_pretrained reads. Raises UserError, one line.
@@ -102,15 +110,8 @@ class TextToImagePipeline:
     def text_encoder(self) -> FrozenEncoder | TrainedEncoder:
         """The text encoder of training, loaded at its first use and checked by hash."""
         if self._text_encoder is None:
-            expected = self.description.text_encoder
-            encoder = load_encoder(expected["name"], self.device)
-            if encoder.sha256 != expected["sha256"]:
-                raise UserError(
-                    f"the text encoder {expected['name']!r} found here (sha256 {encoder.sha256[:12]}) is not the one "
-                    f"that this model was trained with ({expected['sha256'][:12]}); install that one"
-                )
-            encoder.max_tokens = min(encoder.max_tokens, int(expected["max_tokens"]))
-            self._text_encoder = encoder
+            with torch.random.fork_rng(devices=[]):
+                self._text_encoder = load_recorded(self.description.text_encoder, self.device, self._instead)
         return self._text_encoder
 
     def __call__(

@@ -184,7 +184,7 @@ def one_encoder():
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr("t2i.pipeline.load_encoder", functools.cache(load_encoder))
+        patch.setattr("t2i.text.encoders.load_encoder", functools.cache(load_encoder))
         yield
     torch.set_num_threads(threads)
 

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from t2i.errors import UsageError, UserError
+from t2i.files import brief
 
 if TYPE_CHECKING:
     from t2i.pipeline import TextToImagePipeline
@@ -85,8 +86,8 @@ def table(title: str, rows: dict[str, Any]) -> None:
     say(title)
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
-        for number, line in enumerate(str(value).splitlines() or [""]):
-            say(f"{'' if number else name:<{width}}  {line}".rstrip())
+        for number, line in enumerate(str(value).splitlines() or [""]):  # a picture's text may hold anything
+            say(brief(f"{'' if number else name:<{width}}  {line}".rstrip(), 10_000))
 
 
 @contextmanager
@@ -183,7 +184,11 @@ def take_arguments(given: list[str] | None) -> list[str]:
 
 
 def load_pipeline(
-    model: Path | None, device: str, quiet: bool = False, choose: str = "choose another with --model"
+    model: Path | None,
+    device: str,
+    quiet: bool = False,
+    choose: str = "choose another with --model",
+    text_encoder: Path | None = None,
 ) -> "TextToImagePipeline":
     """The named model, else the newest run's, else the built-in model; prints which one, and how to `choose`."""
     from t2i.models.find import BUILT_IN
@@ -196,7 +201,7 @@ def load_pipeline(
         which = built_in if model == BUILT_IN else f"{model} (the newest run"
         if not quiet:
             say(f"model: {which}; {choose})")
-    pipe = TextToImagePipeline.from_pretrained(model, device)
+    pipe = TextToImagePipeline.from_pretrained(model, device, text_encoder)
     if growing := still_growing(pipe):
         warn(f"{growing}; t2i train --resume continues")
     return pipe

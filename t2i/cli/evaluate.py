@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from t2i.cli import console
-from t2i.cli.options import Device, Json, Truncation
+from t2i.cli.options import Device, Json, TextEncoderFolder, Truncation
 from t2i.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def evaluate(
     ] = None,
     truncation: Truncation = 1.0,
     seed: Annotated[int, Option(help="Seed of captions, noise and distractors.")] = 0,
+    text_encoder: TextEncoderFolder = None,
     device: Device = "auto",
     out: Annotated[
         Path | None, Option(help="Folder for the history and the sheet (default: the run folder).", show_default=False)
@@ -89,7 +90,7 @@ def evaluate(
         model = runs[-1]
         if not json:
             console.say(f"model: {model} (the newest run; name another: t2i evaluate MODEL)")
-    pipe = TextToImagePipeline.from_pretrained(model, device)
+    pipe = TextToImagePipeline.from_pretrained(model, device, text_encoder)
     if clip is not None:
         refuse_own_encoder(clip, pipe.description.text_encoder)
     run = _run_of(model)

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from t2i.cli import console
-from t2i.cli.options import Json, ModelArgument
+from t2i.cli.options import Json, ModelArgument, TextEncoderFolder
 from t2i.errors import UsageError
 
 FORMATS = ("safetensors", "onnx")
@@ -20,6 +20,7 @@ def export(
     out: Annotated[
         Path | None, Option("--out", "-o", help="Output folder (default: t2i-export/FORMAT).", show_default=False)
     ] = None,
+    text_encoder: TextEncoderFolder = None,
     json: Json = False,
 ) -> None:
     """Write a trained model as half-precision safetensors, or as ONNX with its tokenizer."""
@@ -44,7 +45,9 @@ def export(
         from t2i.export import FILES, export_onnx, require_onnx
 
         require_onnx()
-    pipe = console.load_pipeline(model, "cpu", json, choose="name another to export that one")
+    pipe = console.load_pipeline(
+        model, "cpu", json, choose="name another to export that one", text_encoder=text_encoder
+    )
     check_writable(folder)
     if format == "onnx":
         export_onnx(pipe, folder)

@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from t2i.cli import console
-from t2i.cli.options import Device, Json, Model, PromptFile, Truncation
+from t2i.cli.options import Device, Json, Model, PromptFile, TextEncoderFolder, Truncation
 from t2i.errors import UsageError
 
 
@@ -29,6 +29,7 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    text_encoder: TextEncoderFolder = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -53,7 +54,7 @@ def generate(
     folder = _folder(out)
     if not folder:
         check_image_name(Path(out))
-    pipe = console.load_pipeline(model, device, quiet=json)
+    pipe = console.load_pipeline(model, device, quiet=json, text_encoder=text_encoder)
     pipe.sampler.group = batch or pipe.sampler.group
     condition = pipe.sampler.pool(console.encode(pipe, texts))
     check_writable(folder or Path(out).parent)  # before the work, after all other checks
@@ -84,6 +85,9 @@ def _folder(out: str) -> Path | None:
     if out == "-":
         raise UsageError("-o - : images are written to files; name a file or a folder")
     path = Path(out)
+    device = str(path.parent) in ("/dev", "/dev/fd", "/proc/self/fd")  # redirected, /dev/stdout is a file
+    if path.exists() and not path.is_dir() and (device or not path.is_file()):
+        raise UsageError(f"-o {out}: a device or a pipe, and pictures are written to files; name one, or a folder")
     return path if path.is_dir() or path.suffix == "" or out.endswith(("/", os.sep)) else None
 
 

@@ -5,10 +5,14 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-_MODEL = "Model or run folder, or emoji, the built-in model (default: the newest run, else emoji)."
+_MODEL = "Model folder, run, RUN@N, RUN@best, or emoji, the built-in model (default: newest run, else emoji)."
 Model = Annotated[Path | None, Option(help=_MODEL, show_default=False)]
 ModelArgument = Annotated[Path | None, Argument(help=_MODEL, show_default=False)]
 PromptFile = Annotated[Path | None, Option(help="Text file with one prompt a line.", show_default=False)]
 Truncation = Annotated[float, Option(help="Truncation psi: 1 as trained; towards 0 less varied.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 Json = Annotated[bool, Option("--json", help="Print a report as JSON.")]
+TextEncoderFolder = Annotated[
+    Path | None,
+    Option("--text-encoder", help="Folder of the model's text encoder, if it has moved.", show_default=False),
+]

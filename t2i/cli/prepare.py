@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from t2i.cli import console
+from t2i.cli.sources import Named, find_sources, parse_framing
 from t2i.data import DATA_ROOT
 from t2i.errors import UsageError
 from t2i.files import brief, shell_word
@@ -28,16 +29,32 @@ def prepare(
         Path | None, Option(help="COCO's root: train2017/, annotations/captions_train2017.json.", show_default=False)
     ] = None,
     images: Annotated[
-        Path | None, Option(help="A folder of pictures, with --captions or --annotations.", show_default=False)
+        Path | None,
+        Option(help="A folder (or zip) of images, their captions beside them: x.txt for x.png.", show_default=False),
     ] = None,
     captions: Annotated[
-        Path | None, Option(help="A folder of caption files: x.txt for x.png, one a line.", show_default=False)
+        Path | None,
+        Option(help="With --images, the folder of caption files, where it is another.", show_default=False),
     ] = None,
     annotations: Annotated[
-        Path | None, Option(help="A COCO captions JSON file, with --images or --coco.", show_default=False)
+        Path | None,
+        Option(help="With --images, a list of captions: COCO's JSON, JSON, JSONL, CSV, TSV.", show_default=False),
+    ] = None,
+    caption_from: Annotated[
+        str | None, Option(help="With --images, captions made of names: folder or name.", show_default=False)
+    ] = None,
+    caption_template: Annotated[
+        str | None, Option(help="With --caption-from: 'a photo of a {}'.", show_default=False)
     ] = None,
     imagefolder: Annotated[
-        Path | None, Option(help="A folder with metadata.jsonl, .csv or .parquet.", show_default=False)
+        Path | None, Option(help="A folder (or zip) with metadata.jsonl, .csv or .parquet.", show_default=False)
+    ] = None,
+    metadata: Annotated[
+        Path | None, Option(help="With --imagefolder, the metadata file of another name.", show_default=False)
+    ] = None,
+    parquet: Annotated[
+        str | None,
+        Option(help="Parquet with the images inside: a glob, or hf://datasets/ORG/NAME.", show_default=False),
     ] = None,
     shards: Annotated[
         str | None, Option(help="img2dataset tars: a glob or a range, 'data/{00000..00012}.tar'.", show_default=False)
@@ -49,6 +66,14 @@ def prepare(
     resolution: Annotated[
         int, Option(help="Side of the pictures, px: a power of two from 8 to 1024 (drawn shapes: 16 to 256).")
     ] = 64,
+    fit: Annotated[str, Option(help="crop: the centre square; pad: all of it, the background at its sides.")] = "crop",
+    background: Annotated[
+        str, Option(help="Under transparent parts, and at the sides: white, black, grey or #rrggbb.")
+    ] = "white",
+    min_size: Annotated[int, Option(help="Skip images whose shorter side has fewer pixels.")] = 0,
+    follow_links: Annotated[
+        bool, Option("--follow-links", help="Take linked files and folders outside of the source, too.")
+    ] = False,
     text_encoder: Annotated[str, Option(help="minilm, a folder, or the name of a Hugging Face encoder.")] = "minilm",
     fraction: Annotated[float, Option(help="Take this share, the same every time.")] = 1.0,
     limit: Annotated[int | None, Option(help="Take the first so many.", show_default=False)] = None,
@@ -71,7 +96,8 @@ def prepare(
 ) -> None:
     """Check, crop and resize captioned pictures and encode their captions, once.
 
-    Name one source: --coco, --images with --captions (or --annotations), --imagefolder, --shards or --shapes.
+    Name one source: --coco, --images (with --captions, --annotations or --caption-from), --imagefolder, --parquet,
+    --shards or --shapes.
     What cannot be used is counted and listed in skipped.jsonl. Killed and run again, it goes on where it was. Several
     machines share the work with --shard 1/4, --shard 2/4, ... and the same --out.
     """
@@ -81,7 +107,16 @@ def prepare(
     _check(resolution, fraction, limit, val_fraction, workers, max_skipped)
     part_of = _parse_shard(shard)
     share = (0.1 if shapes else 0.0) if val_fraction is None else val_fraction
-    sources = _sources(coco, images, captions, annotations, imagefolder, shards, shapes, split, share, resolution)
+    framing = parse_framing(fit, background, min_size)
+    if shapes is not None and (framing.describe() or follow_links):
+        raise UsageError("--fit, --background, --min-size and --follow-links say nothing of drawn shapes")
+    named = Named(
+        coco=coco, images=images, captions=captions, annotations=annotations, caption_from=caption_from,
+        caption_template=caption_template, imagefolder=imagefolder, metadata=metadata, parquet=parquet, shards=shards,
+        shapes=shapes, split=split, follow_links=follow_links,
+    ).at_home()  # fmt: skip
+    out = out and out.expanduser()
+    sources = find_sources(named, share, resolution)
     suffix = (f"-f{fraction:g}" if fraction < 1 else "") + (f"-limit{limit}" if limit is not None else "")
     if part_of is None and text_encoder != "minilm":  # that one came with the installation, and torch takes a second
         from t2i.text.encoders import check_encoder
@@ -91,7 +126,7 @@ def prepare(
     for source, part in sources:
         options = PrepareOptions(
             resolution=resolution, fraction=fraction, limit=limit, val_fraction=share, part=part,
-            workers=workers, strict=strict, max_skipped=max_skipped, shard=part_of,
+            workers=workers, strict=strict, max_skipped=max_skipped, shard=part_of, framing=framing,
         )  # fmt: skip
         label = source.split if part == "all" else part
         if out is None:
@@ -114,7 +149,7 @@ def _prepare_one(
     def load() -> "FrozenEncoder":
         from t2i.text.encoders import load_encoder
 
-        return load_encoder(text_encoder)
+        return load_encoder(text_encoder, "auto", True)
 
     try:
         with console.stages(quiet) as progress, _stoppable():
@@ -131,7 +166,8 @@ def _prepare_one(
         }  # fmt: skip
     else:
         report |= {"shard": _shown(options.shard), "missing": _missing(summary, options.shard)}
-    return {**report, "skipped": dict(summary.skipped), "notes": summary.notes}
+    look = {"look": summary.look} if summary.look else {}
+    return {**report, "skipped": dict(summary.skipped), "notes": [*summary.notes, *summary.remarks], **look}
 
 
 @contextmanager
@@ -184,6 +220,8 @@ def _report(summary: "Summary", options: "PrepareOptions") -> None:
         rows[f"skipped: {reason}"] = f"{count:,}, {brief(summary.first_skipped[reason])} for one"
     if summary.notes:
         rows["note"] = "\n".join(summary.notes)
+    if summary.remarks:
+        rows["look at it"] = "\n".join(summary.remarks)
     if options.shard is None:
         console.table(f"prepared {summary.out}", rows)
         return
@@ -200,57 +238,6 @@ def _shown(shard: tuple[int, int]) -> str:
 
 def _missing(summary: "Summary", shard: tuple[int, int]) -> list[str]:
     return [_shown((number, shard[1])) for number in summary.missing]
-
-
-def _sources(
-    coco: Path | None,
-    images: Path | None,
-    captions: Path | None,
-    annotations: Path | None,
-    imagefolder: Path | None,
-    shards: str | None,
-    shapes: int | None,
-    split: str,
-    val_share: float,
-    resolution: int,
-) -> "list[tuple[Source, str]]":
-    """The source that the options name, once for each data set to write; beside it which part of it to keep."""
-    from t2i.data import shapes as drawn
-    from t2i.data import sources
-
-    pair = images is not None and coco is None
-    named = {
-        "--coco": coco is not None, "--images": pair, "--imagefolder": imagefolder is not None,
-        "--shards": shards is not None, "--shapes": shapes is not None,
-    }  # fmt: skip
-    chosen = [name for name, given in named.items() if given]
-    if len(chosen) != 1:
-        given = f"{' and '.join(chosen)} exclude each other" if chosen else "no source was named"
-        raise UsageError(f"{given}: give one of {', '.join(named)}")
-    if pair and (captions is None) == (annotations is None):
-        raise UsageError("--images needs --captions DIR or --annotations FILE, one of them")
-    if captions is not None and not pair:
-        raise UsageError("--captions goes with --images")
-    if annotations is not None and coco is None and images is None:
-        raise UsageError("--annotations goes with --images or --coco")
-
-    if shapes is not None:
-        drawn.check_resolution(resolution)
-        if val_share and split == "train":
-            held_out = max(1, round(shapes * val_share))
-            training = drawn.ShapesSource(shapes - held_out if shapes > held_out else shapes, "train")
-            return [(training, "all"), (drawn.ShapesSource(held_out, "val"), "all")]
-        return [(drawn.ShapesSource(shapes, split), "all")]
-    if coco is not None or annotations is not None:
-        source: Source = sources.CocoSource(coco, split, images, annotations)
-    elif images is not None and captions is not None:
-        source = sources.FolderPairSource(images, captions, split)
-    elif imagefolder is not None:
-        source = sources.ImageFolderSource(imagefolder, split)
-    else:
-        assert shards is not None
-        source = sources.ShardSource(shards, split)
-    return [(source, "train"), (source, "val")] if val_share else [(source, "all")]
 
 
 def _parse_shard(text: str | None) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from typer import Argument, Option
 
 from t2i.cli import console
-from t2i.cli.options import Device, Model, PromptFile
+from t2i.cli.options import Device, Model, PromptFile, TextEncoderFolder
 from t2i.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def sample_grid(
             help="Coarse styles of the rows, fine styles of the columns (StyleGANs, 1 or 2 prompts).",
         ),
     ] = False,
+    text_encoder: TextEncoderFolder = None,
     device: Device = "auto",
 ) -> None:
     """Make a labelled grid: a row a prompt, a column a seed."""
@@ -86,7 +87,7 @@ def sample_grid(
         raise UsageError(f"--truncation-sweep takes one seed; --seeds names {len(numbers)}")
     check_image_name(out)
 
-    pipe = console.load_pipeline(model, device)
+    pipe = console.load_pipeline(model, device, text_encoder=text_encoder)
     texts = texts or pipe.known_prompts or ["a table"]
     if interpolate:
         grid = _interpolation(pipe, interpolate, numbers or list(range(rows or 4)), cols or COLUMNS, psi)

@@ -16,16 +16,28 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
-from t2i.data.records import PictureError, Record, Skip
+from t2i.data.records import PLAIN, FetchedPicture, FramedPicture, Framing, Picture, PictureError, Record, Skip
 from t2i.errors import UserError
 from t2i.signals import stop_signals
 
 TASK = 16  # pictures a worker decodes per task
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """pixels: uint8 [R, R, 3]. size: the image's own (width, height) in px; None for what is drawn."""
+
+    pixels: np.ndarray
+    size: tuple[int, int] | None = None
+
+
+_Task = tuple[Future, list[Any], int, Framing]
 
 
 class Decoders:
@@ -40,18 +52,18 @@ class Decoders:
         method = "forkserver" if _can_serve() else "spawn"
         self._context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
-            self._context.set_forkserver_preload(["t2i.data.images", "t2i.data.decoding"])
+            self._context.set_forkserver_preload(["t2i.data.located", "t2i.data.decoding"])
         self._processes: list[Any] = []
         self._threads: list[threading.Thread] = []
-        self._tasks: queue.SimpleQueue[tuple[Future, list[Any], int] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
 
     def __enter__(self) -> "Decoders":
         return self
 
-    def submit(self, pictures: list[Any], resolution: int) -> Future:
-        """The pictures decoded: an array or a PictureError for each. Tasks are begun in the order they come in."""
+    def submit(self, pictures: list[Any], resolution: int, framing: Framing = PLAIN) -> Future:
+        """The pictures decoded: a Decoded or a PictureError for each. Tasks are begun in the order they come in."""
         future: Future = Future()
-        self._tasks.put((future, pictures, resolution))
+        self._tasks.put((future, pictures, resolution, framing))
         if len(self._processes) < self.workers:
             with signals_wait():  # a process that is left half started ends in a traceback
                 self._start()
@@ -78,7 +90,7 @@ class Decoders:
             each.join()
 
 
-def _serve(connection: Connection, tasks: "queue.SimpleQueue[tuple[Future, list[Any], int] | None]") -> None:
+def _serve(connection: Connection, tasks: "queue.SimpleQueue[_Task | None]") -> None:
     """A thread for each worker: hands it one task after the other."""
     with connection:
         while task := tasks.get():
@@ -101,10 +113,10 @@ def _work(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pictures, resolution = connection.recv()
+            pictures, resolution, framing = connection.recv()
             answer: Any
             try:
-                answer = [_load(picture, resolution) for picture in pictures]
+                answer = [_load(picture, resolution, framing) for picture in pictures]
             except UserError as error:
                 answer = error
             except Exception as error:  # no user can cause it, and not every exception can be sent
@@ -112,11 +124,19 @@ def _work(connection: Connection) -> None:
             connection.send(answer)
 
 
-def _load(picture: Any, resolution: int) -> np.ndarray | PictureError:
+def _load(picture: Any, resolution: int, framing: Framing) -> Decoded | PictureError:
     try:
-        return picture.load(resolution)
+        if isinstance(picture, PictureError):  # it could not even be fetched
+            return picture
+        if isinstance(picture, FramedPicture):
+            return Decoded(*picture.framed(resolution, framing))
+        return Decoded(picture.load(resolution))
     except PictureError as error:
         return error
+
+
+def _fetched(picture: Picture) -> Picture | PictureError:
+    return picture.fetch() if isinstance(picture, FetchedPicture) else picture
 
 
 def _end_with_parent() -> None:
@@ -128,16 +148,16 @@ def _end_with_parent() -> None:
 
 
 def decode(
-    pool: Decoders, entries: Iterable[Record | Skip], resolution: int
-) -> Iterator[tuple[Record | Skip, np.ndarray | None]]:
+    pool: Decoders, entries: Iterable[Record | Skip], resolution: int, framing: Framing = PLAIN
+) -> Iterator[tuple[Record | Skip, Decoded | None]]:
     """Entries with their pictures, in order; a bounded number of tasks is under way, so memory stays flat."""
     pending: collections.deque[tuple[list[Record | Skip], Future]] = collections.deque()
     iterator = iter(entries)
     tasks = iter(lambda: list(itertools.islice(iterator, TASK)), [])
     while True:
         while len(pending) < 4 * pool.workers and (task := next(tasks, None)):
-            pictures = [entry.picture for entry in task if isinstance(entry, Record)]
-            pending.append((task, pool.submit(pictures, resolution)))
+            pictures = [_fetched(entry.picture) for entry in task if isinstance(entry, Record)]
+            pending.append((task, pool.submit(pictures, resolution, framing)))
         if not pending:
             return
         task, future = pending.popleft()

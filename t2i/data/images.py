@@ -13,7 +13,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -32,8 +31,11 @@ from PIL import (  # the plugins: Image.open would import all of Pillow's otherw
     features,
 )
 
-from t2i.data.records import PictureError
-from t2i.data.safe_paths import inside, open_file
+from t2i.data.colour import has_own_ink, to_srgb
+from t2i.data.foreign_formats import extra_formats, foreign
+from t2i.data.metadata import without_metadata
+from t2i.data.records import PLAIN, Framing, PictureError
+from t2i.data.safe_paths import open_file
 from t2i.files import first_line
 
 T = TypeVar("T")
@@ -46,12 +48,6 @@ if "avif" in features.modules and features.check("avif"):
 
 # With no handler at all, Python prints a library's errors to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-# File names worth trying when a folder is listed. The decoder looks at the bytes, never at the name.
-EXTENSIONS = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
-))  # fmt: skip
 
 MAX_PIXELS = 100_000_000  # decoded at once; Pillow holds 4 bytes a pixel, so 400 MB
 MAX_BYTES = 512 * 2**20  # of the file itself
@@ -69,9 +65,12 @@ REASONS = frozenset(
     (
         "empty file",
         "not a picture",
+        "format is not read",
+        "needs t2i[formats]",
         "truncated",
         "damaged",
         "too small",
+        "smaller than --min-size",
         "too many pixels",
         "file too big",
         "unsupported pixels",
@@ -80,6 +79,7 @@ REASONS = frozenset(
         "unreadable file",
         "not a file",
         "file name leaves the folder",
+        "no image bytes",
     )
 )
 
@@ -88,13 +88,20 @@ def load_picture(source: Path | BinaryIO | bytes, resolution: int) -> np.ndarray
     """Decode, turn upright, put on white, crop the centre square and resize (bicubic, antialiased).
 
     source: a path, a seekable binary stream (read from its start) or the file's bytes.
-    Returns uint8 [resolution, resolution, 3], RGB, writable and contiguous. Of an animation: the first frame.
+    Returns uint8 [resolution, resolution, 3], sRGB, writable and contiguous. Of an animation: the first frame.
     Raises PictureError, and nothing else, with one of REASONS. Not for threads: it silences Pillow's
     warnings, and Python's warning filters belong to the whole process.
     """
+    return load_framed(source, resolution)[0]
+
+
+def load_framed(
+    source: Path | BinaryIO | bytes, resolution: int, framing: Framing = PLAIN
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The same in another framing; beside it the image's own width and height in pixels, as it is seen upright."""
     if resolution < 1:
         raise ValueError(f"resolution {resolution} is below 1")
-    return _decoded(source, functools.partial(_square, resolution=resolution))
+    return _decoded(source, functools.partial(_square, resolution=resolution, framing=framing))
 
 
 def load_whole(source: Path | BinaryIO | bytes) -> Image.Image:
@@ -103,7 +110,10 @@ def load_whole(source: Path | BinaryIO | bytes) -> Image.Image:
 
 
 def _decoded(source: Path | BinaryIO | bytes, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of the opened picture. Raises PictureError, and nothing else."""
+    """What `use` makes of the opened picture. Raises PictureError, and nothing else.
+
+    Where it fails, it is tried again without the metadata: pixels count.
+    """
     if isinstance(source, Path):
         with open_file(str(source), source.name) as stream:
             return _decoded(stream, use)
@@ -111,9 +121,30 @@ def _decoded(source: Path | BinaryIO | bytes, use: Callable[[Image.Image], T]) -
     try:
         if _length(stream) <= WHOLE and not isinstance(stream, io.BytesIO):
             stream = io.BytesIO(stream.read())
+        start = stream.read(64)
+    except PictureError:
+        raise
+    except Exception as error:
+        raise _explain(error, stream) from error
+    try:
+        return _opened(stream, start, use)
+    except PictureError as refused:
+        if refused.reason not in ("damaged", "not a picture", "truncated"):
+            raise
+        for bare in without_metadata(stream):
+            try:
+                return _opened(io.BytesIO(bare), start, use)
+            except PictureError:
+                continue
+        raise
+
+
+def _opened(stream: BinaryIO, start: bytes, use: Callable[[Image.Image], T]) -> T:
+    try:
+        formats = FORMATS + extra_formats(start)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata and large pictures warn; they are judged here
-            with Image.open(stream, formats=FORMATS) as picture:
+            with Image.open(stream, formats=formats) as picture:
                 return use(picture)
     except PictureError:
         raise
@@ -125,9 +156,11 @@ def _decoded(source: Path | BinaryIO | bytes, use: Callable[[Image.Image], T]) -
 def _whole(picture: Image.Image) -> Image.Image:
     _load(picture, None)
     orientation = _orientation(picture)
-    if picture.mode not in ("L", "RGB") or "transparency" in picture.info:
-        picture = _plain(picture, (0, 0, *picture.size))
-    return Image.fromarray(np.ascontiguousarray(_upright(_on_white(picture), orientation)))
+    profile = picture.info.get("icc_profile")
+    if (picture.mode not in ("L", "RGB") or "transparency" in picture.info) and not has_own_ink(picture, profile):
+        picture = _plain(picture, (0, 0, *picture.size), PLAIN.background)
+    picture = to_srgb(picture, profile)
+    return Image.fromarray(np.ascontiguousarray(_upright(_on_ground(picture, PLAIN.background), orientation)))
 
 
 def _load(picture: Image.Image, resolution: int | None) -> Any:
@@ -153,8 +186,10 @@ def _load(picture: Image.Image, resolution: int | None) -> Any:
     return drafted
 
 
-def _square(picture: Image.Image, resolution: int) -> np.ndarray:
+def _square(picture: Image.Image, resolution: int, framing: Framing) -> tuple[np.ndarray, tuple[int, int]]:
     width, height = picture.size
+    if framing.min_size > min(width, height):
+        raise PictureError("smaller than --min-size", f"{width} x {height} pixels")
     drafted = _load(picture, resolution)
     if drafted is None:
         width, height = picture.size  # Pillow has turned a TIFF by now
@@ -168,29 +203,49 @@ def _square(picture: Image.Image, resolution: int) -> np.ndarray:
     flipped = orientation in ((2, 3, 7, 8) if width > height else (3, 4, 6, 7))
     offset = margin - margin // 2 if flipped else margin // 2
     left, top = (offset, 0) if width > height else (0, offset)
+    right, bottom = left + side, top + side
+    size = resolution, resolution
+    if framing.fit == "pad":
+        left, top, right, bottom = 0, 0, width, height
+        size = (
+            max(1, round(resolution * width / max(width, height))),
+            max(1, round(resolution * height / max(width, height))),
+        )
     # Fractions of a pixel count: at a quarter, 426 pixels are 106.5. Rounded, the picture would be off by that half.
-    box = (left * scale, top * scale, (left + side) * scale, (top + side) * scale)
+    box = (left * scale, top * scale, right * scale, bottom * scale)
 
-    if picture.mode not in ("L", "RGB") or "transparency" in picture.info:
+    profile = picture.info.get("icc_profile")
+    if (picture.mode not in ("L", "RGB") or "transparency" in picture.info) and not has_own_ink(picture, profile):
         cut = (math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3]))
-        picture = _plain(picture, cut)
+        picture = _plain(picture, cut, framing.background)
         box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
-    small = picture.resize((resolution, resolution), FILTER, box, REDUCING_GAP)
-    return np.array(_upright(_on_white(small), orientation), order="C")  # a copy: what Pillow hands out is read-only
+    small = to_srgb(picture.resize(size, FILTER, box, REDUCING_GAP), profile)
+    pixels = np.array(
+        _upright(_on_ground(small, framing.background), orientation), order="C"
+    )  # a copy: Pillow's is read-only
+    own = (height, width) if orientation >= 5 else (width, height)
+    if size != (resolution, resolution):
+        top, left = ((resolution - length) // 2 for length in pixels.shape[:2])
+        square = np.empty((resolution, resolution, 3), np.uint8)
+        square[:] = framing.background
+        square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        pixels = square
+    return pixels, own
 
 
-def _on_white(picture: Image.Image) -> np.ndarray:
+def _on_ground(picture: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
     """L, RGB or RGBa -> uint8 [H, W, 3]."""
     pixels = np.asarray(picture)
     if pixels.ndim == 2:  # grey
         return np.repeat(pixels[:, :, None], 3, axis=2)
-    if pixels.shape[2] == 4:  # RGBa, colours already multiplied by alpha: what is missing is white
-        white = 255 - pixels[:, :, 3:].astype(np.int16)
-        return np.clip(pixels[:, :, :3] + white, 0, 255).astype(np.uint8)
+    if pixels.shape[2] == 4:  # RGBa, colours already multiplied by alpha: what is missing is the background
+        missing = 255 - pixels[:, :, 3:].astype(np.int32)
+        ground = (missing * np.array(background) + 127) // 255
+        return np.clip(pixels[:, :, :3] + ground, 0, 255).astype(np.uint8)
     return pixels
 
 
-def _plain(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+def _plain(picture: Image.Image, box: tuple[int, int, int, int], background: tuple[int, int, int]) -> Image.Image:
     """Cut `box` out, any mode -> L, RGB or RGBa.
 
     RGBa is premultiplied: averaging leaves no dark fringe round what is cut out.
@@ -198,7 +253,7 @@ def _plain(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     mode = picture.mode
     crop = picture.crop(box)
     if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
-        return _from_16_bits(crop, getattr(picture, "tag_v2", {}))
+        return _from_16_bits(crop, getattr(picture, "tag_v2", {}), background)
     if mode in ("I", "F"):  # 32-bit integers and floats: nothing in the file says which value is white
         raise PictureError("unsupported pixels", f"mode {mode}")
     if crop.has_transparency_data:
@@ -206,8 +261,8 @@ def _plain(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     return crop.convert("L" if mode == "1" else "RGB")
 
 
-def _from_16_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Grey at 16 bits (in a TIFF, 12 too: `tags` says) -> L."""
+def _from_16_bits(picture: Image.Image, tags: Mapping[int, Any], background: tuple[int, int, int]) -> Image.Image:
+    """Grey at 16 bits (in a TIFF, 12 too: `tags` says) -> L; RGB where a value is transparent on a coloured ground."""
     white = 2 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
     values = np.asarray(picture).astype(np.uint32)
     grey = np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
@@ -215,7 +270,11 @@ def _from_16_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
         grey = 255 - grey
     see_through = picture.info.get("transparency")  # PNG's tRNS: one value that is not there
     if isinstance(see_through, int):
-        grey[values == see_through] = 255
+        if len(set(background)) > 1:
+            return Image.fromarray(
+                np.where((values == see_through)[..., None], background, grey[..., None]).astype(np.uint8)
+            )
+        grey[values == see_through] = background[0]
     return Image.fromarray(grey)
 
 
@@ -281,10 +340,11 @@ def _length(stream: BinaryIO) -> int:
 
 def _explain(error: Exception, stream: BinaryIO) -> PictureError:
     if isinstance(error, UnidentifiedImageError):  # its own text holds an object's address
+        start = b""
         with contextlib.suppress(OSError, ValueError):
             stream.seek(0)
-            return PictureError("not a picture", f"it starts with {stream.read(12)!r}")
-        return PictureError("not a picture")
+            start = stream.read(512)
+        return foreign(start) or PictureError("not a picture", f"it starts with {start[:12]!r}" if start else "")
     # The same picture must be refused with the same bytes on every run: no addresses.
     detail = re.sub(r"0x[0-9a-fA-F]+", "0x...", first_line(error))
     detail = detail.encode("ascii", "backslashreplace").decode()
@@ -297,66 +357,3 @@ def _explain(error: Exception, stream: BinaryIO) -> PictureError:
     if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not the picture's
         return PictureError("unreadable file", error.strerror or detail)
     return PictureError("damaged", detail)
-
-
-# ---------------------------------------------------------------- where pictures are
-
-
-@dataclass(frozen=True, slots=True)
-class FilePicture:
-    """A picture in a file under a folder.
-
-    name: relative to `root`, with "/" between folders.
-    trusted: the name came from listing the folder, and links in it are followed. A name out of a document is
-        not trusted: load() then refuses, unopened, one that leads out of `root` by itself or by a link.
-    """
-
-    root: str
-    name: str
-    trusted: bool = False
-
-    def load(self, resolution: int) -> np.ndarray:
-        """uint8 [resolution, resolution, 3]. Raises PictureError."""
-        path = os.path.join(self.root, self.name) if self.trusted else inside(self.root, self.name)
-        with open_file(path, self.name) as stream:
-            return load_picture(stream, resolution)
-
-    def stamp(self) -> tuple[int, int]:
-        """The file's bytes and time of change (ns)."""
-        return _stamp(os.path.join(self.root, self.name))
-
-
-@dataclass(frozen=True, slots=True)
-class TarPicture:
-    """A picture inside an uncompressed tar: `size` bytes from `offset` on."""
-
-    path: str
-    offset: int
-    size: int
-
-    def load(self, resolution: int) -> np.ndarray:
-        """uint8 [resolution, resolution, 3]. Raises PictureError."""
-        if self.size > MAX_BYTES:
-            raise PictureError("file too big", f"{self.size / 2**20:.0f} MiB")
-        name = os.path.basename(self.path)
-        with open_file(self.path, name) as stream:
-            try:
-                stream.seek(self.offset)
-                data = stream.read(self.size)
-            except (OSError, ValueError) as error:
-                raise PictureError("unreadable file", f"{name}: {first_line(error)}") from error
-        if len(data) < self.size:
-            raise PictureError("truncated", f"{name} ends inside the picture")
-        return load_picture(data, resolution)
-
-    def stamp(self) -> tuple[int, int]:
-        """The picture's own bytes, and the tar's time of change (ns)."""
-        return self.size, _stamp(self.path)[1]
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return -1, 0
-    return status.st_size, status.st_mtime_ns

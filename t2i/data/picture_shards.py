@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from t2i.data.arrays import json_line, save_array
-from t2i.data.decoding import TASK, Decoders, decode
-from t2i.data.records import Record, Skip, Source
+from t2i.data.decoding import TASK, Decoded, Decoders, decode
+from t2i.data.look import look_at, save_looks
+from t2i.data.records import PLAIN, Framing, Record, Skip, Source
 from t2i.errors import UserError
 from t2i.files import atomic_write, brief, read_json, write_json
 
@@ -32,7 +33,7 @@ Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: n
 class PrepareOptions:
     """resolution in px; fraction and val_fraction in [0, 1]; max_skipped: refuse above this share; part: which side
     of the train/validation split to keep ("all" where there is none); shard: (2, 4) writes the second of four parts
-    of the pictures, for another call without `shard` to join."""
+    of the pictures, for another call without `shard` to join; framing: how images become squares."""
 
     resolution: int = 64
     fraction: float = 1.0
@@ -43,6 +44,7 @@ class PrepareOptions:
     strict: bool = False
     max_skipped: float = 0.05
     shard: tuple[int, int] | None = None
+    framing: Framing = PLAIN
 
 
 def shard_entries(resolution: int) -> int:
@@ -95,7 +97,7 @@ def write_pictures(
 
     tick(0, 0)
     with Decoders(options.workers) as pool:
-        results = decode(pool, to_decode(), options.resolution)
+        results = decode(pool, to_decode(), options.resolution, options.framing)
         while (head := next(results, None)) is not None:
             number, length, made_of = waiting.popleft()
             block = itertools.chain([head], itertools.islice(results, length - 1))
@@ -115,7 +117,7 @@ def _finished(partial: Path, number: int, made_of: dict[str, str], joining: bool
     joining: the times of files may differ, as those of another machine's copy do, and what it is is what it stays.
     """
     path = partial / f"shard-{number:05d}.json"
-    if not path.is_file():
+    if not path.is_file() or not (partial / f"looks-{number:05d}.npy").is_file():
         return None
     shard = read_json(path)
     same = all(shard.get(name) == made_of[name] for name in made_of if not (joining and name == "times_sha256"))
@@ -139,7 +141,7 @@ def _differs(partial: Path, number: int) -> str:
 
 def _remove_beyond(partial: Path, count: int, joining: bool, first: int, step: int) -> None:
     """Shards that the source, shorter now, no longer fills; only those of this part, where there are several."""
-    names = re.compile(r"(shard|images|records|skipped)-(\d+)\.\w+")
+    names = re.compile(r"(shard|images|looks|records|skipped)-(\d+)\.\w+")
     for path in sorted(partial.iterdir(), key=lambda path: path.name, reverse=True):  # the description goes first
         if (match := names.fullmatch(path.name)) and int(match[2]) >= count and int(match[2]) % step == first:
             if joining:
@@ -161,7 +163,7 @@ def _digests(block: list[Record | Skip]) -> dict[str, str]:
 
 
 def _write_shard(
-    results: Iterable[tuple[Record | Skip, np.ndarray | None]],
+    results: Iterable[tuple[Record | Skip, Decoded | None]],
     partial: Path,
     number: int,
     length: int,
@@ -172,7 +174,8 @@ def _write_shard(
     images = np.empty((length, options.resolution, options.resolution, 3), np.uint8)
     records: list[Record] = []
     skips: list[Skip] = []
-    for done, (entry, image) in enumerate(results):
+    looks: list[tuple[int, bool, bool, bool, bool]] = []
+    for done, (entry, decoded) in enumerate(results):
         if done % TASK == 0:
             tick(done)
         if isinstance(entry, Skip):
@@ -181,8 +184,9 @@ def _write_shard(
                 detail = f": {brief(entry.detail, 200)}" if entry.detail else ""
                 raise UserError(f"{brief(entry.key)}: {entry.reason}{detail} (--strict)")
         else:
-            assert image is not None
-            images[len(records)] = image
+            assert decoded is not None
+            images[len(records)] = decoded.pixels
+            looks.append(look_at(decoded, options.resolution))
             records.append(entry)
     assert len(records) + len(skips) == length
     description = partial / f"shard-{number:05d}.json"
@@ -190,6 +194,7 @@ def _write_shard(
     images = images[: len(records)]
     content = hashlib.sha256(images.reshape(-1).data)
     save_array(partial / f"images-{number:05d}.npy", images)
+    save_looks(partial / f"looks-{number:05d}.npy", looks)
     with atomic_write(partial / f"records-{number:05d}.jsonl") as stream:
         for record in records:
             line: dict[str, Any] = {"key": record.key, "captions": list(record.captions)}

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from t2i.data.captions import Encoder, encode_captions, index_captions
+from t2i.data.look import common_caption, remarks, sum_up
 from t2i.data.picture_shards import PrepareOptions, Progress, all_digests, write_pictures
 from t2i.data.prepared import FORMAT, PreparedDataset, find_datasets
 from t2i.data.records import Source
@@ -40,7 +41,8 @@ PREVIEW = 32  # pictures on the contact sheet
 class Summary:
     """What prepare did. skipped: reason -> count; first_skipped: reason -> one file, for the reader.
 
-    missing: of a call with `shard`, the parts that are not done yet; the data set is still to be joined.
+    missing: of a call with `shard`, the parts that are not done yet; the data set is still to be joined. look: shares
+    of the images that something may be wrong with (look.py); remarks: what to say of them, a line each.
     """
 
     out: Path
@@ -54,6 +56,8 @@ class Summary:
     resumed_at: int = 0
     notes: list[str] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
+    look: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     def take(self, shards: list[dict[str, Any]]) -> None:
         """Add up what shard-*.json say."""
@@ -136,6 +140,7 @@ def _prepare(
         encoder = encoder if isinstance(encoder, Encoder) else encoder()
         if _take_finished(partial, encoder, summary):
             _check_skipped(summary, options, partial, source)
+            _remark(summary, options)
             _publish(partial, out)
             return summary
     if (partial / "dataset.json").is_file():
@@ -151,6 +156,9 @@ def _prepare(
     _list_skipped(partial, len(shards))
     _check_skipped(summary, options, partial, source, keep=joining)
     summary.captions, summary.caption_uses = index_captions(partial, len(shards))
+    if look := sum_up(partial, range(len(shards))):
+        summary.look = {**look, "common_caption": common_caption(partial)}
+    _remark(summary, options)
     encoder = encoder if isinstance(encoder, Encoder) else encoder()
     text = encode_captions(
         partial, encoder, summary.captions, lambda done: progress("captions", done, summary.captions)
@@ -172,6 +180,7 @@ def _plan(source: Source, options: PrepareOptions) -> dict[str, Any]:
         "fraction": options.fraction,
         "limit": options.limit,
         "val_fraction": options.val_fraction,
+        **({"framing": framing} if (framing := options.framing.describe()) else {}),
     }
     return json.loads(json.dumps(plan))
 
@@ -306,6 +315,7 @@ def _finish(
         "captions": summary.captions,
         "caption_uses": summary.caption_uses,
         "skipped": dict(sorted(summary.skipped.items())),
+        **({"look": summary.look} if summary.look else {}),
         "text": text,
         "shards": [{name: shard[name] for name in ("pictures", "sha256", "entries_sha256")} for shard in shards],
     }
@@ -319,7 +329,9 @@ def _finish(
 
 def _publish(partial: Path, out: Path) -> None:
     """Remove what only a killed run needs, and give the folder its name. Killed in here, it is done again."""
-    for pattern in ("share-*.json", "chunk-*.json", "skipped-*.jsonl", "text.json", "shard-*.json", "plan.json"):
+    for pattern in (
+        "share-*.json", "chunk-*.json", "skipped-*.jsonl", "looks-*.npy", "text.json", "shard-*.json", "plan.json",
+    ):  # fmt: skip
         for path in partial.glob(pattern):
             path.unlink()
     _make_newest(partial)
@@ -385,10 +397,15 @@ def _take_finished(partial: Path, encoder: Encoder, summary: Summary) -> bool:
     summary.captions, summary.caption_uses = facts["captions"], facts["caption_uses"]
     summary.truncated, summary.unknown = text["truncated"], text.get("unknown", 0)
     summary.skipped.update(facts["skipped"])
+    summary.look = facts.get("look", {})
     with open(partial / "skipped.jsonl", "rb") as stream:
         for skip in map(json.loads, stream):
             summary.first_skipped.setdefault(skip["reason"], skip["file"])
     return True
+
+
+def _remark(summary: Summary, options: PrepareOptions) -> None:
+    summary.remarks = remarks(summary.look, summary.pictures, options.resolution, options.framing)
 
 
 def _draw_preview(dataset: PreparedDataset) -> None:

@@ -6,7 +6,7 @@ there: a record holds a small picklable locator, and a worker process calls `pic
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,6 +32,30 @@ class PictureError(Exception):
         return PictureError, (self.reason, self.detail)
 
 
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How an image becomes a square.
+
+    fit: "crop" takes the centre square, "pad" the whole image with `background` at its sides.
+    background: RGB, 0 to 255, under what is transparent and at the sides. min_size: refuse images whose shorter side
+    has fewer pixels.
+    """
+
+    fit: Literal["crop", "pad"] = "crop"
+    background: tuple[int, int, int] = (255, 255, 255)
+    min_size: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """What differs from the usual framing, JSON-able."""
+        usual = Framing()
+        values = {"fit": self.fit, "background": list(self.background), "min_size": self.min_size}
+        plain = {"fit": usual.fit, "background": list(usual.background), "min_size": usual.min_size}
+        return {name: value for name, value in values.items() if value != plain[name]}
+
+
+PLAIN = Framing()
+
+
 class Picture(Protocol):
     """A picklable locator of one picture."""
 
@@ -44,6 +68,24 @@ class Picture(Protocol):
 
         (-1, 0) where the file is missing; (0, 0) for what is drawn and has none.
         """
+        ...
+
+
+@runtime_checkable
+class FramedPicture(Picture, Protocol):
+    """A picture that comes from a file: it has a size of its own, and may be framed in other ways."""
+
+    def framed(self, resolution: int, framing: Framing) -> tuple[np.ndarray, tuple[int, int]]:
+        """uint8 [resolution, resolution, 3], and the image's own (width, height) in px. Raises PictureError."""
+        ...
+
+
+@runtime_checkable
+class FetchedPicture(Picture, Protocol):
+    """A picture that the main process reads, in order, before a worker decodes it."""
+
+    def fetch(self) -> Picture | PictureError:
+        """The picture with its bytes, or why there are none."""
         ...
 
 

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import stat
+import sys
 from typing import BinaryIO
 
 from t2i.data.records import PictureError
@@ -19,7 +20,8 @@ def inside(root: str, name: str) -> str:
     refused = leaves_folder(name)
     if refused:
         raise PictureError("file name leaves the folder", refused)
-    path = base = _real(root)
+    path = base = _real(os.path.abspath(root))
+    name = on_disk(name)
     for part in name.split("/"):
         path = f"{path}/{part}"
         if os.path.islink(path):
@@ -53,6 +55,24 @@ def leaves_folder(name: str) -> str:
     except UnicodeEncodeError:
         return "it is not valid Unicode"
     return ""
+
+
+def seen(name: str) -> str:
+    """A file name from the system as people see it, whatever the locale's encoding: bytes that are UTF-8 are text.
+
+    What is no UTF-8 stays a lone surrogate a byte.
+    """
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def on_disk(name: str) -> str:
+    """The reverse of `seen`: as the system takes it. What no file can be called stays as it is."""
+    if name.isascii() or sys.getfilesystemencoding() == "utf-8":
+        return name
+    try:
+        return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return name
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,8 +8,13 @@ _LEFT_RIGHT = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _ABOVE_BELOW = re.compile(r"\b(above|below|over|under|beneath|underneath|top|bottom)\b", re.IGNORECASE)
 
 
+def speaks_of_sides(caption: str) -> bool:
+    """Whether a picture of this caption, mirrored left to right, belies it (English)."""
+    return _LEFT_RIGHT.search(caption) is not None
+
+
 def flip_axis(caption: str) -> int:
     """The axis along which a picture of this caption, mirrored, belies it; 0 where it speaks of no side (English)."""
-    if _LEFT_RIGHT.search(caption):
+    if speaks_of_sides(caption):
         return HORIZONTAL
     return VERTICAL if _ABOVE_BELOW.search(caption) else 0

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from t2i.device import pick_device
 from t2i.errors import UserError
 from t2i.files import first_line
 from t2i.tensors import hash_tensors
@@ -28,6 +29,7 @@ class HubEncoder(FrozenEncoder):
 
     def __init__(self, name: str, folder: Path | str, device: torch.device | str = "cpu"):
         self.name = name
+        self.folder = isinstance(folder, Path)
         self.device = torch.device(device)
         with _one_line(name):
             from transformers import AutoModel
@@ -71,11 +73,42 @@ class HubEncoder(FrozenEncoder):
         return self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
 
 
-def load_encoder(name: str = MINILM, device: torch.device | str = "cpu") -> FrozenEncoder:
-    """The encoder called `name`: 'minilm', a local folder, or a Hugging Face name. Raises UserError, one line."""
-    if name == MINILM and (folder := bundled_minilm()):
-        return MiniLM(folder, device)
-    return HubEncoder(name, _place(name), device)
+def load_encoder(name: str = MINILM, device: torch.device | str = "cpu", quick: bool = False) -> FrozenEncoder:
+    """The encoder called `name`: 'minilm', a local folder, or a Hugging Face name. Raises UserError, one line.
+
+    device: "auto" takes a GPU where there is one. quick: in bf16 where the device is made for it
+    (FrozenEncoder.quicken).
+    """
+    device = pick_device(device) if isinstance(device, str) else device
+    bundled = bundled_minilm() if name == MINILM else None
+    encoder = MiniLM(bundled, device) if bundled else HubEncoder(name, _place(name), device)
+    if quick:
+        encoder.quicken()
+    return encoder
+
+
+def load_recorded(
+    recorded: dict[str, Any], device: torch.device | str = "cpu", instead: Path | str | None = None
+) -> FrozenEncoder:
+    """The encoder that a model remembers (FrozenEncoder.describe), found by its name or in the folder `instead`.
+
+    Raises UserError, one line, also where it is another one.
+    """
+    name, digest = str(recorded["name"]), str(recorded["sha256"])
+    if instead is None and recorded.get("folder") and not Path(name).expanduser().is_dir():
+        raise UserError(
+            f"the text encoder of this model was a folder, {name!r}, which is not here: give it with "
+            f"--text-encoder DIR (from_pretrained(..., text_encoder=DIR)); its sha256 begins with {digest[:12]}"
+        )
+    encoder = load_encoder(name if instead is None else str(instead), device)
+    if encoder.sha256 != digest:
+        raise UserError(
+            f"the text encoder {encoder.name!r} found here (sha256 {encoder.sha256[:12]}) is not the one "
+            f"that this model was trained with ({digest[:12]}); "
+            + ("install that one" if instead is None else f"give that one, {name!r}")
+        )
+    encoder.max_tokens = min(encoder.max_tokens, int(recorded["max_tokens"]))
+    return encoder
 
 
 def check_encoder(name: str) -> None:

@@ -120,7 +120,7 @@ class Linear(nn.Linear):
     quick = _has_quick_product()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.quick and x.device.type == "cpu" and x.dtype is torch.float32:
+        if self.quick and x.device.type == "cpu" and x.dtype is self.weight.dtype is torch.float32:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return super().forward(x)
 

@@ -1,5 +1,6 @@
 """Batches from a prepared data set: for each step the pictures, a caption of each, and wrong captions of each."""
 
+import functools
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from t2i.data.negatives import belonging, mismatch
 from t2i.data.prepared import PreparedDataset
 from t2i.data.sampler import choice_at, run_of_pictures
-from t2i.data.spatial_words import flip_axis
+from t2i.data.spatial_words import flip_axis, speaks_of_sides
 from t2i.device import send
 from t2i.text.pooler import TextBatch
 from t2i.training.batch import Batch
@@ -45,6 +46,7 @@ class BatchLoader:
 
     The global batch is a pure function of (data set, seed, images seen, size); a rank reads its rows of it.
     mismatches: wrong captions for each image. flips: find the axis along which each image is wrong for its caption.
+    mirror: half of the images, by chance, are mirrored left to right; not those of which a caption speaks of sides.
     resident: all pictures of the data set on the device (resident_images); None: a batch's are read from the disk.
     """
 
@@ -58,9 +60,10 @@ class BatchLoader:
         mismatches: int = 1,
         flips: bool = False,
         resident: Tensor | None = None,
+        mirror: bool = False,
     ):
         self.dataset, self.text, self.seed, self.ranks = dataset, text, seed, ranks
-        self.mismatches, self.flips, self.resident = mismatches, flips, resident
+        self.mismatches, self.flips, self.resident, self.mirror = mismatches, flips, resident, mirror
         self.device = torch.device(device)
         self._order_seed = derive_seed(seed, "order")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -69,13 +72,16 @@ class BatchLoader:
     def load(self, images_seen: int, size: int) -> Batch:
         """This rank's rows of the pictures images_seen ... images_seen + size - 1, on the device."""
         if self._ahead and self._ahead[0] == (images_seen, size):
-            batch = self._ahead[1].result()
+            batch, mirrored = self._ahead[1].result()
         else:
-            batch = self._read(images_seen, size)
+            batch, mirrored = self._read_both(images_seen, size)
         following = images_seen + size, size
-        self._ahead = following, self._thread.submit(self._read, *following)
+        self._ahead = following, self._thread.submit(self._read_both, *following)
         if self.resident is not None:  # the pictures' numbers were read in their place
             batch = batch.with_images(self.resident[send(batch.images, self.device)])
+        if mirrored is not None:  # uint8 [B, R, R, 3]: the third axis is the width
+            rows = send(mirrored, batch.images.device)[:, None, None, None]
+            batch = batch.with_images(torch.where(rows, batch.images.flip(2), batch.images))
         return to_device(batch, self.ranks.rows(size), self.device)
 
     def reseed(self, seed: int) -> None:
@@ -84,6 +90,17 @@ class BatchLoader:
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
+
+    def _read_both(self, images_seen: int, size: int) -> tuple[Batch, Tensor | None]:
+        """This rank's rows, on the CPU; and which of the images are to be mirrored, bool [B]."""
+        return self._read(images_seen, size), self._mirrored(images_seen, size) if self.mirror else None
+
+    def _mirrored(self, images_seen: int, size: int) -> Tensor:
+        rows = self.ranks.rows(size)
+        pictures = run_of_pictures(images_seen, size, len(self.dataset), self._order_seed)
+        chosen = StepRandom(self.seed, images_seen, size).numpy("mirror").random(size) < 0.5
+        free = [not self._of_sides[ids].any() for ids in self.dataset.captions_of(pictures[rows])]
+        return self._pin(torch.from_numpy(chosen[rows] & np.array(free)))
 
     def _read(self, images_seen: int, size: int) -> Batch:
         data = self.dataset
@@ -107,6 +124,11 @@ class BatchLoader:
             wrong=self._pin(torch.from_numpy(wrong[rows])),
             flip_axis=self._flip_axes(captions[rows]),
         )
+
+    @functools.cached_property
+    def _of_sides(self) -> np.ndarray:
+        """Which captions of the data set speak of sides, bool [captions]: read once, in the background."""
+        return np.fromiter(map(speaks_of_sides, self.dataset.captions()), bool, self.dataset.caption_count)
 
     def _flip_axes(self, captions: np.ndarray) -> np.ndarray:
         if not self.flips:

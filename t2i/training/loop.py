@@ -105,6 +105,7 @@ def train(
         mismatches=config.adversarial.mismatches,
         flips="word_region" in config.terms,
         resident=resident_images(dataset, device),
+        mirror="flip" in config.adversarial.augment,
     )  # fmt: skip
     watch = CollapseWatch(tanh=config.generator.get("output") == "tanh")
     snapshots = Snapshots(config, dataset, text, run, trainer, schedule)

@@ -53,7 +53,8 @@ class PreparedText(FrozenText):
 
     def describe(self) -> dict[str, Any]:
         """What a model remembers of its text encoder."""
-        return {key: self.dataset.text[key] for key in ("name", "sha256", "width", "max_tokens")}
+        kept = ("name", "sha256", "width", "max_tokens", "folder")
+        return {key: self.dataset.text[key] for key in kept if key in self.dataset.text}
 
     def save(self, model_folder: Path) -> None:
         """Nothing: a frozen encoder is found by its name."""

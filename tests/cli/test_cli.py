@@ -36,16 +36,18 @@ model = { generator.nf = 4, discriminator.nf = 4 }
 
 # The options are a promise: research knobs go into --config, not into new flags.
 OPTIONS = {
-    "prepare": "--annotations --captions --coco --fraction --imagefolder --images --json --limit --max-skipped --out "
-    "--overwrite --resolution --shapes --shard --shards --split --strict --text-encoder --val-fraction --workers",
+    "prepare": "--annotations --background --caption-from --caption-template --captions --coco --fit --follow-links "
+    "--fraction --imagefolder --images --json --limit --max-skipped --metadata --min-size --out --overwrite --parquet "
+    "--resolution --shapes --shard --shards --split --strict --text-encoder --val-fraction --workers",
     "train": "--accumulate --amp --arch --batch --begin-with --best-by --checkpoint-minutes --conditioning --config "
     "--device --dry-run --eval-every --gpus --growing --kimg --loss --lr-d --lr-g --minutes --on-nan --out "
     "--penalty --penalty-every --precision --preset --resume --seed --text-encoder --threads",
-    "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --truncation -o",
+    "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --text-encoder --truncation -o",
     "sample-grid": "--cols --device --interpolate --model --out --prompts --rows --seeds --style-mixing "
-    "--truncation --truncation-sweep -o",
-    "evaluate": "--clip --device --inception-weights --json --metrics --out --samples --seed --train-data --truncation",
-    "export": "--format --json --out -o",
+    "--text-encoder --truncation --truncation-sweep -o",
+    "evaluate": "--clip --device --inception-weights --json --metrics --out --samples --seed --text-encoder "
+    "--train-data --truncation",
+    "export": "--format --json --out --text-encoder -o",
     "info": "--json",
     "demo": "--minutes --out --pictures",
 }  # fmt: skip

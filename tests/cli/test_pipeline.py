@@ -36,7 +36,7 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def pipe(tiny_model):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("t2i.pipeline.load_encoder", functools.cache(load_encoder))
+        patch.setattr("t2i.text.encoders.load_encoder", functools.cache(load_encoder))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # images this small only wait for other threads
         yield TextToImagePipeline.from_pretrained(tiny_model, device="cpu")

@@ -155,8 +155,8 @@ def test_imagefolder_rows_are_read(tmp_path, kind, column):
 def test_imagefolder_takes_lists_of_captions_and_empty_ones(tmp_path, kind):
     rows = [("a.png", ["one", "two", "one"]), ("a.png", ["three"]), ("sub/b.png", None), ("a.png", ["again"])]
     records, skips = walk(ImageFolderSource(imagefolder(tmp_path, kind, rows, "captions")))
-    assert records == {"a.png": ("one", "two", "three")}  # rows of one picture in a row are one
-    assert skips == {"sub/b.png": "no caption", "a.png": "second entry of the same file"}
+    assert records == {"a.png": ("one", "two", "three", "again")}  # wherever they stand
+    assert skips == {"sub/b.png": "no caption"}
 
 
 def test_imagefolder_metadata_may_lie_in_the_split(tmp_path):
@@ -227,11 +227,8 @@ def test_parquet_without_the_columns_says_which_it_has(tmp_path):
         ("metadata.csv", "file_name,text\na.png," + "x" * 200_000, "line"),
         ("metadata.csv", b"file_name,text\na.png,\xff\n", "UTF-8"),
         ("metadata.csv", "name,text\na.png,x\n", "line 2 has no column file_name (it has 'name, text')"),
-        (
-            "metadata.csv",
-            "file_name;text\na.png;x, y\n",
-            "(it has 'file_name;text, '); commas must separate the columns",
-        ),
+        ("metadata.csv", "a.png,a caption\nb.png,another\n", "its first line names the columns"),
+        ("metadata.csv", 'file_name,text\na.png,"x\nb.png,y\nc.png,z\n', "a quotation mark is not closed"),
         ("metadata.parquet", b"PAR1 no PAR1", "parquet"),
         ("metadata.parquet", b"", "parquet"),
     ],

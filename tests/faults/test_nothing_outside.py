@@ -56,7 +56,7 @@ def place(tmp_path):
 def environment(place):
     return {
         "AUDIT_LOG": str(place / "log"), "TMPDIR": str(place / "tmp"), "HOME": str(place / "home"),
-        "PYTHONPATH": os.pathsep.join(map(str, (place / "hook", HERE, HERE.parent))),
+        "PYTHONPATH": os.pathsep.join(map(str, (place / "hook", HERE, HERE.parent, Path(t2i.__file__).parent.parent))),
     }  # fmt: skip
 
 

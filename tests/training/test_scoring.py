@@ -83,7 +83,7 @@ def test_the_score_in_training_is_that_of_the_model_it_saves(data, tmp_path, has
     """What `t2i evaluate` says of the last model: the same images, the same number."""
     settings = config(**SCORED)
     run, _ = start(settings, data, tmp_path)
-    monkeypatch.setattr("t2i.pipeline.load_encoder", lambda *a, **k: hash_encoder)
+    monkeypatch.setattr("t2i.text.encoders.load_encoder", lambda *a, **k: hash_encoder)
     sampler = CaptionSampler.of_pipeline(TextToImagePipeline.from_pretrained(run.model, "cpu"))
     validation = PreparedDataset(data.path.parent / "shapes-val-16")
     values = protocol.score(sampler, validation, data, metrics=("kd", "r-precision"), samples=100)

@@ -1,46 +1,38 @@
 """COCO captions: pictures in a folder, captions in one JSON document.
 
-The document may come from anywhere. It is checked whole before anything it says is used: a malformed one, or
-one with a file name that leads out of the picture folder, is refused in one line.
+The document may come from anywhere. A flaw of an entry costs that entry; a file name that leads out of the picture
+folder refuses the whole document, in one line.
 """
 
 import contextlib
 import io
-import json
+import math
 import os
-import posixpath
-from collections.abc import Iterator
+import re
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-from t2i.data.images import FilePicture
-from t2i.data.records import Record, Skip
-from t2i.data.safe_paths import leaves_folder
-from t2i.data.sources.common import (
-    Presence,
-    check_folder,
-    check_split,
-    clean_captions,
-    counted,
-    plural,
-    read_bytes,
-    shown,
-    source_name,
-)
+from t2i.data.sources.common import check_split, plural, read_bytes, shown, source_name
+from t2i.data.sources.listed import ListedSource, RowList
+from t2i.data.sources.names import plain
+from t2i.data.sources.rows import Row, read_document
+from t2i.data.sources.trees import Tree, ZipTree, open_tree
 from t2i.errors import UsageError, UserError
-from t2i.files import first_line
 
 YEARS = ("2017", "2014", "")
 MAX_ID = 2**63
 _NAME_BOTH = "; name the folder and the file with --images and --annotations"
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 
 
-class CocoSource:
+class CocoSource(ListedSource):
     """A COCO captions data set.
 
-    root: the folder that holds `train2017/` and `annotations/captions_train2017.json`, or one of their usual
-        variants. Or `images` and `annotations`: the picture folder and the JSON file themselves.
-    In the order of the file names. Raises UserError, one line, for what is missing or malformed.
+    root: the folder (or zip) that holds `train2017/` and `annotations/captions_train2017.json`, or one of their usual
+        variants. Or `images` and `annotations`: the picture folder and the JSON file themselves; `document`: what is
+        in that file, where it has been read already.
+    follow: links may lead out of the picture folder. In the order of the file names. Ids are compared as numbers where
+    they read as such (5, "5", 5.0). Raises UserError, one line, for what is missing or malformed.
     """
 
     def __init__(
@@ -49,60 +41,36 @@ class CocoSource:
         split: str = "train",
         images: Path | str | None = None,
         annotations: Path | str | None = None,
+        follow: bool = False,
+        document: Any = None,
     ):
         self.split = check_split(split)
         if root is None and (images is None or annotations is None):
             raise UsageError("a COCO data set needs its root, or both --images and --annotations")
+        tree: Tree | None = None
+        label = str(annotations)
         if root is not None:
-            root = check_folder(root, "a COCO data set (train2017/, annotations/captions_train2017.json)")
+            whole = open_tree(root, "a COCO data set (train2017/, annotations/captions_train2017.json)", follow)
+            root = whole.path
             if images is None or annotations is None:
-                found = _find(root, split, images is None, annotations is None)
-                images, annotations = images or found[0], annotations or found[1]
+                folder, file = _find(whole, split, images is None, annotations is None)
+                if images is None:
+                    tree = whole.sub(folder)
+                    images = whole.path / folder
+                if annotations is None:
+                    annotations = whole.path / file
+                    label = str(annotations)
+                    if isinstance(whole, ZipTree):
+                        document = read_document(whole.open(file), label)
         assert images is not None and annotations is not None
-        self.images = check_folder(images, "the folder with COCO's pictures")
-        self.annotations = Path(annotations)
+        tree = tree or open_tree(images, "the folder with COCO's pictures", follow)
+        self.images, self.annotations = Path(images), Path(annotations)
         self.name = source_name(root if root is not None else self.images)
-        self.notes: list[str] = []
-
-        document = _read_document(self.annotations)
-        pictures = _check_pictures(document, self.annotations)
-        captions, orphans = _check_captions(document, self.annotations, pictures)
-        if orphans:
-            self.notes.append(f"{plural(orphans, 'caption')} of pictures that the file does not list")
-        del document
-        index = _build_index(pictures, captions)
-        entries: dict[str, list[str]] = {}  # file name -> its raw captions, all that is kept of the document
-        for identity, file in pictures.items():
-            found = index.loadAnns(index.getAnnIds(imgIds=[identity]))
-            entries.setdefault(file, []).extend(annotation["caption"] for annotation in found)
-        self._entries = sorted(entries.items())
-        if len(entries) < len(pictures):
-            more = len(pictures) - len(entries)
-            said = f"{plural(more, 'image')} with a file that another names too; their captions are put together"
-            self.notes.append(said)
-        self._present = _check_files(self.images, pictures, self.annotations)
-        if not self._present:
-            raise UserError(
-                f"{self.images}: none of the {len(pictures)} pictures that {self.annotations} names is here "
-                f"({shown(self._entries[0][0])}, for one); give the right folder with --images"
-            )
-        missing = sorted(set(pictures.values()) - self._present)
-        if missing:
-            self.notes.append(counted(missing, "picture", "named but not there"))
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Record | Skip]:
-        root = str(self.images)
-        for file, raw in self._entries:
-            captions = clean_captions(raw)
-            if file not in self._present:
-                yield Skip(file, "missing file", file)
-            elif not captions:
-                yield Skip(file, "no caption")
-            else:
-                yield Record(file, captions, FilePicture(root, file))
+        if document is None:
+            document = read_document(io.BytesIO(read_bytes(self.annotations)), label)
+        rows, notes = _rows(document, label)
+        self._take(tree, [RowList(label, lambda: iter(rows))])
+        self.notes = notes + self.notes
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -112,20 +80,128 @@ class CocoSource:
         }
 
 
-def _find(root: Path, split: str, want_images: bool, want_annotations: bool) -> tuple[Path, Path]:
-    """The picture folder and the captions file of a split, of one year. Raises UserError: what was tried."""
-    folders = []
-    files = []
+def _rows(document: Any, label: str) -> tuple[list[Row], list[str]]:
+    """A row for each file, sorted, then those for what is wrong; and notes. Raises UserError."""
+    if not isinstance(document, dict):
+        raise UserError(f"{label}: expected a COCO captions document, a JSON object with images and annotations")
+    for key in ("images", "annotations"):
+        if not isinstance(document.get(key), list):
+            raise UserError(f"{label}: this COCO document has no list of {key}")
+    if not document["images"]:
+        raise UserError(f"{label}: this COCO document lists no images")
+    flawed: list[Row] = []
+    pictures = _pictures(document["images"], flawed)
+    captions, orphans = _captions(document["annotations"], pictures, flawed, label)
+    notes = [f"{plural(orphans, 'caption')} of pictures that the file does not list"] if orphans else []
+    index = _build_index(pictures, captions)
+    files: dict[str, Row] = {}
+    for identity, (file, where) in pictures.items():
+        found = [annotation["caption"] for annotation in index.loadAnns(index.getAnnIds(imgIds=[identity]))]
+        if file in files:
+            files[file].captions += found
+        else:
+            files[file] = Row(where, (file,), found)
+    if len(files) < len(pictures):
+        more = len(pictures) - len(files)
+        notes.append(f"{plural(more, 'image')} with a file that another names too; their captions are put together")
+    return [files[file] for file in sorted(files)] + flawed, notes
+
+
+def read_id(value: object) -> int | float | str | None:
+    """An id as it is compared: 5, "5", 5.0 and "005" are one; other texts are themselves. None: it is no id."""
+    if isinstance(value, str):
+        text = value.strip()
+        if _NUMBER.fullmatch(text):
+            return int(text.partition(".")[0])
+        return text if 0 < len(text) <= 256 else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return int(value) if value == int(value) and abs(value) < MAX_ID else value
+    return value if -MAX_ID <= value < MAX_ID else None
+
+
+def _pictures(images: list[Any], flawed: list[Row]) -> dict[int | float | str, tuple[str, str]]:
+    """{image id: (file name, where it stands)}."""
+    pictures: dict[int | float | str, tuple[str, str]] = {}
+    for number, entry in enumerate(images):
+        where = f"images[{number}]"
+        if not isinstance(entry, dict):
+            flawed.append(Row(where, flaw=("no file name", f"{where} is no object")))
+            continue
+        identity, file = read_id(entry.get("id")), entry.get("file_name")
+        if not isinstance(file, str) or not file.strip():
+            cause = f"{where}, image {shown(entry.get('id'))}, has no file_name ({shown(file)})"
+            flawed.append(Row(where, flaw=("no file name", cause)))
+        elif identity is None:
+            cause = f"{where} has no usable id ({shown(entry.get('id'))})"
+            flawed.append(Row(where, (file,), flaw=("no usable id", cause)))
+        elif identity in pictures:
+            cause = f"{where} has the id {shown(entry.get('id'))} of {pictures[identity][1].partition(',')[0]}"
+            flawed.append(Row(where, (file,), flaw=("second image of one id", cause)))
+        else:
+            pictures[identity] = plain(file), f"{where}, image {shown(identity)},"
+    return pictures
+
+
+def _captions(
+    annotations: list[Any], pictures: dict[int | float | str, tuple[str, str]], flawed: list[Row], label: str
+) -> tuple[list[dict[str, Any]], int]:
+    """The annotations of known pictures, cut down to what is needed, and the count of the others."""
+    captions: list[dict[str, Any]] = []
+    orphans = without = 0
+    for number, entry in enumerate(annotations):
+        where = f"annotations[{number}]"
+        if not isinstance(entry, dict):
+            flawed.append(Row(where, flaw=("no usable image_id", f"{where} is no object")))
+            continue
+        identity = read_id(entry.get("image_id"))
+        if identity is None:
+            cause = f"{where} has no usable image_id ({shown(entry.get('image_id'))})"
+            flawed.append(Row(where, flaw=("no usable image_id", cause)))
+        elif identity in pictures:
+            without += "caption" not in entry
+            # Own ids: pycocotools indexes by them, and drops silently what shares one.
+            captions.append({"id": len(captions), "image_id": identity, "caption": entry.get("caption")})
+        else:
+            orphans += 1
+    if without == len(captions) > 0:
+        raise UserError(f"{label}: none of its annotations has a caption; is this the captions_*.json file?")
+    return captions, orphans
+
+
+def _build_index(pictures: dict[int | float | str, tuple[str, str]], captions: list[dict[str, Any]]) -> Any:
+    """pycocotools' COCO over a checked document (given a path, it would print, assert and raise KeyError)."""
+    from pycocotools.coco import COCO
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        index = COCO()
+        index.dataset = {
+            "images": [{"id": identity, "file_name": file} for identity, (file, _) in pictures.items()],
+            "annotations": captions,
+        }
+        index.createIndex()
+    return index
+
+
+def _find(tree: Tree, split: str, want_images: bool, want_annotations: bool) -> tuple[str, str]:
+    """The picture folder and the captions file of a split, of one year, within the tree. Raises UserError."""
+    has_folder, has_file = _looks(tree)
+    folders: list[str] = []
+    files: list[str] = []
     for year in YEARS:
         part = split + year
-        folder = next((f for f in (root / part, root / "images" / part) if f.is_dir()), None)
+        folder = next((name for name in (part, f"images/{part}") if has_folder(name)), None)
         names = (f"annotations/captions_{part}.json", f"annotations/{part}.json", f"captions_{part}.json")
-        file = next((root / name for name in names if (root / name).is_file()), None)
+        file = next((name for name in names if has_file(name)), None)
         if (folder or not want_images) and (file or not want_annotations):
-            return folder or root, file or root
+            return folder or "", file or ""
         folders += [folder] if folder else []
         files += [file] if file else []
-    other = next((s for s in ("train", "val") if s != split and (root / f"{s}2017").is_dir()), None)
+    root = tree.path
+    other = next((s for s in ("train", "val") if s != split and has_folder(f"{s}2017")), None)
     hint = f"; there is a {other} split: --split {other}" if other and not folders and not files else ""
     if want_images and not folders:
         raise UserError(f"{root}: no {split}2017/ or images/{split}2017/ here (nor 2014){hint or _NAME_BOTH}")
@@ -134,102 +210,13 @@ def _find(root: Path, split: str, want_images: bool, want_annotations: bool) -> 
             f"{root}: no annotations/captions_{split}2017.json or {split}2017.json here (nor 2014)"
             f"{hint or '; name the file with --annotations'}"
         )
-    raise UserError(f"{root}: {folders[0].name}/ and {files[0].name} are of different years{_NAME_BOTH}")
+    name = folders[0].rpartition("/")[2]
+    raise UserError(f"{root}: {name}/ and {files[0].rpartition('/')[2]} are of different years{_NAME_BOTH}")
 
 
-def _read_document(path: Path) -> dict[str, Any]:
-    data = read_bytes(path)
-    try:
-        document = json.loads(data.decode("utf-8-sig"))
-    # deep nesting: RecursionError; a number of 5,000 digits: ValueError
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path}: this is not valid JSON ({first_line(error)})") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: expected a COCO captions document, a JSON object with images and annotations")
-    for key in ("images", "annotations"):
-        if not isinstance(document.get(key), list):
-            raise UserError(f"{path}: this COCO document has no list of {key}")
-    if not document["images"]:
-        raise UserError(f"{path}: this COCO document lists no images")
-    return document
-
-
-def _check_id(value: object) -> TypeGuard[int | str]:
-    if isinstance(value, str):
-        return 0 < len(value) <= 256
-    return isinstance(value, int) and not isinstance(value, bool) and -MAX_ID <= value < MAX_ID
-
-
-def _check_pictures(document: dict[str, Any], path: Path) -> dict[int | str, str]:
-    """{image id: file name}. Raises UserError for what is malformed, and for a name that leads elsewhere."""
-    pictures: dict[int | str, str] = {}
-    for number, entry in enumerate(document["images"]):
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}: images[{number}] is no object")
-        identity, file = entry.get("id"), entry.get("file_name")
-        if not _check_id(identity):
-            raise UserError(f"{path}: images[{number}] has no usable id ({shown(identity)})")
-        if not isinstance(file, str) or not file:
-            raise UserError(f"{path}: image {shown(identity)} has no file_name ({shown(file)})")
-        if identity in pictures:
-            raise UserError(f"{path}: two images have the id {shown(identity)}")
-        refused = leaves_folder(file)
-        if refused:
-            where = f"image {shown(identity)} has the file name {shown(file)}"
-            raise UserError(f"{path}: {where}: {refused}; the whole file is refused")
-        pictures[identity] = posixpath.normpath(file)
-    return pictures
-
-
-def _check_captions(
-    document: dict[str, Any], path: Path, pictures: dict[int | str, str]
-) -> tuple[list[dict[str, Any]], int]:
-    """The annotations of known pictures, cut down to what is needed, and the count of the others."""
-    captions: list[dict[str, Any]] = []
-    orphans = 0
-    for number, entry in enumerate(document["annotations"]):
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}: annotations[{number}] is no object")
-        identity, caption = entry.get("image_id"), entry.get("caption")
-        if not _check_id(identity):
-            raise UserError(f"{path}: annotations[{number}] has no usable image_id ({shown(identity)})")
-        if "caption" not in entry:
-            raise UserError(f"{path}: annotations[{number}] has no caption; is this the captions_*.json file?")
-        if not isinstance(caption, str):
-            raise UserError(f"{path}: annotations[{number}]'s caption is no text ({shown(caption)})")
-        if identity in pictures:
-            # Own ids: pycocotools indexes by them, and drops silently what shares one.
-            captions.append({"id": len(captions), "image_id": identity, "caption": caption})
-        else:
-            orphans += 1
-    return captions, orphans
-
-
-def _build_index(pictures: dict[int | str, str], captions: list[dict[str, Any]]) -> Any:
-    """pycocotools' COCO over a checked document (given a path, it would print, assert and raise KeyError)."""
-    from pycocotools.coco import COCO
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        index = COCO()
-        index.dataset = {
-            "images": [{"id": identity, "file_name": file} for identity, file in pictures.items()],
-            "annotations": captions,
-        }
-        index.createIndex()
-    return index
-
-
-def _check_files(folder: Path, pictures: dict[int | str, str], path: Path) -> set[str]:
-    """The files that are there. Opens nothing. Raises UserError for a name that leaves `folder` by a link."""
-    presence = Presence(folder)
-    present = set()
-    for identity, file in pictures.items():
-        match presence(file):
-            case "there":
-                present.add(file)
-            case "outside":
-                raise UserError(
-                    f"{path}: image {shown(identity)}, {shown(file)}, is a link that leads out of {folder}; "
-                    "refused. Copy the picture there, or give the folder that it is in with --images"
-                )
-    return present
+def _looks(tree: Tree) -> tuple[Any, Any]:
+    """Whether there is a folder, and a file, of a name."""
+    if isinstance(tree, ZipTree):
+        files = tree.files()
+        return lambda name: any(file.startswith(f"{name}/") for file in files), set(files).__contains__
+    return lambda name: (tree.path / name).is_dir(), lambda name: (tree.path / name).is_file()

@@ -2,18 +2,14 @@
 
 import os
 import re
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from t2i.data.images import EXTENSIONS
-from t2i.data.records import PictureError
-from t2i.data.safe_paths import inside
+from t2i.data.foreign_formats import EXTENSIONS, FOREIGN
 from t2i.errors import UserError
 from t2i.files import brief, describe_os_error
 
 MAX_CAPTION_BYTES = 2**20  # of one picture's caption file; a larger one is no caption file
-CAPTION_KEYS = ("text", "caption", "captions", "prompt", "description")
 SPLIT = re.compile("[A-Za-z0-9_-]{1,40}")  # a split becomes part of paths
 
 _BLANK = re.compile("[\\s\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff]+")
@@ -55,9 +51,14 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit + 2 else text[: limit - 3] + "..."
 
 
+def extension(name: str) -> str:
+    """ ".jpg" of "sub/x.JPG"; "" where there is none."""
+    return os.path.splitext(name)[1].lower()
+
+
 def is_picture_name(name: str) -> bool:
-    """By its extension, in any case."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    """By its extension, in any case: one that is decoded, or one of a picture that cannot be."""
+    return extension(name) in EXTENSIONS or extension(name) in FOREIGN
 
 
 def is_utf8(name: str) -> bool:
@@ -88,25 +89,6 @@ def check_folder(path: Path | str, what: str) -> Path:
     raise UserError(f"{path}: no such folder; expected {what}")
 
 
-def list_files(root: Path) -> list[str]:
-    """Every file under `root`, relative, "/" between folders, sorted; hidden files and folders left out.
-
-    Links to files count as files, links to folders are not followed (they could go round in circles).
-    Raises UserError where a folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise describe_os_error(error, error.filename or root) from error
-
-    found = []
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if relative == "." else relative + "/"
-        found += [prefix + name for name in files if not name.startswith(".")]
-    return sorted(found)
-
-
 def plural(count: int, noun: str) -> str:
     """ "1 picture", "2 pictures" """
     return f"{count} {noun}{'' if count == 1 else 's'}"
@@ -116,37 +98,6 @@ def counted(names: list[str], noun: str, what: str) -> str:
     """ "7 pictures without a caption file: a.png, b.png, c.png, d.png, e.png, ..." """
     first = ", ".join(brief(name) for name in names[:5])
     return f"{plural(len(names), noun)} {what}: {first}{', ...' if len(names) > 5 else ''}"
-
-
-class Presence:
-    """Whether files named in a document are there, and inside `folder`. Opens nothing.
-
-    It remembers sub-folders, so that a name costs one lstat.
-    """
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._leaves: dict[str, bool] = {}  # by sub-folder
-
-    def __call__(self, name: str) -> str:
-        """ "there", "missing", or "outside": a link in it leads out of the folder."""
-        parent = os.path.dirname(name)
-        if parent not in self._leaves:
-            self._leaves[parent] = parent != "" and self._outside(parent)
-        if self._leaves[parent]:
-            return "outside"
-        try:
-            mode = os.lstat(self._folder / name).st_mode
-        except (OSError, ValueError):
-            return "missing"
-        return "outside" if stat.S_ISLNK(mode) and self._outside(name) else "there"
-
-    def _outside(self, name: str) -> bool:
-        try:
-            inside(str(self._folder), name)
-        except PictureError:
-            return True
-        return False
 
 
 def read_bytes(path: Path) -> bytes:

@@ -1,7 +1,6 @@
-"""img2dataset's tar shards: KEY.jpg with KEY.txt and/or KEY.json. Read in place; nothing is extracted."""
+"""Tar shards, img2dataset's and WebDataset's: KEY.jpg with KEY.txt and/or KEY.json. Nothing is extracted."""
 
 import glob
-import json
 import os
 import re
 import tarfile
@@ -10,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from t2i.data.images import TarPicture
+from t2i.data.located import TarPicture
 from t2i.data.records import Record, Skip
+from t2i.data.sources.captions import document_captions, text_captions
 from t2i.data.sources.common import (
-    CAPTION_KEYS,
     MAX_CAPTION_BYTES,
     check_split,
-    clean_captions,
     is_picture_name,
     is_utf8,
     plural,
@@ -28,6 +26,11 @@ from t2i.files import brief, describe_os_error, first_line
 
 MAX_SHARDS = 1_000_000
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+# WebDataset's other parts of a sample, which are no pictures: labels, arrays, tensors.
+_OTHER_PARTS = frozenset((
+    "cls", "cls2", "index", "inx", "id", "npy", "npz", "pth", "pt", "pkl", "pickle", "pyd", "msgpack", "mp", "ten",
+    "tb", "cbor",
+))  # fmt: skip
 
 
 class DamagedTar(Exception):
@@ -36,19 +39,29 @@ class DamagedTar(Exception):
 
 @dataclass(slots=True)
 class _Group:
-    """What one KEY has in a shard: (offset, size) of each part."""
+    """What one KEY has in a shard: (offset, size) of each part; a size of -1 stands for what is no plain file."""
 
     pictures: list[tuple[str, int, int]] = field(default_factory=list)  # extension, offset, size
+    others: list[tuple[str, int, int]] = field(default_factory=list)  # of names that are no picture's
     text: tuple[int, int] | None = None
     document: tuple[int, int] | None = None
+
+    @property
+    def captioned(self) -> bool:
+        return self.text is not None or self.document is not None
+
+    @property
+    def entries(self) -> list[tuple[str, int, int]]:
+        """Its pictures by name; where there is none, what else its caption can be of."""
+        return self.pictures or (self.others[:1] if self.captioned else [])
 
 
 class ShardSource:
     """Uncompressed tars, by a glob ("data/*.tar"), a brace range ("data/{00000..00012}.tar") or a folder.
 
-    A picture's captions: the caption in KEY.json, else KEY.txt's lines. Shards in the order of their names,
-    keys in order inside each; one shard's index is held at a time. What follows a damaged place in a tar is
-    one Skip. len() reads every header once.
+    A picture's captions: the caption in KEY.json, else KEY.txt's lines. A key ends at the first dot of the base name,
+    as WebDataset has it. Shards in the order of their names, keys in order inside each; one shard's index is held at a
+    time. What follows a damaged place in a tar is one Skip. len() reads every header once.
     Raises UserError, one line, where no shard or no picture is found, and for compressed tars (a picture in
     the middle of one cannot be reached).
     """
@@ -66,32 +79,45 @@ class ShardSource:
         damaged = ""
         for shard in self._shards:
             groups, damage = _read_index(shard)
-            if any(group.pictures for group in groups.values()):
+            if any(group.entries for group in groups.values()):
+                self._check_keys(shard, groups)
                 break
             damaged = damaged or (damage and f" ({os.path.basename(shard)} is damaged: {damage})")
         else:
             expected = "expected KEY.jpg with KEY.txt or KEY.json"
             raise UserError(f"{self.pattern}: no pictures in these tars{damaged}; {expected}")
 
+    def _check_keys(self, shard: str, groups: dict[str, _Group]) -> None:
+        """Raises UserError where the names' dots make one key of all pictures."""
+        key, group = max(groups.items(), key=lambda item: len(item[1].pictures))
+        dotted = [extension for extension, _, _ in group.pictures if "." in extension]
+        if len(dotted) > 2 and 2 * len(dotted) > sum(len(each.pictures) for each in groups.values()):
+            raise UserError(
+                f"{shard}: a key ends at the first dot of the name, as WebDataset has it, and so {key}.{dotted[0]} and "
+                f"{key}.{dotted[1]} are one sample, {key!r}; write the tar with names without other dots"
+            )
+
     def __len__(self) -> int:
         if self._count is None:
             self._count = 0
             for shard in self._shards:
                 groups, damage = _read_index(shard)
-                self._count += sum(len(group.pictures) for group in groups.values()) + bool(damage)
+                self._count += sum(len(group.entries) for group in groups.values()) + bool(damage)
         return self._count
 
     def __iter__(self) -> Iterator[Record | Skip]:
         self.notes = []
-        alone = 0
+        alone = both = 0
         for shard in self._shards:
             groups, damage = _read_index(shard)
             relative = os.path.relpath(shard, self._base).replace(os.sep, "/")
             try:
                 with open(shard, "rb") as stream:
                     for key in sorted(groups):
-                        alone += not groups[key].pictures
-                        yield from _entries(stream, shard, f"{relative}/{key}", groups[key])
+                        group = groups[key]
+                        alone += group.captioned and not group.entries
+                        both += bool(group.entries) and group.text is not None and group.document is not None
+                        yield from _entries(stream, shard, f"{relative}/{key}", group)
             except OSError as error:
                 raise describe_os_error(error, shard) from error
             if damage:
@@ -99,6 +125,8 @@ class ShardSource:
                 self.notes.append(f"{brief(relative)} is damaged ({damage}); what came before was used")
         if alone:
             self.notes.append(f"{plural(alone, 'caption')} without a picture")
+        if both:
+            self.notes.append(f"{plural(both, 'picture')} with .json and .txt: .json is used where it holds a caption")
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "shards", "pattern": os.path.basename(self.pattern), "shards": len(self._shards)}
@@ -140,27 +168,33 @@ def _check_uncompressed(shard: str) -> None:
 def _read_index(shard: str) -> tuple[dict[str, _Group], str]:
     """{key: where its parts are} and what is wrong with the tar, or "". Reads headers only.
 
-    Only plain files count: no links, devices or sparse files. Two pictures of one name are both listed.
+    Only plain files are read: links, devices and sparse files are entries that cannot be. Two pictures of one name are
+    both listed.
     Raises UserError where the file cannot be read.
     """
     groups: dict[str, _Group] = {}
     try:
         for member in _members(shard):
-            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-                continue
             folder, _, base = member.name.rpartition("/")
-            start, dot, extension = base.partition(".")  # img2dataset's keys hold no dot
-            if not dot or not start:
+            start, _, rest = base.partition(".")
+            if not start or member.isdir():
                 continue
             key = f"{folder}/{start}" if folder else start
-            extension = extension.lower()
-            place = (member.offset_data, member.size)
-            if is_picture_name(f"{start}.{extension}"):
-                groups.setdefault(key, _Group()).pictures.append((extension, *place))
-            elif extension == "txt":
-                groups.setdefault(key, _Group()).text = place
-            elif extension == "json":
-                groups.setdefault(key, _Group()).document = place
+            rest = rest.lower()
+            extension = rest.rpartition(".")[2]
+            plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
+            place = (member.offset_data, member.size if plain else -1)
+            if extension in ("txt", "json"):
+                if plain:
+                    group = groups.setdefault(key, _Group())
+                    if extension == "txt":
+                        group.text = place
+                    else:
+                        group.document = place
+            elif is_picture_name(f"{start}.{extension}"):
+                groups.setdefault(key, _Group()).pictures.append((rest, *place))
+            elif extension not in _OTHER_PARTS:
+                groups.setdefault(key, _Group()).others.append((rest, *place))
     except DamagedTar as error:
         return groups, str(error)
     except OSError as error:
@@ -198,12 +232,16 @@ def _members(shard: str) -> Iterator[tarfile.TarInfo]:
 
 
 def _entries(stream: BinaryIO, shard: str, key: str, group: _Group) -> Iterator[Record | Skip]:
-    for number, (extension, offset, size) in enumerate(group.pictures):
+    for number, (extension, offset, size) in enumerate(group.entries):
         if number:
-            yield Skip(printable(f"{key}.{extension}"), "second picture of the same name")
+            first = f"{key}.{group.entries[0][0]}".rpartition("/")[2]
+            name = printable(f"{key}.{extension}")
+            yield Skip(name, "second picture of the same name", printable(f"{first} has its captions"))
         elif not is_utf8(key):
             yield Skip(printable(key), "file name is not UTF-8")
-        elif group.text is None and group.document is None:
+        elif size < 0:
+            yield Skip(key, "not a file", "a link, a device or a sparse file in the tar")
+        elif not group.captioned:
             yield Skip(key, "no caption file", "neither .txt nor .json")
         else:
             captions = _captions(stream, group)
@@ -215,37 +253,16 @@ def _entries(stream: BinaryIO, shard: str, key: str, group: _Group) -> Iterator[
 
 def _captions(stream: BinaryIO, group: _Group) -> tuple[str, ...] | str:
     """The captions, or why there are none. JSON first: in a .txt, a caption's own line breaks split it."""
-    why = "no caption"
+    why = ""
     if group.document is not None:
-        captions = _from_document(_read(stream, group.document))
-        if isinstance(captions, str):
-            why = captions
-        elif captions:
+        captions = document_captions(_read(stream, group.document))
+        if not isinstance(captions, str):
             return captions
+        why = captions
     if group.text is not None:
-        data = _read(stream, group.text)
-        if data is None:
-            return "caption file is too big"
-        try:
-            return clean_captions(data.decode("utf-8-sig").splitlines()) or why
-        except UnicodeDecodeError:
-            return "caption file is not UTF-8"
+        captions = text_captions(_read(stream, group.text))
+        return why if why and captions == "no caption" else captions
     return why
-
-
-def _from_document(data: bytes | None) -> tuple[str, ...] | str:
-    if data is None:
-        return "caption file is too big"
-    try:
-        document = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return "caption file is not valid JSON"
-    if not isinstance(document, dict):
-        return "caption file is not valid JSON"
-    # img2dataset writes "caption" first of all; "text" is a caption too where there is none
-    value = next((document[key] for key in ("caption", *CAPTION_KEYS) if document.get(key)), None)
-    values = value if isinstance(value, list) else [value]
-    return clean_captions(value for value in values if isinstance(value, str))
 
 
 def _read(stream: BinaryIO, place: tuple[int, int]) -> bytes | None:

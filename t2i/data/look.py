@@ -1,0 +1,81 @@
+"""The look at a set before it is accepted: what the numbers say that a person would see on its contact sheet."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2i.data.arrays import save_array
+from t2i.data.decoding import Decoded
+from t2i.data.records import Framing
+
+# What is known of each picture of a shard, in looks-00000.npy until the data set is finished.
+LOOK = np.dtype([("digest", "<u8"), ("plain", "?"), ("small", "?"), ("long", "?"), ("drawn", "?")])
+FLAT = 8  # of 255: a picture whose colours all lie within so much is one colour
+LONG = 2.0  # width to height, or height to width: beyond it the crop cuts half away
+FEW = 0.03  # a share below this is not worth a line
+FEW_PICTURES = 8  # below which shares say nothing
+COMMON = 0.25  # of all captions, where one text is so many of them
+
+
+def look_at(decoded: Decoded, resolution: int) -> tuple[int, bool, bool, bool, bool]:
+    """A row of LOOK."""
+    pixels = decoded.pixels
+    digest = int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8).digest(), "little")
+    flat = pixels.reshape(-1, 3)
+    plain = bool((flat[0].astype(int) - flat[-1] < FLAT).all()) and bool(np.ptp(flat, axis=0).max() < FLAT)
+    if decoded.size is None:
+        return digest, plain, False, False, True
+    width, height = decoded.size
+    return digest, plain, min(width, height) < resolution, max(width, height) > LONG * min(width, height), False
+
+
+def save_looks(path: Path, rows: list[tuple[int, bool, bool, bool, bool]]) -> None:
+    save_array(path, np.array(rows, LOOK))
+
+
+def sum_up(partial: Path, shards: Iterable[int]) -> dict[str, Any]:
+    """Shares of the pictures, 0 to 1: of one colour, equal to another, enlarged, beyond 2:1. Empty for drawn ones."""
+    parts = [np.load(partial / f"looks-{shard:05d}.npy", allow_pickle=False) for shard in shards]
+    looks = np.concatenate([*parts, np.empty(0, LOOK)])
+    if not len(looks) or looks["drawn"].any():
+        return {}
+    different = len(np.unique(looks["digest"]))
+    return {
+        "one_colour": round(float(looks["plain"].mean()), 4),
+        "equal": round((len(looks) - different) / len(looks), 4),
+        "enlarged": round(float(looks["small"].mean()), 4),
+        "beyond_2_to_1": round(float(looks["long"].mean()), 4),
+    }
+
+
+def common_caption(partial: Path) -> float:
+    """The share of the commonest caption among all captions."""
+    uses = np.load(partial / "picture-captions.npy", allow_pickle=False)
+    return round(float(np.bincount(uses).max() / len(uses)), 4)
+
+
+def remarks(look: dict[str, Any], pictures: int, resolution: int, framing: Framing) -> list[str]:
+    """What is to be said of a set of so many pictures, each with the option that helps."""
+    if pictures < FEW_PICTURES:
+        return []
+    other = "black" if sum(framing.background) > 382 else "white"
+    lines = {
+        "one_colour": f"are of one colour: nothing is seen on them (where they are transparent, --background {other} "
+        "may show it)",
+        "equal": "are equal to another one (a validation share, --val-fraction, would hold what training has seen)",
+        "enlarged": f"are smaller than {resolution} px and were enlarged (--min-size {resolution} leaves them out, a "
+        "smaller --resolution fits them)",
+        "beyond_2_to_1": "are longer than 2:1, and the crop cuts more than half away (--fit pad keeps all of them)",
+    }
+    if framing.fit == "pad":
+        del lines["beyond_2_to_1"]
+    said = [f"{look[name]:.0%} of the images {line}" for name, line in lines.items() if look.get(name, 0) >= FEW]
+    if look.get("common_caption", 0) >= COMMON:
+        said.append(
+            f"{look['common_caption']:.0%} of the captions are the same text: there is little to learn from it "
+            "(captions that differ, or --caption-from name or folder)"
+        )
+    return said
