@@ -244,6 +244,42 @@ def in_style(noun: str, style: str, styles: tuple[str, ...]) -> list[str]:
     ]
 
 
+def write(out: Path, folder: Path, recoloured_times: int, whole_emoji: bool = False) -> None:
+    """Write the emoji to `out`. folder: of the packages' tarballs."""
+    data = dict(members(package(NAMES, folder), "package/en/"))["data.json"]
+    facts = {code(entry["hexcode"]): entry for entry in json.loads(data)}
+    splits: dict[str, dict[str, tuple[Image.Image, list[str]]]] = {"train": {}, "val": {}}
+    for number, (name, styles) in enumerate(STYLES.items()):
+        for emoji, encoded in images(package(name, folder)):
+            if emoji not in facts:  # other skin tones, which have no name
+                continue
+            digest = hashlib.sha256((emoji if whole_emoji else f"{emoji} {number}").encode()).digest()
+            entry = facts[emoji]
+            lines = captions(
+                entry["label"], entry.get("tags", []), styles, colour_of(encoded), random.Random(f"{name} {emoji}")
+            )
+            split = "val" if digest[0] % HELD_OUT == 0 else "train"
+            splits[split][f"{emoji}-{number}"] = on_white(encoded), lines
+            if split == "train" and takes_colours(entry["label"]):
+                dice = random.Random(f"{name} {emoji} in colour")
+                for colour in dice.sample(sorted(PAINTS), recoloured_times):
+                    if changed := recoloured(encoded, colour):
+                        lines = captions_in_colour(entry["label"], entry.get("tags", []), styles, colour, dice)
+                        splits[split][f"{emoji}-{number}-{colour}"] = on_white(changed), lines
+    known = {line for _, lines in splits["train"].values() for line in lines}
+    for split, found in splits.items():
+        image_folder, caption_folder = (out / split / "emoji" / kind for kind in ("images", "captions"))
+        image_folder.mkdir(parents=True, exist_ok=True)
+        caption_folder.mkdir(exist_ok=True)
+        for key, (image, lines) in found.items():
+            if split == "val":
+                lines = [line for line in lines if line not in known]
+            image.save(image_folder / f"{key}.png")
+            (caption_folder / f"{key}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    train, val = (f"{len(found):,}" for found in splits.values())
+    print(f"{out}: {train} training emoji, {val} held out")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -253,39 +289,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.packages or options.out / "packages"
     folder.mkdir(parents=True, exist_ok=True)
-
-    data = dict(members(package(NAMES, folder), "package/en/"))["data.json"]
-    facts = {code(entry["hexcode"]): entry for entry in json.loads(data)}
-    splits: dict[str, dict[str, tuple[Image.Image, list[str]]]] = {"train": {}, "val": {}}
-    for number, (name, styles) in enumerate(STYLES.items()):
-        for emoji, encoded in images(package(name, folder)):
-            if emoji not in facts:  # other skin tones, which have no name
-                continue
-            digest = hashlib.sha256((emoji if options.whole_emoji else f"{emoji} {number}").encode()).digest()
-            entry = facts[emoji]
-            lines = captions(
-                entry["label"], entry.get("tags", []), styles, colour_of(encoded), random.Random(f"{name} {emoji}")
-            )
-            split = "val" if digest[0] % HELD_OUT == 0 else "train"
-            splits[split][f"{emoji}-{number}"] = on_white(encoded), lines
-            if split == "train" and takes_colours(entry["label"]):
-                dice = random.Random(f"{name} {emoji} in colour")
-                for colour in dice.sample(sorted(PAINTS), options.recoloured):
-                    if changed := recoloured(encoded, colour):
-                        lines = captions_in_colour(entry["label"], entry.get("tags", []), styles, colour, dice)
-                        splits[split][f"{emoji}-{number}-{colour}"] = on_white(changed), lines
-    known = {line for _, lines in splits["train"].values() for line in lines}
-    for split, found in splits.items():
-        image_folder, caption_folder = (options.out / split / "emoji" / kind for kind in ("images", "captions"))
-        image_folder.mkdir(parents=True, exist_ok=True)
-        caption_folder.mkdir(exist_ok=True)
-        for key, (image, lines) in found.items():
-            if split == "val":
-                lines = [line for line in lines if line not in known]
-            image.save(image_folder / f"{key}.png")
-            (caption_folder / f"{key}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    train, val = (f"{len(found):,}" for found in splits.values())
-    print(f"{options.out}: {train} training images, {val} held out")
+    write(options.out, folder, options.recoloured, options.whole_emoji)
 
 
 if __name__ == "__main__":
