@@ -147,7 +147,7 @@ def main() -> None:
     for name, settings in (OURS | ON_CUDA if device.type == "cuda" else OURS).items():
         if options.only and options.only not in settings:
             continue
-        common = f"preset=paper,conditioning=sentence,augment=[],shared_fakes=true,batch={options.batch}"
+        common = f"preset=published,augment=[],ema_kimg=10,batch={options.batch}"
         loops[name] = partial(Steps, settings_of(f"x=dfgan,{common},{settings}", data, device)[1], data, device)
     speeds = compare(loops, options.steps, options.turns, device)
     print(

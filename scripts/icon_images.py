@@ -5,8 +5,8 @@
 
 Writes OUT/{train,val}/{emoji,icons}, each with images/ (PNG on white, 128 px) and captions/ (one a line). The emoji are
 those of emoji_images.py, with its held-out images: OUT/val/emoji is what the model has always been scored on. Icons
-come from further sets, all permissive (SOURCES); one in twenty is held out in OUT/val/icons. Emoji of these sets that are
-held out in any style, and images that look like a held-out one, are left out.
+come from further sets, all permissive (SOURCES); one in twenty is held out in OUT/val/icons. Emoji of these sets that
+are held out in any style, and images that look like a held-out one, are left out.
 
 Packages are fetched with `npm pack` and `apt-get download`, or taken from FOLDER if they are there.
 """

@@ -7,7 +7,6 @@ import torch
 
 from t2i.aliases import rename_settings
 from t2i.models import list_architectures
-from t2i.presets import preset_file, read_preset
 from t2i.tensors import load_tensors
 from t2i.toml_tables import flatten
 from t2i.training.checkpoint import list_checkpoints, part_file
@@ -32,6 +31,9 @@ SMALLEST = {
     "stylegan2": {"model": {"generator": {"z_dim": 8, "w_dim": 16, "fmap_base": 16, "fmap_max": 8, "layout_mlp": 8},
                             "discriminator": {"fmap_base": 16, "fmap_max": 8, "match_width": 16}}},
 }  # fmt: skip
+R1 = {"loss.adversarial.kind": "logistic", "loss.penalty.kind": "r1", "loss.penalty.every": 16}
+STYLEGAN = {"optim.beta2": 0.99, **R1}
+PLAIN = {"dfgan": {"model.discriminator.gamma": 0.0}, "stylegan": STYLEGAN, "stylegan2": STYLEGAN}
 STAGES = [{"resolution": 8, "share": 0.4}, {"resolution": 16, "share": 0.6}]
 
 
@@ -50,7 +52,7 @@ def config(arch="dfgan", **changes):
     changes: settings by their dotted names, "__" for the dot; None leaves one out.
     """
     settings = {
-        **read_preset(preset_file(arch, "paper"), 16)[0],
+        **PLAIN[arch], "loss.adversarial.augment": ["translation"],
         "arch": arch, "optim.batch": 8, "schedule.kimg": 0.048, "run.log_kimg": 0.008, "run.snapshot_kimg": 0.016,
         "optim.lr_g": 1e-3, "optim.lr_d": 4e-4, "schedule.growing": grows(arch),
         "schedule.stages": STAGES if grows(arch) else [], **smallest(arch),

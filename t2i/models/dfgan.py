@@ -5,11 +5,36 @@ channel-wise affine maps. Read it top to bottom: affine, fusion, generator; bloc
 
 Departures from the paper:
 - `conditioning="attention"` (default) pools the caption's tokens with learned queries; "sentence" is the paper's.
-- `gamma` starts at 1 in the small presets, at 0 in the paper. Without residual branches the discriminator is close to
+- `gamma` starts at 1 in the preset `small`, at 0 in the paper. Without residual branches the discriminator is close to
   linear in its pixels, and in a short run it learns colours but no shapes (docs/recipes.md).
-- `output="linear"` (default in the presets) drops the last tanh, `output="tanh"` is the paper's: see docs/recipes.md.
+- `output="linear"` (default) drops the last tanh, `output="tanh"` is the paper's: see docs/recipes.md.
 - A discriminator shortcut whose width does not change has a 1x1 convolution in the published weights, which is never
   called there. Here it is called, and starts as the identity.
+
+The preset `published` trains as the authors' code does (github.com/tobran/DF-GAN, 2022), which has
+
+    text.conditioning = "sentence"
+    optim.batch = 32
+    optim.lr_g = 0.0001
+    optim.lr_d = 0.0004
+    optim.beta1 = 0.0
+    optim.beta2 = 0.9
+    loss.adversarial.kind = "hinge"
+    loss.adversarial.mismatches = 1
+    loss.adversarial.shared_fakes = true
+    loss.adversarial.augment = ["flip"]
+    loss.penalty.kind = "ma-gp"
+    loss.penalty.weight = 2.0
+    loss.penalty.every = 1
+    model.generator.nf = 32
+    model.generator.z_dim = 100
+    model.generator.output = "tanh"
+    model.discriminator.nf = 32
+    model.discriminator.gamma = 0.0
+
+and keeps no average of the weights (ema_kimg 0.001: none to speak of). The preset differs in the text encoder (DAMSM
+there, the prepared data's here), in the mirrored images (not where the caption speaks of left or right), in that images
+are not cropped at random (64 of 76 px there), and in the noise at drawing (a normal truncated at 0.88 there).
 """
 
 from collections.abc import Iterable, Sequence

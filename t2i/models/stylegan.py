@@ -11,6 +11,39 @@ Departures from the paper:
 - Truncation pulls w to the mean w of the prompt, not of all prompts, which would lose the prompt at psi = 0. It needs
   no running average.
 - The noise inputs are constant at inference (buffers of the generator), so that a prompt and a seed give one image.
+
+The preset `published` trains as the authors' code does for faces on one GPU (github.com/NVlabs/stylegan, 2019), which
+has
+
+    optim.beta1 = 0.0
+    optim.beta2 = 0.99
+    optim.ema_kimg = 10.0
+    schedule.kimg = 25000
+    loss.adversarial.kind = "logistic"
+    loss.adversarial.augment = ["flip"]
+    loss.penalty.kind = "r1"
+    loss.penalty.weight = 10.0
+    loss.penalty.every = 1
+    model.generator.z_dim = 512
+    model.generator.w_dim = 512
+    model.generator.mapping_layers = 8
+    model.generator.fmap_base = 8192
+    model.generator.fmap_max = 512
+    model.discriminator.fmap_base = 8192
+    model.discriminator.fmap_max = 512
+
+and grows from 8 px, 600,000 images in each resolution and 600,000 in each fade between two, with the batch and the
+learning rate of each resolution:
+
+    8 px: 128, 0.001
+    16 px: 128, 0.001
+    32 px: 64, 0.001
+    64 px: 32, 0.001
+    128 px: 16, 0.0015
+    256 px: 8, 0.002
+
+The preset differs in the captions, in the mirrored images (not where the caption speaks of left or right), and in R1's
+weight while it grows: 10 at the last resolution R, 10 (r / R)^2 at r.
 """
 
 from collections.abc import Iterable, Sequence

@@ -75,8 +75,8 @@ class TokenMixer(nn.Module):
     """Transformer blocks that add word order: half of the heads attend to earlier words, half to later ones.
 
     The last layer of a sentence encoder hardly encodes which of two objects is the left one. With one-directional heads
-    a sum does: "left of" after a noun counts for it, before a noun against it. Distance lowers a score as in ALiBi
-    (Press et al. 2022). docs/recipes.md has the measurements.
+    a sum does: "left of" after a noun counts for it, before a noun against it. Distance lowers a score linearly, as
+    in ALiBi (Press et al. 2022), with slopes of our own. docs/recipes.md has the measurements.
 
     forward: tokens [B, L, T] and mask [B, L] -> [B, L, width]; the output at padding is undefined.
     """

@@ -17,6 +17,7 @@ from t2i.models.base import Generator
 from t2i.models.find import MODEL, find_model, is_run
 from t2i.models.folder import ModelDescription, load_model
 from t2i.models.growing import Growth, growth_at
+from t2i.presets import preset_file
 from t2i.text.transformer import NAME as TRAINED
 from t2i.training.checkpoint import list_checkpoints, newest_checkpoint, verify
 from t2i.training.run import Run
@@ -57,7 +58,8 @@ class Source:
         theirs = None
         if self.run is not None:
             theirs = Run(self.run).read_config()[0]
-            found["preset"] = theirs.preset
+            if preset_file(theirs.arch, theirs.preset) is not None:  # not one of an older version
+                found["preset"] = theirs.preset
         if theirs is None or Schedule(theirs, model.resolution).discriminator_trained(seen):
             found["schedule.warm_up_kimg"] = 0.0
         if self.checkpoint is not None and theirs is not None and model.resolution == resolution:

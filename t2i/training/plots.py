@@ -19,7 +19,7 @@ LOSSES = (
     ("loss_g", "generator loss", "#0072B2", 1.8),
     ("loss_d", "discriminator loss", "#D55E00", 1.8),
     ("penalty", "gradient penalty", "#7F7F7F", 0.9),
-    ("reconstruction", "reconstruction loss", "#CC79A7", 1.8),  # the only one in the warm-up
+    ("coarse_distance", "coarse distance", "#CC79A7", 1.8),  # the only one in the warm-up
 )
 LOGITS = (
     ("logits_real", "real, right caption", "#009E73", 1.8),
@@ -37,8 +37,8 @@ GREY = "#666666"
 def draw_losses(metrics_jsonl: Path | str, out_png: Path | str) -> bool:
     """Draw a run's losses, mean logits and scores (where it has any) over images seen; False where there is nothing.
 
-    metrics_jsonl: one JSON object a line with "images_seen" and any of "loss_g", "loss_d", "penalty", "reconstruction",
-    "logits_real", "logits_mismatch", "logits_fake", "kd_lite2", "r_precision", "resolution"; what is missing, null or
+    metrics_jsonl: one JSON object a line with "images_seen" and any of "loss_g", "loss_d", "penalty",
+    "coarse_distance", "logits_real", "logits_mismatch", "logits_fake", "kd_lite2", "r_precision", "resolution"; what is missing, null or
     not finite leaves a gap, and a torn line is passed over. Faint: as logged; strong: a moving average. Raises
     UserError, one line, where a file cannot be read or written.
     """

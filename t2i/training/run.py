@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from t2i.aliases import rename_settings
+from t2i.aliases import gone_settings, rename_settings
 from t2i.config import TrainConfig
 from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset, find_datasets
@@ -91,6 +91,11 @@ class Run:
             return settings_from(facts["settings"]), facts["data"]
         except UsageError as error:
             raise UserError(f"{self.folder}/config.json is damaged: {error}") from error
+
+    def gone_settings(self) -> list[str]:
+        """Settings of an older version that it trained by and that are gone: it cannot be resumed, its models can be
+        drawn with."""
+        return gone_settings(flatten(read_json(self.folder / "config.json", "run configuration")["settings"]))
 
     def read_best(self) -> dict[str, Any] | None:
         """Which snapshot had the best score: snapshot, best_by, score, chosen_on; None where none was scored."""

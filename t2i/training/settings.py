@@ -46,7 +46,7 @@ def new_settings(
     arch = str(named.get("arch", settings.get("arch", TrainConfig.arch)))
     if "schedule.stages" in settings:
         settings["schedule.stages"] = _stages_beside(named, settings["schedule.stages"])
-    _give_way(settings, named)
+    _give_way(settings, {**begun, **named})
     layers.add(f"preset {preset}", {**settings, "arch": arch, "preset": preset})
     kimg = named.get("schedule.kimg")
     layers.add(f"preset {preset}, for a run of {kimg} kimg", _shortened(named, settings))
@@ -89,9 +89,9 @@ def _find_preset(
         raise UsageError(f"{called('arch')}: {error}") from error
     presets = list_presets(arch)
     if name == "auto":
-        # `fast` begins by reconstructing what captions say, which an encoder that is trained has yet to learn.
+        # Their warm-up draws what captions say, which an encoder that is trained has yet to learn.
         fast = "fast" in presets and named.get("text.encoder", "prepared") == "prepared"
-        name = ("wide" if fast else "paper") if device == "cuda" else ("fast" if fast else "small")
+        name = "small" if not fast else "wide" if device == "cuda" else "fast"
         name = name if name in presets else presets[0]
     if name not in presets:
         raise UsageError(f"{called('preset')} {name}: {arch} has {', '.join(presets)}; a file's name ends in .toml")
@@ -156,6 +156,11 @@ def resumed_settings(
     Raises UsageError or UserError, one line that names the difference.
     """
     settings, facts = run.read_config()
+    if gone := run.gone_settings():
+        raise UserError(
+            f"{run.folder} was trained with {', '.join(gone)}, gone since 0.2: it cannot be resumed; "
+            f"t2i train --begin-with {run.folder} begins a new run with it"
+        )
     if config is not None:
         raise UsageError("--config cannot change a run that is resumed; its settings are in its config.json")
     values = flatten(settings.tables())

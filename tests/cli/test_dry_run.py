@@ -78,7 +78,7 @@ def test_the_file_of_a_dry_run_repeats_the_run(tmp_path, arch, preset, resolutio
 
 @pytest.mark.parametrize("choice", [
     {"arch": "stylegan", "schedule__growing": False}, {"preset": "small", "text__encoder": "transformer"},
-    {"preset": "fast", "loss__imle__latents": 4}, {"preset": "fast", "loss__reconstruction__weight": 0.0},
+    {"preset": "fast", "loss__energy__features": 0.0}, {"preset": "fast", "loss__energy__weight": 0.0},
     {"preset": "fast", "model__discriminator__kind": "dfgan", "schedule__growing": False},
     {"arch": "dfgan", "text__conditioning": "sentence"},
 ])  # fmt: skip
@@ -146,8 +146,7 @@ def test_a_preset_may_say_little(tmp_path, flags):
 OLD = """
 arch = "stylegan2"
 preset = "fast"
-likeness = 20.0
-nearest_of = 2
+contrastive = 3.0
 pretrain_kimg = 80.0
 snapshot_kimg = 50.0
 [[stages]]
@@ -162,7 +161,7 @@ NEW = """
 arch = "stylegan2"
 preset = "fast"
 schedule = { warm_up_kimg = 80.0, stages = [{ resolution = 32, share = 1.0 }] }
-loss = { reconstruction.weight = 20.0, imle.latents = 2 }
+loss.contrastive.weight = 3.0
 run.snapshot_kimg = 50.0
 text.lr_multiplier = 0.5
 model.generator = { layout_mlp = 4, fmap_base = 128 }
@@ -175,7 +174,7 @@ def test_the_names_of_0_1_still_work(tmp_path):
     config, _ = resolve(64, tmp_path / "old.toml")
     assert config == resolve(64, tmp_path / "new.toml")[0]
     assert (config.generator["fmap_base"], config.text.lr_multiplier) == (128, 0.5)
-    assert config.terms["imle"] == {"latents": 2} and config.terms["reconstruction"] == {"weight": 20.0}
+    assert config.terms["contrastive"] == {"weight": 3.0}
 
 
 @pytest.mark.parametrize("rows", ["at = 3", "[at]\nx = 3", "[at.big]", "at.64 = 3"])

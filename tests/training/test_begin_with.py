@@ -288,8 +288,6 @@ def test_a_run_begun_with_one_that_was_stopped_early_learns_what_that_had_yet_to
     assert (settings.schedule.warm_up_kimg, settings.schedule.growing) == (theirs.schedule.warm_up_kimg, True)
     fading, _ = run_of(tmp_path, 260_000)  # at 64 px, but hardly yet
     assert settings_beside(fading)[0].schedule.growing
-    blurred, theirs = run_of(tmp_path, 100_000, preset="projected")
-    assert theirs.schedule.blur_kimg > 0 and settings_beside(blurred)[0].schedule.blur_kimg == 0.0
     other, _ = run_of(tmp_path, 100_000, arch="dfgan")
     assert settings_beside(other)[0].arch == "dfgan"
     assert settings_beside(other, arch="stylegan")[0].arch == "stylegan"  # Source.check refuses it

@@ -107,20 +107,20 @@ def test_on_a_gpu_the_preset_is_wide_whose_first_stage_is_the_warm_up(resolution
         assert schedule.stages[1].start == 1000 * settings.schedule.warm_up_kimg == 256_000
         assert [stage.batch for stage in schedule.stages] == [128, *[settings.optim.batch] * (len(sides) - 1)]
         assert schedule.stages[-1].start < 1000 * settings.schedule.kimg / 2
-    assert new_settings(data, {"arch": "stylegan"}, None, "cuda")[0].preset == "paper"
-    assert new_settings(data, {"text.encoder": "transformer"}, None, "cuda")[0].preset == "paper"
+    assert new_settings(data, {"arch": "stylegan"}, None, "cuda")[0].preset == "wide"
+    assert new_settings(data, {"text.encoder": "transformer"}, None, "cuda")[0].preset == "small"
 
 
-PAPER = {"arch": "stylegan", "preset": "paper"}
+PUBLISHED = {"arch": "stylegan", "preset": "published"}
 
 
 @pytest.mark.parametrize(
     "flags, batches, rates",
     [
-        (PAPER, [128, 128, 64], (1e-3, 1e-3)),
-        ({**PAPER, "optim.batch": 16}, [16, 16, 16], (1e-3, 1e-3)),
-        ({**PAPER, "optim.lr_g": 5e-4}, [128, 128, 64], (5e-4, 1e-3)),
-        ({**PAPER, "optim.lr_d": 5e-4}, [128, 128, 64], (1e-3, 5e-4)),
+        (PUBLISHED, [128, 128, 64], (1e-3, 1e-3)),
+        ({**PUBLISHED, "optim.batch": 16}, [16, 16, 16], (1e-3, 1e-3)),
+        ({**PUBLISHED, "optim.lr_g": 5e-4}, [128, 128, 64], (5e-4, 1e-3)),
+        ({**PUBLISHED, "optim.lr_d": 5e-4}, [128, 128, 64], (1e-3, 5e-4)),
         ({"preset": "wide", "schedule.growing": True, "optim.batch": 16}, [16, 16], (4e-3, 1e-2)),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_named_batch_or_rate_is_that_of_every_stage_of_the_preset(where, flags
 def test_a_users_own_stages_keep_their_batches_and_rates(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text("[[schedule.stages]]\nresolution = 32\nshare = 1.0\nbatch = 4\nlr = 0.5\n")
-    flags = {**PAPER, "optim.batch": 16, "optim.lr_g": 1e-3}
+    flags = {**PUBLISHED, "optim.batch": 16, "optim.lr_g": 1e-3}
     (stage,) = stages_of(SimpleNamespace(resolution=32), flags, file)
     assert (stage.batch, stage.lr_g, stage.lr_d) == (4, 0.5, 0.5)
 

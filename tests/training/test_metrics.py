@@ -261,7 +261,7 @@ def test_strange_values_are_drawn_without_a_warning(tmp_path, changed):
 
 def test_a_run_that_has_only_warmed_up_has_a_curve(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"images_seen": 1000, "reconstruction": 0.2}\n{"images_seen": 2000, "reconstruction": 0.1}\n')
+    path.write_text('{"images_seen": 1000, "coarse_distance": 0.2}\n{"images_seen": 2000, "coarse_distance": 0.1}\n')
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert draw_losses(path, tmp_path / "losses.png") is True

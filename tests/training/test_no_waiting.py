@@ -32,8 +32,7 @@ def make_trainer(data, **changes):
 LOSSES = {
     "plain": {},
     "all terms": {
-        "loss.contrastive.weight": 1.0, "loss.word_region.weight": 1.0, "loss.diversity.weight": 1.0,
-        "loss.reconstruction.weight": 1.0, "loss.posterior.weight": 0.01, "loss.adversarial.shared_fakes": True,
+        "loss.contrastive.weight": 1.0, "loss.word_region.weight": 1.0, "loss.energy.weight": 1.0,
     },
 }  # fmt: skip
 

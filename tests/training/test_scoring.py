@@ -19,7 +19,7 @@ from t2i.training import scoring
 from t2i.training.checkpoint import save_checkpoint
 from t2i.training.loop import train
 from t2i.training.run import Run
-from t2i.training.scoring import COLUMNS, Scoring
+from t2i.training.scoring import SCORES, Scoring
 
 SCORED = {"eval.every": 16, "eval.samples": 100}
 
@@ -66,7 +66,7 @@ def test_scores_are_logged_once_grown_up_and_change_no_bit_of_the_run(arch, text
         line["images_seen"] for line in logged(scored) if line["images_seen"] % 16 == 0 and line["resolution"] == 16
     ]
     assert [line["images_seen"] for line in with_scores] == expected != []
-    assert all(set(COLUMNS) <= set(line) for line in with_scores)
+    assert all(set(SCORES.values()) <= set(line) for line in with_scores)
     assert "kd_lite2" in (scored.folder / "metrics.csv").read_text().splitlines()[0]
     assert any("100 samples against 120 pictures" in line and "best by KD-lite2" in line for line in said)
 
@@ -101,8 +101,8 @@ def test_a_resumed_run_keeps_the_best_and_scores_as_if_it_had_never_stopped(data
     before = [line["kd_lite2"] for line in logged(run) if "kd_lite2" in line]
     assert len(before) == 1  # at 16; a signal waits for no score
     train(settings, data, run, CPU, resume=True)
-    pick = [{key: line.get(key) for key in ("images_seen", *COLUMNS)} for line in logged(whole)]
-    assert [{key: line.get(key) for key in ("images_seen", *COLUMNS)} for line in logged(run)] == pick
+    pick = [{key: line.get(key) for key in ("images_seen", *SCORES.values())} for line in logged(whole)]
+    assert [{key: line.get(key) for key in ("images_seen", *SCORES.values())} for line in logged(run)] == pick
     assert run.read_best() == whole.read_best()
     assert load_best(run)[2] == load_best(whole)[2]
 
@@ -128,7 +128,8 @@ def give_scores(monkeypatch, data, name, values):
     [("kd", [0.3, 0.1, 0.2], 32), ("fd", [3.0, 2.0, 1.0], 48), ("r-precision", [0.1, 0.3, 0.2], 32)],
 )
 def test_best_is_chosen_by_the_score_that_was_named(best_by, values, kept, data, tmp_path, monkeypatch):
-    name, column = scoring.SCORES[best_by]
+    name = scoring.CHOICES[best_by]
+    column = scoring.SCORES[name]
     give_scores(monkeypatch, data, name, values)
     run, _ = start(config(**SCORED, **{"eval.best_by": best_by}), data, tmp_path)
     assert [line[column] for line in logged(run) if column in line] == values

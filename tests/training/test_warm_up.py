@@ -1,4 +1,4 @@
-"""How long a generator warms up by reconstruction alone: no more than a share of the run; said where that is all."""
+"""How long a generator warms up by the energy score alone: no more than a share of the run; said where that is all."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from t2i.toml_tables import nest, to_toml
 from t2i.training.schedule import Schedule
 from t2i.training.settings import new_settings
 
-WARM_UP, GROW, BLUR = "schedule.warm_up_kimg", "schedule.grow_kimg", "schedule.blur_kimg"
+WARM_UP, GROW = "schedule.warm_up_kimg", "schedule.grow_kimg"
 
 
 def settings_of(resolution, device, **flags):
@@ -50,14 +50,6 @@ def test_a_short_run_warms_up_and_grows_in_proportion(device, resolution, kimg, 
     assert not schedule.discriminator_trained(int(1000 * warm_up))
 
 
-def test_the_blur_of_a_short_run_fades_out_in_its_first_tenth():
-    whole = read_preset(preset_file("stylegan2", "projected"), 64)[0][BLUR]
-    for kimg, expected in ((None, whole), (100_000.0, whole), (50.0, 5.0)):
-        flags = {"preset": "projected"} | ({} if kimg is None else {"kimg": kimg})
-        assert settings_of(64, "cpu", **flags)[1].blur_kimg == expected
-    assert settings_of(64, "cpu", preset="projected", kimg=50.0, blur_kimg=20.0)[1].blur_kimg == 20.0
-
-
 def test_what_a_user_names_stays():
     assert settings_of(64, "cpu", kimg=30.0, warm_up_kimg=20.0)[1].warm_up_kimg == 20.0
     times = settings_of(64, "cpu", kimg=30.0, grow_kimg=25.0)[1]
@@ -72,8 +64,8 @@ def test_a_run_that_no_discriminator_takes_part_in_says_so(minilm_data, here, ca
     assert run([*command, "--kimg", "0.016"]) == 0
     out, err = capfd.readouterr()
     assert err == "t2i: warning: warm_up_kimg 0.016 is all of a run of 0.016 kimg: no discriminator will be trained\n"
-    assert "this was the reconstruction warm-up only: a discriminator trains from 0.016 kimg on\n" in out
+    assert "this was the warm-up only: a discriminator trains from 0.016 kimg on\n" in out
     assert (next((here / "runs").iterdir()) / "losses.png").is_file()
     assert run(["train", "--resume", "--kimg", "0.024"]) == 0
     out, err = capfd.readouterr()
-    assert "reconstruction" not in out and err == ""
+    assert "warm-up only" not in out and err == ""
