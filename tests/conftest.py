@@ -141,7 +141,7 @@ def tiny_run(minilm_data, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     settings = root / "tiny.toml"
     times, widths = "snapshot_kimg = 0.016\nlog_kimg = 0.008", "generator.nf = 4\ndiscriminator.nf = 4"
-    settings.write_text(f'arch = "dfgan"\n[run]\n{times}\n[model]\n{widths}\n')
+    settings.write_text(f'arch = "dfgan"\npreset = "small"\n[run]\n{times}\n[model]\n{widths}\n')
     assert run(["train", str(minilm_data), "--kimg", "0.048", "--batch", "8", "--config", str(settings),
                 "--out", str(root), "--device", "cpu"]) == 0  # fmt: skip
     return root / "00000-dfgan-shapes-train-16"

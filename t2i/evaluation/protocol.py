@@ -223,7 +223,7 @@ class Evaluator:
             clip = load_clip(self.options.clip, device)
             self.networks[CLIP] = clip.images
         if "variety" in self.metrics:
-            self.variety = Variety.of(self.data, self.networks[LITE2], self.caption_ids)
+            self.variety = Variety.of(self.data, self.train, self.networks[LITE2], self.caption_ids)
         choices = self._choices()
         for name, network in self.networks.items():
             real = data_features(network, self.data, len(self.reference), progress)

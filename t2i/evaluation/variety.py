@@ -2,7 +2,8 @@
 
 Mean distance between seeds of a caption over that between captions, in Lite2's features (one less the cosine) and in
 pixels (mean absolute difference): 0 where every seed gives one image, 1 where the caption says nothing. Captions that
-several real images share give the data's own value, which is the aim.
+several real images share give the data's own value, which is the aim: those of the evaluated split, or of the training
+split where the evaluated one has too few.
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def ratios(network: FeatureNetwork, groups: list[np.ndarray]) -> tuple[float, fl
     for values, distance in ((features, cosine_distances), (pixels, absolute_distances)):
         within = np.mean([off_diagonal(distance(rows)).mean() for rows in values])
         between = off_diagonal(distance(np.stack([rows[0] for rows in values]))).mean()
-        found.append(float(within / between))
+        found.append(float(within / max(between, 1e-9)))  # a model that ignores captions: large, but finite
     return found[0], found[1]
 
 
@@ -59,7 +60,7 @@ def off_diagonal(matrix: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Variety:
-    """The score on one split: its captions, and the data's own values where captions are shared."""
+    """The score on captions of `data`; own: the data's own values, where captions are shared."""
 
     data: PreparedDataset
     network: FeatureNetwork
@@ -67,13 +68,17 @@ class Variety:
     own: tuple[float, float] | None
 
     @classmethod
-    def of(cls, data: PreparedDataset, network: FeatureNetwork, caption_ids: np.ndarray) -> "Variety":
-        """caption_ids: what is drawn where too few captions are shared by images; the data have no value then."""
-        shared = shared_captions(data)
+    def of(
+        cls, data: PreparedDataset, train: PreparedDataset | None, network: FeatureNetwork, caption_ids: np.ndarray
+    ) -> "Variety":
+        """caption_ids: of `data`, drawn where neither split has captions that images share; no own value then."""
+        shared, shared_in = shared_captions(data), data
+        if train is not None and len(shared) < CAPTIONS and len(found := shared_captions(train)) > len(shared):
+            shared, shared_in = found, train
         if len(shared) < LEAST:
             return cls(data, network, np.unique(caption_ids)[:CAPTIONS], None)
-        own = ratios(network, [data.images(images) for images in shared.values()])
-        return cls(data, network, np.array(list(shared)), own)
+        own = ratios(network, [shared_in.images(images) for images in shared.values()])
+        return cls(shared_in, network, np.array(list(shared)), own)
 
     def scores(self, sampler: CaptionSampler) -> list[Score]:
         """Variety in features and in pixels of a model's images."""
@@ -84,7 +89,7 @@ class Variety:
         return [
             Score(
                 name=f"variety, {what}", value=value, better="as the data", network=self.network.label,
-                reference=f"{len(self.captions)} captions, {SEEDS} seeds each", samples=len(repeated),
+                reference=f"{len(self.captions)} captions of {self.data.name} {self.data.split}, {SEEDS} seeds each", samples=len(repeated),
                 ceiling=None if self.own is None else self.own[number],
                 ceiling_of="" if self.own is None else "real images that share a caption",
             )

@@ -29,6 +29,7 @@ from t2i.version import __version__
 
 PYTHON = [sys.executable, "-m", "t2i"]
 TINY = """arch = "dfgan"
+preset = "small"
 optim.batch = 8
 run = { snapshot_kimg = 0.016, log_kimg = 0.008 }
 model = { generator.nf = 4, discriminator.nf = 4 }
@@ -218,7 +219,7 @@ def test_runs_are_numbered_and_log_plain_lines_without_a_terminal(here, t2i, min
 @pytest.mark.parametrize("flags, words", [
     (["--arch", "dfgan", "--growing"], "dfgan has one size"),
     (["--loss", "wgan-gp", "--penalty", "none"], "needs a penalty"),
-    (["--arch", "stylegan", "--accumulate", "16"], "groups of 4"),
+    (["--arch", "stylegan", "--preset", "small", "--accumulate", "16"], "groups of 4"),
     (["--gpus", "0"], "--gpus must be at least 1"),
     (["--fade"], "no such option"),
 ])  # fmt: skip

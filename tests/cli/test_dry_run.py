@@ -96,7 +96,7 @@ def test_on_the_command_line_too(here, t2i, minilm_data):
 
 
 @pytest.mark.parametrize("flags, expected, words", [
-    (["--arch", "stylegan"], {"loss.adversarial.kind": "logistic"}, {"stages": "16 px from"}),
+    (["--arch", "stylegan", "--preset", "small"], {"loss.adversarial.kind": "logistic"}, {"stages": "16 px from"}),
     (["--arch", "stylegan", "--no-growing"], {"schedule.growing": False, "schedule.stages": None}, {"stages": "none"}),
     (["--arch", "stylegan", "--preset", "original"], {"loss.adversarial.kind": "wgan-gp",
      "loss.penalty.kind": "wgan-gp"}, {"losses": "wgan-gp, wgan-gp"}),
@@ -105,7 +105,7 @@ def test_on_the_command_line_too(here, t2i, minilm_data):
     (["--penalty", "ma-gp"], {"loss.penalty.every": 1}, {"losses": "hinge, ma-gp, contrastive 4"}),
     (["--text-encoder", "transformer"], {"text.transformer.width": 128, "text.transformer.layers": 2,
      "loss.contrastive.weight": 1.0}, {"preset": "small"}),
-    (["--arch", "dfgan"], {"preset": "small"}, {"preset": "[its settings for 32 px]"}),
+    (["--arch", "dfgan"], {"preset": "fast"}, {"preset": "[its settings for 32 px]"}),
     ([], {"preset": "fast"}, {"yours": "nothing differs from the preset"}),
 ])  # fmt: skip
 def test_dry_run_shows_what_a_choice_brings_with_it(here, t2i, minilm_data, flags, expected, words):
@@ -189,7 +189,7 @@ def test_a_preset_s_rows_are_tables_by_resolution(tmp_path, rows):
     [
         ("stages = 3", r"preset .*mine.toml: schedule.stages: input should be a valid tuple, not 3"),
         ('warm_up_kimg = "long"', r"preset .*mine.toml: schedule.warm_up_kimg: input should be a number, not 'long'"),
-        ("blur_kimg = true", r"preset .*mine.toml: schedule.blur_kimg: input should not be true or false"),
+        ("grow_kimg = true", r"preset .*mine.toml: schedule.grow_kimg: input should not be true or false"),
         ("warmth = 3", r"preset .*mine.toml: schedule.warmth: there is no such setting"),
     ],
 )

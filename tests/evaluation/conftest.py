@@ -32,7 +32,7 @@ def house(tmp_path_factory) -> Path:
     before = Path.cwd()
     os.chdir(root)
     try:
-        Path("tiny.toml").write_text('arch = "dfgan"\nsnapshot_kimg = 0.016\n[model]\nnf = 4\n')
+        Path("tiny.toml").write_text('arch = "dfgan"\npreset = "small"\nsnapshot_kimg = 0.016\n[model]\nnf = 4\n')
         prepare = ["--resolution", "32", "--workers", "1"]
         assert run(["prepare", "--shapes", "420", "--val-fraction", "0.3", *prepare]) == 0
         train = ["t2i-data/shapes-train-32", "--config", "tiny.toml", "--kimg", "0.016", "--batch", "8"]

@@ -20,6 +20,7 @@ from t2i.training.run import Run
 
 SETTINGS = """
 arch = "dfgan"
+preset = "small"
 run.snapshot_kimg = 0.016
 run.log_kimg = 0.008
 model.generator.nf = 4
