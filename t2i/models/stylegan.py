@@ -11,6 +11,7 @@ Departures from the paper:
 - Truncation pulls w to the mean w of the prompt, not of all prompts, which would lose the prompt at psi = 0. It needs
   no running average.
 - The noise inputs are constant at inference (buffers of the generator), so that a prompt and a seed give one image.
+  In `fast` and `wide` they are constant in training too: what varies by them there would not vary by the seed.
 
 The preset `published` trains as the authors' code does for faces on one GPU (github.com/NVlabs/stylegan, 2019), which
 has
@@ -149,7 +150,8 @@ class StyleGANGenerator(Generator):
     """Noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
 
     rgb_resolutions: those with a ToRGB; `resolution` is always one. growth: the default stage, [resolution, alpha];
-    None: fully grown. Raises ValueError for an impossible stage.
+    None: fully grown. random_noise: the noise inputs are new for each image in training; else constant there too.
+    Raises ValueError for an impossible stage.
     """
 
     w_avg_samples: Tensor
@@ -168,9 +170,10 @@ class StyleGANGenerator(Generator):
         fmap_base: int = 8192,
         fmap_max: int = 512,
         layout_mlp: int = 0,
+        random_noise: bool = True,
     ):
         super().__init__()
-        self.resolution, self.z_dim, self.w_width = resolution, z_dim, w_dim
+        self.resolution, self.z_dim, self.w_width, self.random_noise = resolution, z_dim, w_dim, random_noise
         self.rgb_resolutions = sorted({*rgb_resolutions, resolution})
         self.growth = growth_at(growth, self.rgb_resolutions)
         self.pooler = text.pooler(learns_mixer=False)
@@ -191,8 +194,8 @@ class StyleGANGenerator(Generator):
         self.register_buffer("w_avg_samples", torch.randn(W_AVG_SAMPLES, z_dim))
 
     def training_noise(self, growth: Growth | None = None) -> int:
-        """The second noise of style mixing, its crossover, and the noise inputs."""
-        sides = resolutions_to((growth or self.growth).resolution)
+        """The second noise of style mixing, its crossover, and the noise inputs where these are random."""
+        sides = resolutions_to((growth or self.growth).resolution) if self.random_noise else []
         return self.z_dim + 2 + sum(2 * side * side for side in sides)
 
     def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None) -> Tensor:
@@ -255,7 +258,7 @@ class StyleGANGenerator(Generator):
         rest = training_noise.shape[1] - self.z_dim - 2
         other, choice, noise = training_noise.split([self.z_dim, 2, rest], dim=1)
         mixed = mix_styles(styles, self.styles(other, condition, truncation_psi, growth), choice)
-        return self.render(mixed, growth, noise)
+        return self.render(mixed, growth, noise if self.random_noise else None)
 
 
 def mix_styles(styles: Tensor, others: Tensor, choice: Tensor) -> Tensor:
