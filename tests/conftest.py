@@ -154,6 +154,14 @@ def tiny_model(tiny_run) -> Path:
 
 
 @pytest.fixture
+def double_precision():
+    """Steps amplify the last bits of fp32, which processors, thread counts and runs on a GPU do not share."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)

@@ -89,7 +89,8 @@ class Variety:
         return [
             Score(
                 name=f"variety, {what}", value=value, better="as the data", network=self.network.label,
-                reference=f"{len(self.captions)} captions of {self.data.name} {self.data.split}, {SEEDS} seeds each", samples=len(repeated),
+                reference=f"{len(self.captions)} captions of {self.data.name} {self.data.split}, {SEEDS} seeds each",
+                samples=len(repeated),
                 ceiling=None if self.own is None else self.own[number],
                 ceiling_of="" if self.own is None else "real images that share a caption",
             )

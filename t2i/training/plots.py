@@ -38,9 +38,9 @@ def draw_losses(metrics_jsonl: Path | str, out_png: Path | str) -> bool:
     """Draw a run's losses, mean logits and scores (where it has any) over images seen; False where there is nothing.
 
     metrics_jsonl: one JSON object a line with "images_seen" and any of "loss_g", "loss_d", "penalty",
-    "coarse_distance", "logits_real", "logits_mismatch", "logits_fake", "kd_lite2", "r_precision", "resolution"; what is missing, null or
-    not finite leaves a gap, and a torn line is passed over. Faint: as logged; strong: a moving average. Raises
-    UserError, one line, where a file cannot be read or written.
+    "coarse_distance", "logits_real", "logits_mismatch", "logits_fake", "kd_lite2", "r_precision", "resolution"; what is
+    missing, null or not finite leaves a gap, and a torn line is passed over. Faint: as logged; strong: a moving
+    average. Raises UserError, one line, where a file cannot be read or written.
     """
     # Imported late: only a process that draws pays for it. The object API leaves pyplot's state alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -259,8 +259,9 @@ def test_too_few_captions_are_an_error_where_nothing_else_is_scored(data, train,
     monkeypatch.setattr(protocol, "sample_choices", too_few)
     monkeypatch.setattr(statistics, "LEAST", 1000)
     monkeypatch.setitem(data.info, "source", {"kind": "folders"})  # nothing for the exact reader
-    with pytest.raises(UserError, match="R-precision left out: 3 captions are too few"):
-        Evaluator(data, train, Options(samples=60))
+    assert Evaluator(data, train, Options(samples=60)).metrics == ("variety",)
+    with pytest.raises(UserError, match="3 captions are too few"):
+        Evaluator(data, train, Options(("r-precision",), samples=60))
 
 
 def test_a_reference_of_few_images_is_said_too(monkeypatch):

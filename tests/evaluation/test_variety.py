@@ -1,4 +1,4 @@
-"""Variety is 0 where every seed gives one image, 1 where captions say nothing, and the data's own where it is theirs."""
+"""Variety: 0 where every seed gives one image, 1 where captions say nothing, and the data's own beside."""
 
 import numpy as np
 import pytest

@@ -89,7 +89,7 @@ def test_a_generator_learns_the_spread_of_a_captions_images(repulsion, spread):
     def flat(colours):
         return colours[:, :, None, None].expand(-1, 3, 2, 2)
 
-    for _ in range(500):
+    for _ in range(1500):
         real = flat(colours.repeat(200, 1))
         first = flat(generator(torch.randn(600, 4)))
         with torch.no_grad():

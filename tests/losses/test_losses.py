@@ -9,18 +9,20 @@ from small import networks
 
 from t2i.augment import AUGMENT_NUMBERS, augment
 from t2i.data.negatives import belonging, mismatch
-from t2i.losses.adversarial import HINGE, LOGISTIC
+from t2i.losses.adversarial import HINGE, LOGISTIC, RELATIVISTIC
 from t2i.losses.penalties import default_weight, matching_aware_penalty, r1_penalty
 
 
 def test_hinge_and_logistic_values():
     d = torch.tensor([-2.0, 0.0, 0.5, 3.0])
     assert HINGE.real(d).tolist() == [3.0, 1.0, 0.5, 0.0]
-    assert HINGE.fake(d).tolist() == [0.0, 1.0, 1.5, 4.0]
-    assert HINGE.generator(d).tolist() == [2.0, 0.0, -0.5, -3.0]
+    assert HINGE.fake(d, -d).tolist() == [0.0, 1.0, 1.5, 4.0]
+    assert HINGE.generator(d, -d).tolist() == [2.0, 0.0, -0.5, -3.0]
     torch.testing.assert_close(LOGISTIC.real(d), torch.log1p(torch.exp(-d)))
-    torch.testing.assert_close(LOGISTIC.fake(d), torch.log1p(torch.exp(d)))
-    torch.testing.assert_close(LOGISTIC.generator(d), LOGISTIC.real(d))
+    torch.testing.assert_close(LOGISTIC.fake(d, -d), torch.log1p(torch.exp(d)))
+    torch.testing.assert_close(LOGISTIC.generator(d, -d), LOGISTIC.real(d))
+    torch.testing.assert_close(RELATIVISTIC.fake(d, -d), LOGISTIC.real(-2 * d))
+    torch.testing.assert_close(RELATIVISTIC.generator(d, -d), LOGISTIC.real(2 * d))
 
 
 def test_penalties_of_a_linear_discriminator_are_the_closed_form():

@@ -32,13 +32,6 @@ def wake(network):
     return network
 
 
-@pytest.fixture
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def gradients(arch, **changes):
     """Of every weight that a step trains, by phase and name; the step itself moves none."""
     settings = config(arch, growing=False, augment=("translation", "cutout"), **changes)
@@ -66,7 +59,7 @@ def test_shapes_of_images_and_logits(arch, resolution, conditioning):
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("double_precision")
 def test_every_weight_gets_a_finite_gradient(arch):
     for name, gradient in gradients(arch).items():
         if name[0] == "G" and "pooler.mixer." in name[1]:  # copied from the discriminator's
@@ -86,7 +79,7 @@ TERMS = {
 }
 
 
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("term", TERMS)
 def test_accumulated_gradients_are_those_of_the_whole_batch(arch, term):
     """With further terms, which change those of both phases, too."""

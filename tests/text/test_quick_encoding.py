@@ -63,7 +63,9 @@ def test_an_encoder_in_a_folder_is_found_wherever_it_lies_by_its_hash(tiny_bert,
     assert run([*call, "--text-encoder", "enc/mine"]) == 0
     text = json.loads((here / "data/dataset.json").read_text())["text"]
     assert (text["name"], text["folder"], text["sha256"]) == ("enc/mine", True, load_encoder(str(tiny_bert)).sha256)
-    (here / "tiny.toml").write_text('arch = "dfgan"\npreset = "small"\n[model]\ngenerator.nf = 4\ndiscriminator.nf = 4\n')
+    (here / "tiny.toml").write_text(
+        'arch = "dfgan"\npreset = "small"\n[model]\ngenerator.nf = 4\ndiscriminator.nf = 4\n'
+    )
     train = ["train", "data", "--kimg", "0.008", "--batch", "8", "--config", "tiny.toml", "--out", "runs"]
     assert run([*train, "--device", "cpu"]) == 0
     (folder,) = (here / "runs").iterdir()

@@ -218,14 +218,6 @@ def test_fixed_numbers_are_a_steps_numbers_at_the_places_of_the_last():
     assert np.array_equal(fixed.numpy("order").random(3), StepRandom(3, 8, 8).numpy("order").random(3))
 
 
-@pytest.fixture
-def double_precision():
-    """In fp32 Adam takes whole steps by the last bits of gradients, in which two runs on a GPU differ."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -94,12 +94,7 @@ class TrainedText:
         self.ema.update(self.encoder, images_seen, batch)
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    """Steps amplify the last bits of fp32, which processors and thread counts do not share."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def config_of(name: str) -> TrainConfig:
