@@ -277,7 +277,7 @@ def write(out: Path, folder: Path, recoloured_times: int, whole_emoji: bool = Fa
             image.save(image_folder / f"{key}.png")
             (caption_folder / f"{key}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     train, val = (f"{len(found):,}" for found in splits.values())
-    print(f"{out}: {train} training emoji, {val} held out")
+    print(f"{out}: {train} training images, {val} held out")
 
 
 def main() -> None:

@@ -63,7 +63,8 @@ def test_what_a_picture_raises_is_raised_here_and_the_order_stays():
     chance = random.Random(0)
     slow = [SlowPicture(chance.random() * 0.004, number % 256) for number in range(120)]
     with Decoders(4) as pool:
-        assert [image[0, 0, 0] for _, image in decode(pool, entries(slow), 8)] == [n % 256 for n in range(120)]
+        found = [decoded.pixels[0, 0, 0] for _, decoded in decode(pool, entries(slow), 8)]
+        assert found == [number % 256 for number in range(120)]
     with pytest.raises(UserError, match="says the picture"), Decoders(2) as pool:
         list(decode(pool, entries([*slow, RaisingPicture(True)]), 8))
     with pytest.raises(RuntimeError, match="KeyError in a decoding process"), Decoders(2) as pool:

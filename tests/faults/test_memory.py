@@ -25,7 +25,8 @@ def limited(mib: int, *arguments: object) -> tuple[int, list[str]]:
 
 def test_training_says_what_halves_the_micro_batch_until_it_fits(shapes_data, tmp_path):
     runs = tmp_path / "runs"
-    command = ["train", shapes_data.path, "--arch", "dfgan", "--batch", 1024, "--kimg", 1, "--out", runs]
+    small = ("--arch", "dfgan", "--preset", "small")
+    command = ["train", shapes_data.path, *small, "--batch", 1024, "--kimg", 1, "--out", runs]
     said, size = [], 1024
     while True:
         code, lines = limited(650, *command)

@@ -224,7 +224,7 @@ def test_fixed_numbers_are_a_steps_numbers_at_the_places_of_the_last():
 @pytest.mark.parametrize("arch", list_architectures())
 def test_on_cuda_a_captured_run_is_the_same_run(arch, variant, shapes_data, tmp_path):
     """In full size: differences of its weights, as shares of how far they came."""
-    settings = config(arch, **{**VARIANTS[variant], "schedule.warm_up_kimg": 0.0, "schedule.blur_kimg": 0.0})
+    settings = config(arch, **{**VARIANTS[variant], "schedule.warm_up_kimg": 0.0})
     settings = settings.changed(schedule__growing=False, schedule__warm_up_lr=None)
     plain = settings.changed(optim__cuda_graphs=False)
     untrained, first, again, captured = (

@@ -30,7 +30,7 @@ def starve(monkeypatch):
 @pytest.mark.parametrize("phase", ["discriminator", "generator", "warm_up"])
 def test_what_it_says_halves_the_micro_batch_until_the_run_goes_on(phase, starve, shapes_data, tmp_path):
     starve(2, phase)
-    settings = config(schedule__warm_up_kimg=0.03 if phase == "warm_up" else 0.0)
+    settings = config(schedule__warm_up_kimg=0.03 if phase == "warm_up" else 0.0, loss__energy__weight=1.0)
     with pytest.raises(UserError) as caught:
         start(settings, shapes_data, tmp_path)
     line = "out of memory with a micro-batch of {} at 16 px; t2i train --resume --accumulate {} halves it to {} and "

@@ -27,7 +27,18 @@ def train(data, folder, *arguments, kimg=0.016):
     command = ["train", str(data), "--kimg", str(kimg), "--device", "cpu"]
     if "--resume" not in arguments:
         (folder / "run.toml").write_text("[model.generator]\nnf = 4\n[model.discriminator]\nnf = 4\n")
-        command += ["--arch", "dfgan", "--batch", "8", "--config", str(folder / "run.toml"), "--out", str(folder)]
+        command += [
+            "--arch",
+            "dfgan",
+            "--preset",
+            "small",
+            "--batch",
+            "8",
+            "--config",
+            str(folder / "run.toml"),
+            "--out",
+            str(folder),
+        ]
     assert run([*command, *map(str, arguments)]) == 0
     return Run(next(folder.glob("0*")))
 

@@ -45,10 +45,9 @@ from t2i.training.trainer import Trainer
         {"loss": {"adversarial.shared_fakes": True}},
         {"schedule.warm_up_kimg": 0.01, "optim.accumulate": 2, "loss": {"energy.weight": 2.0}},
         {"optim.accumulate": 2, "loss": {"contrastive.weight": 1.0, "word_region.weight": 1.0}},
-        {"schedule.warm_up_kimg": 0.03, "optim.accumulate": 2},
         {"text.encoder": "transformer", "text.transformer": SMALL_ENCODER, "loss.adversarial.mismatches": 2},
     ],
-    ids=["plain", "accumulate-lazy", "shared-fakes", "energy", "word-region", "warm-up", "trained-encoder"],
+    ids=["plain", "accumulate-lazy", "shared-fakes", "energy", "word-region", "trained-encoder"],
 )  # fmt: skip
 def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, changes, shapes_data, tmp_path):
     settings = config(arch, **changes)
