@@ -91,7 +91,7 @@ def test_accumulation_trains_the_same_weights(shared_fakes, shapes_data, tmp_pat
         if not name.startswith("optimizer"):
             for key, value in tensors.items():
                 # Adam divides by tiny second moments in its first steps, which blows rounding up
-                torch.testing.assert_close(final_tensors(pieces)[name][key], value, rtol=0, atol=5e-4)
+                torch.testing.assert_close(final_tensors(pieces)[name][key], value, rtol=0, atol=1e-3)
 
 
 def test_minutes_stop_a_run(shapes_data, tmp_path, monkeypatch):
