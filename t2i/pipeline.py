@@ -126,9 +126,10 @@ class TextToImagePipeline:
     ) -> PipelineOutput:
         """Generate `num_images_per_prompt` images for each prompt; the images of one prompt are consecutive.
 
-        seeds: one for each image of a prompt, the same for every prompt (overrides num_images_per_prompt).
+        seeds: one for each image of a prompt, the same for every prompt (overrides num_images_per_prompt). Each seed
+        gives another image, the same prompt and seed the same one.
         generator: where the noise comes from without seeds; None: torch's global generator.
-        truncation_psi: 1 as trained; towards 0 the images of a prompt vary less.
+        truncation_psi: 1: as varied as trained; towards 0: the typical image of a prompt, whatever the seed.
         output_type: "pil", "np" (uint8 [N, R, R, 3]) or "pt" (float [N, 3, R, R] in [0, 1]).
         Raises UsageError for an empty prompt or a bad argument.
         """

@@ -33,7 +33,7 @@ def generate(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Generate images from prompts. The same prompt and seed give the same image."""
+    """Generate images from prompts. Each seed gives another image; the same prompt and seed the same one."""
     texts = list(prompt or [])
     if prompts is not None:
         texts += console.read_prompts(prompts)
@@ -72,7 +72,7 @@ def generate(
     if json:
         console.print_json(written)
     elif len(written) == 1:
-        console.say(f"wrote {written[0]['path']}")
+        console.say(f"wrote {written[0]['path']}: seed {numbers[0]}; --seed {numbers[0] + 1} draws another")
     else:
         console.say(f"wrote {len(written)} images, {written[0]['path']} to {written[-1]['path']}")
 

@@ -9,7 +9,9 @@ _MODEL = "Model folder, run, RUN@N, RUN@best, or emoji, the built-in model (defa
 Model = Annotated[Path | None, Option(help=_MODEL, show_default=False)]
 ModelArgument = Annotated[Path | None, Argument(help=_MODEL, show_default=False)]
 PromptFile = Annotated[Path | None, Option(help="Text file with one prompt a line.", show_default=False)]
-Truncation = Annotated[float, Option(help="Truncation psi: 1 as trained; towards 0 less varied.")]
+Truncation = Annotated[
+    float, Option(help="Variety between seeds: 1 as trained; towards 0 the typical image of a prompt.")
+]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 Json = Annotated[bool, Option("--json", help="Print a report as JSON.")]
 TextEncoderFolder = Annotated[

@@ -45,7 +45,8 @@ def sample_grid(
         Option(metavar="A B", help="Columns go from prompt A to prompt B; a row a seed.", show_default=False),
     ] = None,
     truncation: Annotated[
-        float | None, Option(help="Truncation psi: 1 as trained; towards 0 less varied.", show_default="1.0")
+        float | None,
+        Option(help="Variety between seeds: 1 as trained; towards 0 the typical image.", show_default="1.0"),
     ] = None,
     truncation_sweep: Annotated[
         bool, Option("--truncation-sweep", help="Columns are truncation psi 0 to 1.25; one seed.")

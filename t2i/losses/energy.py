@@ -60,7 +60,7 @@ class EnergyScore(Term):
             0.0, "Weight of the energy score of the frozen backbone's features (projected discriminator).", least=0
         )
         repulsion: float = setting(
-            0.7, "How much two drawings of a caption repel each other: 0 one typical image, 1 as varied as the data.",
+            0.65, "How much two drawings of a caption repel each other: 0 one typical image, 1 as varied as the data.",
             least=0, most=1,
         )  # fmt: skip
 

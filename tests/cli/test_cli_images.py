@@ -42,7 +42,7 @@ def test_a_prompt_and_seed_give_the_same_bytes_alone_in_company_and_in_another_p
     t2i("generate", "--prompts", "prompts.txt", "--seed", "5", "--model", tiny_run, "-o", "file")
     assert Path("file/001.png").read_bytes() == alone
     out, err = other.communicate(timeout=600)
-    assert (other.returncode, out, err) == (0, "wrote other.png\n", "")
+    assert (other.returncode, out, err) == (0, "wrote other.png: seed 5; --seed 6 draws another\n", "")
     assert Path("other.png").read_bytes() == alone
 
 
@@ -188,5 +188,8 @@ def test_info_knows_every_kind_of_folder(t2i, minilm_data, tiny_run, tiny_model)
 
 
 def test_prompts_and_paths_are_shown_as_they_are(here, t2i):
-    assert t2i("generate", ":pizza:", "--model", "emoji", "-o", ":x:.png") == "wrote :x:.png\n"
+    assert (
+        t2i("generate", ":pizza:", "--model", "emoji", "-o", ":x:.png")
+        == "wrote :x:.png: seed 0; --seed 1 draws another\n"
+    )
     assert ":pizza:" in t2i("info", ":x:.png")
