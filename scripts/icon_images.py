@@ -70,7 +70,20 @@ FOLDERS = (  # of the clip art, those of things
     "recreation/toys", "recreation/art", "science", "tools", "transportation/boating", "transportation/vehicles",
 )  # fmt: skip
 DROPPED = set(  # words of names: brands, cards, screens and other things that a caption does not show
-    ["logo", "facebook", "twitter", "google", "amazon", "github", "gitlab", "slack", "skype", "whatsapp", "instagram", "linkedin", "youtube", "paypal", "visa", "mastercard", "bitcoin", "ethereum", "dropbox", "windows", "android", "linux", "firefox", "chrome", "safari", "opera", "pinterest", "tumblr", "reddit", "vimeo", "vk", "telegram", "discord", "tiktok", "icons8", "trello", "steam", "spotify", "netflix", "snapchat", "wechat", "line", "ebay", "adobe", "microsoft", "playing", "poker", "clubs", "diamonds", "spades", "jack", "queen", "king", "ace", "domino", "flag", "flags", "map", "banner", "advert", "ad", "code", "database", "server", "align", "text", "font", "paragraph", "layout", "grid", "sort", "filter", "cursor", "zoom", "crop", "margin", "padding", "layer", "layers", "path", "vector", "anchor", "html", "css", "php", "api", "sql", "json", "file", "folder", "document", "page", "tab", "window", "browser", "app", "application", "screen", "button", "input", "form", "download", "upload", "sync", "refresh", "login", "logout", "password", "signin", "add", "remove", "delete", "edit", "copy", "paste", "cut", "undo", "redo", "print", "save", "export", "import", "settings", "config", "setting", "workflow", "organization", "chart", "graph", "diagram", "hierarchy", "network", "data", "analytics", "dashboard", "ai", "ipad", "gif", "ppt", "pdf", "doc", "xls", "rss", "url", "link", "hyperlink", "interface", "user", "users", "account", "contact", "person", "people", "man", "woman", "boy", "girl", "male", "female", "human", "gender", "subscript", "superscript", "version", "vr", "3d", "2d", "off", "disabled", "circle", "square", "arrow", "arrows", "chevron", "expand", "collapse", "align", "left", "right", "up", "down", "next", "previous", "skip"]
+    """
+    logo facebook twitter google amazon github gitlab slack skype whatsapp instagram linkedin youtube paypal visa
+    mastercard bitcoin ethereum dropbox windows android linux firefox chrome safari opera pinterest tumblr reddit
+    vimeo vk telegram discord tiktok icons8 trello steam spotify netflix snapchat wechat line ebay adobe microsoft
+    playing poker clubs diamonds spades jack queen king ace domino flag flags map banner advert ad code database
+    server align text font paragraph layout grid sort filter cursor zoom crop margin padding layer layers path
+    vector anchor html css php api sql json file folder document page tab window browser app application screen
+    button input form download upload sync refresh login logout password signin add remove delete edit copy paste
+    cut undo redo print save export import settings config setting workflow organization chart graph diagram
+    hierarchy network data analytics dashboard ai ipad gif ppt pdf doc xls rss url link hyperlink interface user
+    users account contact person people man woman boy girl male female human gender subscript superscript version vr
+    3d 2d off disabled circle square arrow arrows chevron expand collapse align left right up down next previous
+    skip
+    """.split()  # noqa: SIM905
 )
 SIZES = ("16", "20", "24", "28", "32", "48")
 STYLE_SUFFIXES = ("flat", "duo", "fill")
