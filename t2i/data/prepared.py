@@ -16,7 +16,6 @@
 Opening one costs the same at any size, and so does the memory that training needs.
 """
 
-import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -40,6 +39,7 @@ class PreparedDataset:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self._chunks: dict[int, np.ndarray] = {}  # of token embeddings, as they are mapped
         if not (self.path / "dataset.json").is_file():
             if (self.path / "plan.json").is_file():
                 raise UserError(f"{self.path}: not finished yet; the same t2i prepare goes on with it")
@@ -196,11 +196,16 @@ class PreparedDataset:
         except OSError as error:
             raise describe_os_error(error, self.path / name) from error
 
-    @functools.lru_cache(maxsize=MAPPED_CHUNKS)  # noqa: B019  (one data set lives as long as the run)
     def _token_chunk(self, chunk: int) -> np.ndarray:
+        if (mapped := self._chunks.get(chunk)) is not None:
+            return mapped
+        if len(self._chunks) >= MAPPED_CHUNKS:
+            self._chunks.clear()  # mapping anew is cheap
         first, last = chunk * CAPTIONS_PER_CHUNK, min((chunk + 1) * CAPTIONS_PER_CHUNK, self.caption_count)
         count = int(self._token_offsets[last] - self._token_offsets[first])
-        return self._array(f"tokens-{chunk:05d}.npy", np.float16, (count, self._width))
+        mapped = self._array(f"tokens-{chunk:05d}.npy", np.float16, (count, self._width))
+        self._chunks[chunk] = mapped
+        return mapped
 
     def _array(self, name: str, dtype: type, shape: tuple[int, ...] | None = None) -> np.ndarray:
         path = self.path / name

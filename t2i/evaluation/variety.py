@@ -15,18 +15,18 @@ from t2i.evaluation.features import FeatureNetwork
 from t2i.evaluation.report import Score
 from t2i.evaluation.sampler import CaptionSampler
 
-CAPTIONS, SEEDS = 100, 8
+CAPTIONS, SEEDS = 100, 4
 LEAST = 10  # captions, for a score
 
 
-def shared_captions(data: PreparedDataset, count: int = CAPTIONS) -> dict[int, np.ndarray]:
+def shared_captions(data: PreparedDataset) -> dict[int, np.ndarray]:
     """Captions of at least two images, in a fixed mixed order: id -> the numbers of up to SEEDS of its images."""
     owners: dict[int, list[int]] = {}
     for image in range(len(data)):
         for caption in data.caption_ids(image).tolist():
             owners.setdefault(caption, []).append(image)
     shared = [caption for caption, images in owners.items() if len(images) > 1]
-    chosen = np.random.default_rng(0).permutation(shared)[:count].tolist()
+    chosen = np.random.default_rng(0).permutation(shared)[:CAPTIONS].tolist()
     return {caption: np.array(owners[caption][:SEEDS]) for caption in chosen}
 
 

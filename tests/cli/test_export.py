@@ -82,6 +82,7 @@ def test_every_architecture_gives_the_same_images_as_onnx(arch, encoder, tmp_pat
     assert_draws_the_same(pipe, tmp_path, ["a red circle"])
 
 
+@pytest.mark.slow
 def test_a_generator_that_is_growing_and_sentence_conditioning_go_too(encoder, tmp_path):
     pipe = pipeline("stylegan", encoder, "sentence", rgb_resolutions=[8, 16, 32], growth=[16, 0.5])
     assert pipe.grown == Growth(16, 0.5)
@@ -89,18 +90,21 @@ def test_a_generator_that_is_growing_and_sentence_conditioning_go_too(encoder, t
     assert_draws_the_same(pipe, tmp_path, PROMPTS)
 
 
+@pytest.mark.slow
 def test_a_hugging_face_encoder_goes_too(tiny_bert, tmp_path):
     pipe = pipeline("dfgan", load_encoder(str(tiny_bert)))
     export_onnx(pipe, tmp_path)
     assert_draws_the_same(pipe, tmp_path, ["a red circle", "two dogs on a table", "a " * 20])
 
 
+@pytest.mark.slow
 def test_the_readme_gives_the_image_of_its_seed(tiny_run, tmp_path, monkeypatch, t2i):
     assert "model.onnx" in t2i("export", tiny_run, "--format", "onnx", "-o", tmp_path / "out")
     pipe = TextToImagePipeline.from_pretrained(tiny_run, device="cpu")
     assert_readme_draws(pipe, tmp_path / "out", monkeypatch)
 
 
+@pytest.mark.slow
 def test_so_it_does_where_a_caption_reads_like_a_special_token(encoder, tmp_path, monkeypatch):
     pipe = pipeline("dfgan", encoder)
     pipe.description.training["prompts"] = ["a red [PAD] circle"]

@@ -1,11 +1,14 @@
 """A prepared data set opens at any size for the same cost, and a damaged one is refused in one line."""
 
+import gc
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,3 +270,21 @@ def test_the_validation_split_is_found_by_its_usual_name_first(whole, tmp_path):
 
 def test_chunks_are_as_the_format_says():
     assert CAPTIONS_PER_CHUNK == 8192  # part of format 1: data sets on disk have it
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux lists a process's open files there")
+def test_a_data_set_that_is_let_go_closes_its_files(minilm_data):
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def read() -> None:
+        data = PreparedDataset(minilm_data)
+        data.check()
+        data.tokens(data.caption_ids(0))
+
+    read()
+    before = count()
+    for _ in range(5):
+        read()
+    gc.collect()
+    assert count() <= before

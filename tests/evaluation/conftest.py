@@ -10,7 +10,7 @@ import torch
 from t2i import TextToImagePipeline
 from t2i.cli import run
 from t2i.data.prepared import PreparedDataset
-from t2i.evaluation import inception, protocol
+from t2i.evaluation import inception, protocol, variety
 from t2i.evaluation.protocol import Evaluator, Options
 from t2i.evaluation.sampler import CaptionSampler
 
@@ -22,6 +22,7 @@ def quick():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "load_lite2", lambda device: replace(load_lite2(device), resolution=96))
+        patch.setattr(variety, "CAPTIONS", 12)
         yield
 
 

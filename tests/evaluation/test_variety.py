@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
+from t2i.evaluation import variety
 from t2i.evaluation.variety import SEEDS, Variety, ratios, shared_captions
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch):
+    monkeypatch.setattr(variety, "CAPTIONS", 100)
 
 
 class Colours:
@@ -58,9 +64,9 @@ def random_colour(*key):
 ])  # fmt: skip
 def test_seeds_and_captions(colour, expected):
     data = Split()
-    variety = Variety.of(data, None, Colours(), np.arange(60))
-    values = [score.value for score in variety.scores(Drawn(colour))]
-    assert [score.ceiling for score in variety.scores(Drawn(colour))] == list(variety.own)
+    score = Variety.of(data, None, Colours(), np.arange(60))
+    values = [each.value for each in score.scores(Drawn(colour))]
+    assert [each.ceiling for each in score.scores(Drawn(colour))] == list(score.own)
     if expected is None:  # captions that say nothing: images of other captions, with the same seed, do not differ
         assert all(1e3 < value < np.inf for value in values)
     else:
@@ -79,13 +85,13 @@ def test_the_data_s_own_is_that_of_images_that_share_a_caption():
 @pytest.mark.parametrize("shared, in_train, drawn_of", [(20, 25, "train"), (20, 5, "val"), (120, 125, "val")])
 def test_where_the_evaluated_split_has_few_shared_captions_the_training_split_has_more(shared, in_train, drawn_of):
     data, train = Split(300, shared), Split(300, in_train, "train")
-    variety = Variety.of(data, train, Colours(), np.arange(60))
-    assert variety.data.split == drawn_of
-    assert len(variety.captions) == min({"val": shared, "train": in_train}[drawn_of], 100)
+    score = Variety.of(data, train, Colours(), np.arange(60))
+    assert score.data.split == drawn_of
+    assert len(score.captions) == min({"val": shared, "train": in_train}[drawn_of], 100)
 
 
 def test_where_no_captions_are_shared_there_is_a_value_but_none_of_the_data():
-    variety = Variety.of(Split(shared=2), None, Colours(), np.array([5, 5, 3]))
-    assert variety.own is None and variety.captions.tolist() == [3, 5]
-    for score in variety.scores(Drawn(lambda caption, seed: random_colour(caption, seed))):
-        assert score.ceiling is None and score.samples == 2 * SEEDS and score.value > 0
+    score = Variety.of(Split(shared=2), None, Colours(), np.array([5, 5, 3]))
+    assert score.own is None and score.captions.tolist() == [3, 5]
+    for each in score.scores(Drawn(lambda caption, seed: random_colour(caption, seed))):
+        assert each.ceiling is None and each.samples == 2 * SEEDS and each.value > 0

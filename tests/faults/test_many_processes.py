@@ -77,6 +77,7 @@ def test_two_ranks_equal_one(alone, minilm_data, tmp_path):
             torch.testing.assert_close(two[name], one[name], rtol=0, atol=5e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_processes_is_one_line_of_the_command(minilm_data, tmp_path):
     process = start(tmp_path, minilm_data, "--gpus", "3")
     out, err = process.communicate(timeout=600)

@@ -23,6 +23,7 @@ def limited(mib: int, *arguments: object) -> tuple[int, list[str]]:
     return done.returncode, done.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_training_says_what_halves_the_micro_batch_until_it_fits(shapes_data, tmp_path):
     runs = tmp_path / "runs"
     small = ("--arch", "dfgan", "--preset", "small")

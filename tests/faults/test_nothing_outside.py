@@ -132,6 +132,7 @@ def is_allowed(path, folders):
     return any(path == folder or path.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
+@pytest.mark.slow
 def test_nothing_outside_is_opened(place):
     made = cases(place)
     (place / "calls.json").write_text(json.dumps(made))

@@ -111,7 +111,10 @@ def quiet(line):
     assert "damaged" not in line, line
 
 
-@pytest.mark.parametrize("arch, trained_text", [*((name, False) for name in list_architectures()), ("dfgan", True)])
+@pytest.mark.parametrize("arch, trained_text", [
+    pytest.param(name, trained, marks=() if (name, trained) == ("dfgan", False) else pytest.mark.slow)
+    for name, trained in (*((name, False) for name in list_architectures()), ("dfgan", True))
+])  # fmt: skip
 def test_killed_anywhere_in_training_resumes_bit_identical(arch, trained_text, shapes_data, tmp_path):
     check(arch, trained_text, 3, shapes_data, tmp_path)
 

@@ -92,9 +92,10 @@ VARIANTS = {
 }  # fmt: skip
 
 
-# Each architecture and each set of losses is met in the quick suite; the slow one has all pairs.
+# The quick suite has two pairs; the slow one all.
+QUICK = (("stylegan2", "energy"), ("dfgan", "lazy penalty"))
 PAIRS = [
-    pytest.param(arch, variant, marks=() if variant == "plain" or arch == "stylegan2" else pytest.mark.slow)
+    pytest.param(arch, variant, marks=() if (arch, variant) in QUICK else pytest.mark.slow)
     for arch in list_architectures()
     for variant in VARIANTS
 ]
@@ -145,6 +146,7 @@ def test_steps_in_pieces_are_not_captured(shapes_data, tmp_path, captures):
     assert captures[0].captured == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [p for p in ONE_QUICKLY if get_architecture(*p.values).generator.grows])
 def test_a_resolution_that_fades_in_does_so_in_captured_steps_too(arch, shapes_data, tmp_path, request):
     stages = [{"resolution": 8, "share": 0.04}, {"resolution": 16, "share": 0.96}]

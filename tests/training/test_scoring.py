@@ -11,7 +11,7 @@ from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
 from t2i.errors import UserError
-from t2i.evaluation import protocol
+from t2i.evaluation import protocol, variety
 from t2i.evaluation.sampler import CaptionSampler
 from t2i.models.find import best_in_run, find_model
 from t2i.models.folder import load_model
@@ -31,6 +31,7 @@ def quick():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "load_lite2", lambda device: replace(load_lite2(device), resolution=64))
+        patch.setattr(variety, "CAPTIONS", 12)
         yield
 
 
@@ -92,6 +93,7 @@ def test_the_score_in_training_is_that_of_the_model_it_saves(data, tmp_path, has
     assert values["R-precision"] == last["r_precision"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_best_and_scores_as_if_it_had_never_stopped(data, tmp_path):
     settings = config(**SCORED)
     whole, _ = start(settings, data, tmp_path / "whole")
@@ -165,6 +167,7 @@ def test_killed_between_a_score_and_its_snapshot_the_best_is_scored_again(data, 
     assert load_best(run)[1].training["images_seen"] == 24
 
 
+@pytest.mark.slow
 def test_a_score_on_other_images_is_not_compared_with(data, tmp_path, monkeypatch):
     """A newer validation split lies beside the training data when the run goes on."""
     run, _ = start(config(**SCORED), data, tmp_path)

@@ -35,22 +35,28 @@ from t2i.training.step import discriminator_loss
 from t2i.training.text import PreparedText
 from t2i.training.trainer import Trainer
 
+KINDS = {
+    "plain": {},
+    "accumulate-lazy": {"optim.accumulate": 2, "loss": {"penalty.every": 3, "adversarial.mismatches": 3}},
+    "shared-fakes": {"loss": {"adversarial.shared_fakes": True}},
+    "energy": {"schedule.warm_up_kimg": 0.01, "optim.accumulate": 2, "loss": {"energy.weight": 2.0}},
+    "word-region": {"optim.accumulate": 2, "loss": {"contrastive.weight": 1.0, "word_region.weight": 1.0}},
+    "trained-encoder": {
+        "text.encoder": "transformer", "text.transformer": SMALL_ENCODER, "loss.adversarial.mismatches": 2,
+    },
+}  # fmt: skip
+# The quick suite has each kind and each architecture; the slow one all pairs.
+QUICK = (("dfgan", "accumulate-lazy"), ("stylegan", "energy"), ("stylegan2", "word-region"),
+         ("dfgan", "trained-encoder"), ("stylegan2", "shared-fakes"))  # fmt: skip
 
-@pytest.mark.parametrize("arch", list_architectures())
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"optim.accumulate": 2, "loss": {"penalty.every": 3, "adversarial.mismatches": 3}},
-        {"loss": {"adversarial.shared_fakes": True}},
-        {"schedule.warm_up_kimg": 0.01, "optim.accumulate": 2, "loss": {"energy.weight": 2.0}},
-        {"optim.accumulate": 2, "loss": {"contrastive.weight": 1.0, "word_region.weight": 1.0}},
-        {"text.encoder": "transformer", "text.transformer": SMALL_ENCODER, "loss.adversarial.mismatches": 2},
-    ],
-    ids=["plain", "accumulate-lazy", "shared-fakes", "energy", "word-region", "trained-encoder"],
-)  # fmt: skip
-def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, changes, shapes_data, tmp_path):
-    settings = config(arch, **changes)
+
+@pytest.mark.parametrize("arch, kind", [
+    pytest.param(arch, kind, marks=() if (arch, kind) in QUICK else pytest.mark.slow)
+    for arch in list_architectures()
+    for kind in KINDS
+])  # fmt: skip
+def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, kind, shapes_data, tmp_path):
+    settings = config(arch, **KINDS[kind])
     whole, _ = start(settings, shapes_data, tmp_path / "whole")
 
     asked = iter([False, False, True])  # stops after two steps, between snapshots
