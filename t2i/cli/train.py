@@ -41,7 +41,7 @@ def train(
     preset: Annotated[str | None, _setting("preset", "NAME|FILE")] = None,
     conditioning: Annotated[str | None, _setting("text.conditioning", "attention|sentence")] = None,
     text_encoder: Annotated[str | None, _setting("text.encoder", "prepared|transformer")] = None,
-    loss: Annotated[str | None, _setting("loss.adversarial.kind", "hinge|logistic|wgan-gp")] = None,
+    loss: Annotated[str | None, _setting("loss.adversarial.kind", "hinge|logistic|wgan-gp|relativistic")] = None,
     penalty: Annotated[str | None, _setting("loss.penalty.kind", "ma-gp|r1|wgan-gp|none")] = None,
     penalty_every: Annotated[int | None, _setting("loss.penalty.every")] = None,
     growing: Annotated[bool | None, _setting("schedule.growing")] = None,

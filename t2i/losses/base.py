@@ -137,3 +137,11 @@ class Term:
     def generator(self, g: GeneratorPass) -> Tensor | None:
         """Its weighted part of the generator's loss, [B]; None where it has none."""
         return None
+
+    def warm_up(self, fakes: Tensor, others: Tensor, images: Tensor, log: Any) -> Tensor | None:
+        """Its part of the generator's loss before there is a discriminator, [B]; None where it has none.
+
+        fakes, others, images: [B, 3, r, r]: two drawings of each caption, the second without gradients, and its image.
+        log: as `Pass.log`.
+        """
+        return None

@@ -25,10 +25,9 @@ SCORES = {
     "KD-lite2": "kd_lite2", "FD-lite2": "fd_lite2", "R-precision": "r_precision", "recall": "recall",
     "variety, features": "variety", "variety, pixels": "variety_pixels",
 }  # fmt: skip
-DISTANCES, JUDGED = (
-    ("kd", "fd", "prdc", "variety"),
-    ("r-precision", "variety"),
-)  # metrics that need the same of the data
+# Metrics that need the same of the data.
+DISTANCES = ("kd", "fd", "prdc", "variety")
+JUDGED = ("r-precision", "variety")
 
 
 def held_out(config: TrainConfig, dataset: PreparedDataset) -> PreparedDataset:

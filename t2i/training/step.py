@@ -23,7 +23,6 @@ from t2i.augment import AUGMENT_NUMBERS, augment
 from t2i.convolution import differentiated_twice
 from t2i.losses.adversarial import AdversarialLoss, sum_heads
 from t2i.losses.base import DiscriminatorPass, Fakes, GeneratorPass, Term
-from t2i.losses.energy import EnergyScore
 from t2i.losses.penalties import GradientPenalty
 from t2i.models.base import Discriminator, Features, Generator
 from t2i.text.pooler import TextBatch
@@ -88,16 +87,17 @@ class Objective:
         """The embeddings that a prompt will have when it is drawn."""
         return text if self.text_encoder is None else self.text_encoder(text)
 
-    def read(
-        self, captions: TextBatch | None, text: TextBatch, rng: StepRandom
-    ) -> tuple[TextBatch | None, Tensor | None, Tensor]:
-        """All captions of the batch as the discriminator reads them, their conditions [N, E], and those of the images'
-        own, [B, E]. captions: None where no term needs the first two."""
+    def read(self, captions: TextBatch | None) -> tuple[TextBatch | None, Tensor | None]:
+        """All captions of the batch as the discriminator reads them, and their conditions [N, E]. captions: None where
+        no term needs them."""
         if captions is None:
-            return None, None, self.discriminator.pool(text)
+            return None, None
         tokens = self.discriminator.read(captions)
-        conditions = self.discriminator.pooler.pool(tokens)
-        return tokens, conditions, conditions[rng.rows]
+        return tokens, self.discriminator.pooler.pool(tokens)
+
+    def own(self, conditions: Tensor | None, text: TextBatch, rng: StepRandom) -> Tensor:
+        """The conditions of the images' own captions, [B, E]: of those that `read` gave, else of the text."""
+        return self.discriminator.pool(text) if conditions is None else conditions[rng.rows]
 
     # ---- images ----
 
@@ -216,7 +216,7 @@ def discriminate(
             wrong = batch.captions[batch.wrong.flatten()]
             wrong_text = nets.encode(wrong, rng, "D mismatch", batch.wrong.shape[1])  # [B K, L, T]
     with differentiated_twice() if penalised else plan.autocast(device):
-        tokens, conditions, condition = nets.read(captions, text, rng)
+        tokens, conditions = nets.read(captions)
         words = None
         if penalised:
             images.requires_grad_(True)
@@ -224,6 +224,8 @@ def discriminate(
             if not words.tokens.requires_grad:  # an encoder that is trained has them in its graph
                 words.tokens.requires_grad_(True)
             condition = d.pooler.pool(d.pooler.mix(words))
+        else:
+            condition = nets.own(conditions, text, rng)
         maps, fake_maps = d.extract(images), detach(fakes.maps)
         if penalised:
             features, fake_features = d.features_of_maps(maps, plan.growth), None
@@ -288,7 +290,8 @@ def generator_loss(
         text = nets.encode_for_generator(batch.text)
         captions = nets.encode_for_generator(batch.captions) if nets.needs_captions else None
         features = d.features_of_maps(fakes.maps, plan.growth)
-        tokens, conditions, condition = nets.read(captions, text, rng)
+        tokens, conditions = nets.read(captions)
+        condition = nets.own(conditions, text, rng)
         fake = d.logits(features, condition)
 
     @torch.no_grad()
@@ -322,11 +325,11 @@ def warm_up_loss(
     nets: Objective, plan: StepPlan, batch: Batch, rng: StepRandom, shared: Shared | None = None
 ) -> tuple[Tensor, None]:
     """The mean loss of the warm-up over a micro-batch, []: the generator learns by the energy score alone."""
-    (energy,) = (term for term in nets.terms if isinstance(term, EnergyScore))
     with plan.autocast(batch.images.device.type):
         text = nets.encode_for_generator(batch.text)
         fakes = nets.draw(plan, nets.noise(rng, "G"), text, rng, "G")
         with torch.no_grad():
             others = nets.draw(plan, nets.noise(rng, "D"), text, rng, "D")
     watch_collapse(nets.statistics, batch.images, fakes.detach())
-    return energy.warm_up(fakes, others, batch.images, nets.statistics.add).mean(), None
+    parts = (term.warm_up(fakes, others, batch.images, nets.statistics.add) for term in nets.terms)
+    return torch.stack([part for part in parts if part is not None]).sum(0).mean(), None

@@ -11,9 +11,7 @@ from hash_encoder import HashEncoder
 from mutations import HOSTILE_NAMES, JUNK, encode, mutate, scene, written
 from processes import hurry
 
-from t2i.cli import run
 from t2i.data.located import ZipPicture
-from t2i.data.prepared import PreparedDataset
 from t2i.data.records import PictureError
 from t2i.data.sources import FolderPairSource
 
@@ -25,29 +23,6 @@ NAMES = ("000001.png", "000002.png", "sub/000003.png")
 def fast(monkeypatch):
     hurry(monkeypatch)
     monkeypatch.setattr("t2i.text.encoders.load_encoder", lambda name, *rest: HashEncoder())
-
-
-@pytest.fixture
-def prepared(tmp_path, capfd):
-    """Calls `t2i prepare` and checks how it ends; True where it gave a data set."""
-
-    def call(*source):
-        capfd.readouterr()
-        out = tmp_path / "out"
-        code = run(["prepare", *map(str, source), "--resolution", "16", "--workers", "1", "--max-skipped", "1",
-                    "--out", str(out), "--overwrite", "--json"])  # fmt: skip
-        said, errors = capfd.readouterr()
-        if code:
-            assert code in (1, 2) and said == ""
-            assert errors.startswith("t2i: ") and errors.count("\n") == 1 and len(errors) < 1000, errors[:2000]
-            return False
-        assert errors == ""
-        data = PreparedDataset(out)
-        data.check()
-        assert len(data) == json.loads(said)["pictures"] > 0
-        return True
-
-    return call
 
 
 def flipped(data, chance):

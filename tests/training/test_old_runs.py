@@ -67,11 +67,12 @@ def test_a_run_goes_on_as_it_would_have(arch, resumed, left):
     expected, found = load_tensors(resumed[arch] / "further.safetensors"), {}
     for name, tensors in final_tensors(Run(resumed[arch])).items():
         found |= {f"{name.removesuffix('.safetensors')}: {key}": value for key, value in tensors.items()}
-    if arch == "dfgan":  # MA-GP takes another gradient since
-        assert all(value.isfinite().all() for value in found.values() if value.is_floating_point())
-        return
     renamed = {name.replace(": typical", ": w_avg_samples"): value for name, value in expected.items()}
     assert renamed.keys() == {name for name in found if not name.startswith("optimizer")}
+    if arch == "dfgan":  # MA-GP takes another gradient since: near, and no longer equal
+        for name, value in renamed.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=0.02, msg=name)
+        return
     for name, value in renamed.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
