@@ -20,7 +20,7 @@ import torch
 from t2i import TextToImagePipeline
 from t2i.cli.console import read_prompts
 from t2i.grids import captioned_grid
-from t2i.image_files import save_png
+from t2i.image_files import save_image
 from t2i.models.find import BUILT_IN
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.run import find_runs, newest_resumable
@@ -75,7 +75,7 @@ def pack(options: argparse.Namespace) -> None:
 def page(options: argparse.Namespace) -> None:
     prompts = read_prompts(HERE / "emoji_prompts.txt")
     images = TextToImagePipeline.from_pretrained(device="cpu")(prompts, seeds=[0], output_type="np").images
-    save_png(captioned_grid(list(images), prompts, 10), options.out)
+    save_image(captioned_grid(list(images), prompts, 10), options.out)
 
 
 def main() -> None:

@@ -14,12 +14,22 @@ from t2i.errors import UsageError, UserError
 from t2i.files import atomic_write, describe_os_error, encodable, first_line, make_folder
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+READABLE = (*FORMATS, ".gif")
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag that holds the text of a JPEG or WebP
 _MAX_EXIF = 60_000  # bytes; a JPEG segment ends at 65,533
 
 
-def save_png(image: Image.Image | np.ndarray, path: Path | str, text: dict[str, str] | None = None) -> None:
-    """Write an image file atomically, with `text` as metadata that `read_png_text` reads.
+def encode_png(image: Image.Image | np.ndarray, text: dict[str, str] | None = None) -> bytes:
+    """A PNG file's bytes, with `text` as its text chunks."""
+    encoded = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(
+        encoded, "PNG", pnginfo=_chunks(text or {})
+    )
+    return encoded.getvalue()
+
+
+def save_image(image: Image.Image | np.ndarray, path: Path | str, text: dict[str, str] | None = None) -> None:
+    """Write an image file atomically, with `text` as metadata that `read_image_text` reads.
 
     image: a PIL image, or an array uint8 [H, W, 3] or [H, W]. The suffix of `path` picks the format: .png
     (each item of `text` a text chunk, its key 1 to 79 Latin-1 characters), .jpg, .jpeg and .webp (`text` as
@@ -31,23 +41,14 @@ def save_png(image: Image.Image | np.ndarray, path: Path | str, text: dict[str, 
     kind = FORMATS[path.suffix.lower()]
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
-    # Undecodable arguments hold lone surrogates, which cannot be encoded; NUL ends a text chunk.
-    text = {key: encodable(value).replace("\0", "") for key, value in (text or {}).items()}
     options: dict[str, object] = {}
     if kind == "PNG":
-        chunks = PngImagePlugin.PngInfo()
-        for key, value in text.items():
-            chunks.add_text(key, value)  # Pillow writes iTXt where the text is not Latin-1
-        options["pnginfo"] = chunks
+        options["pnginfo"] = _chunks(text or {})
     else:
         options["quality"] = 95
         if image.mode not in ("RGB", "L"):
             image = image.convert("RGB")
-        description = json.dumps(text)  # ASCII, as the tag requires
-        if text and len(description) < _MAX_EXIF:
-            exif = Image.Exif()
-            exif[_IMAGE_DESCRIPTION] = description
-            options["exif"] = exif
+        options["exif"] = exif_of(text or {})
     encoded = io.BytesIO()
     try:
         image.save(encoded, format=kind, **options)
@@ -59,22 +60,51 @@ def save_png(image: Image.Image | np.ndarray, path: Path | str, text: dict[str, 
         stream.write(encoded.getbuffer())
 
 
+def _chunks(text: dict[str, str]) -> PngImagePlugin.PngInfo:
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in _clean(text).items():
+        chunks.add_text(key, value)  # Pillow writes iTXt where the text is not Latin-1
+    return chunks
+
+
+def exif_of(text: dict[str, str]) -> Image.Exif:
+    """EXIF that holds `text` as JSON in its description; empty where it is too long for that."""
+    exif = Image.Exif()
+    description = as_json(text)
+    if text and len(description) < _MAX_EXIF:
+        exif[_IMAGE_DESCRIPTION] = description
+    return exif
+
+
+def as_json(text: dict[str, str]) -> str:
+    """Metadata as JSON in ASCII, as EXIF and GIF require."""
+    return json.dumps(_clean(text))
+
+
+def _clean(text: dict[str, str]) -> dict[str, str]:
+    """Undecodable arguments hold lone surrogates, which cannot be encoded; NUL ends a text chunk."""
+    return {key: encodable(value).replace("\0", "") for key, value in text.items()}
+
+
 def check_image_name(path: Path | str) -> None:
-    """Raise UsageError, one line, where the suffix names no format that `save_png` writes."""
+    """Raise UsageError, one line, where the suffix names no format that `save_image` writes."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         what = f"the suffix {path.suffix}" if path.suffix else "a name without a suffix"
         raise UsageError(f"{path}: {what} names no image format; use one of {', '.join(FORMATS)}")
 
 
-def read_png_text(path: Path | str) -> dict[str, str]:
-    """The metadata that `save_png` wrote into an image file; empty where there is none. Raises UserError, one line."""
+def read_image_text(path: Path | str) -> dict[str, str]:
+    """The metadata that `save_image` wrote into an image file, or `save_animation`; empty where there is
+    none. Raises UserError, one line."""
     path = Path(path)
     try:
         with Image.open(path) as image:
             if isinstance(image, PngImagePlugin.PngImageFile):
                 return {key: str(value) for key, value in image.text.items()}
             description = image.getexif().get(_IMAGE_DESCRIPTION)
+            if image.format == "GIF" and isinstance(comment := image.info.get("comment"), bytes):
+                description = comment.decode("ascii", "replace")
             text = json.loads(description) if isinstance(description, str) else None
             return {key: str(value) for key, value in text.items()} if isinstance(text, dict) else {}
     except (json.JSONDecodeError, RecursionError):

@@ -107,6 +107,11 @@ class TextToImagePipeline:
         return [text for text in prompts if isinstance(text, str) and text.strip()] if isinstance(prompts, list) else []
 
     @property
+    def has_own_encoder(self) -> bool:
+        """Whether the text encoder was trained with the generator, and lies in its folder."""
+        return self.description.text_encoder["name"] == TRAINED
+
+    @property
     def text_encoder(self) -> FrozenEncoder | TrainedEncoder:
         """The text encoder of training, loaded at its first use and checked by hash."""
         if self._text_encoder is None:

@@ -188,7 +188,7 @@ def _evaluated(given: Path | None, train: "PreparedDataset | None", model: Path)
 def _write(report: "Report", evaluator: "Evaluator", sampler: "CaptionSampler", folder: Path | None) -> dict[str, str]:
     """Write the history and the sheet of best and worst samples. Returns {kind: path}."""
     from t2i.evaluation.sheet import best_and_worst
-    from t2i.image_files import save_png
+    from t2i.image_files import save_image
 
     if folder is None:
         report.notes.append(
@@ -200,7 +200,7 @@ def _write(report: "Report", evaluator: "Evaluator", sampler: "CaptionSampler", 
     if sheet is not None:
         data = evaluator.data
         path = folder / f"best-and-worst-{data.name}-{data.split}-{data.resolution}.png"
-        save_png(sheet, path, {"model": f"sha256:{report.facts['model']['sha256']}", "data": data.fingerprint})
+        save_image(sheet, path, {"model": f"sha256:{report.facts['model']['sha256']}", "data": data.fingerprint})
         written["best and worst"] = str(path)
     return {**written, "history": str(report.append_to(folder))}
 

@@ -1,22 +1,37 @@
 """t2i generate: images from prompts."""
 
 import os
+import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from t2i.cli import console
 from t2i.cli.options import Device, Json, Model, PromptFile, TextEncoderFolder, Truncation
 from t2i.errors import UsageError
+from t2i.files import check_writable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from t2i.pipeline import TextToImagePipeline
 
 
 def generate(
     prompt: Annotated[list[str] | None, Argument(help="One or more prompts.", show_default=False)] = None,
     prompts: PromptFile = None,
     out: Annotated[
-        str, Option("--out", "-o", help="Image file (several images: numbered files) or folder.")
-    ] = "out.png",
+        str | None,
+        Option(
+            "--out",
+            "-o",
+            show_default=False,
+            help="Image file (several images: numbered files), replaced if it is there; a folder; - for stdout "
+            "(default: the next free one of out.png, out-2.png, ...).",
+        ),
+    ] = None,
     model: Model = None,
     seed: Annotated[int | None, Option(help="First seed (default: 0).", show_default=False)] = None,
     seeds: Annotated[str | None, Option(help="Seeds of each prompt, such as 0-7,12.", show_default=False)] = None,
@@ -48,26 +63,25 @@ def generate(
     console.check_truncation(truncation)
     numbers = list(range(seed or 0, (seed or 0) + num)) if seeds is None else console.parse_seeds(seeds)
 
-    from t2i.files import check_writable
-    from t2i.image_files import check_image_name, save_png
+    from t2i.image_files import save_image
 
-    folder = _folder(out)
-    if not folder:
-        check_image_name(Path(out))
-    pipe = console.load_pipeline(model, device, quiet=json, text_encoder=text_encoder)
+    target = _Target(out, len(texts) * len(numbers), json)
+    pipe = console.load_pipeline(model, device, quiet=json or target.stdout, text_encoder=text_encoder)
     pipe.sampler.group = batch or pipe.sampler.group
     condition = pipe.sampler.pool(console.encode(pipe, texts))
-    check_writable(folder or Path(out).parent)  # before the work, after all other checks
+    target.check()  # before the work, after all other checks
     import torch
 
     jobs = [(index, seed) for index in range(len(texts)) for seed in numbers]
     noise = torch.stack([pipe.sampler.noise(seed) for _, seed in jobs])
     rows = torch.tensor([index for index, _ in jobs], device=pipe.device)
-    written = []
     images = (image for group in pipe.sampler.draw(noise, condition[rows], truncation) for image in group.numpy())
+    if target.stdout:
+        return _print_image(pipe, list(images), texts, numbers, truncation)
+    written = []
     for number, ((index, seed), image) in enumerate(zip(jobs, images)):
-        path = _name(Path(out), folder, number, len(jobs))
-        save_png(image, path, pipe.image_facts(texts[index], seed, truncation))
+        path = target.name(number)
+        save_image(image, path, pipe.image_facts(texts[index], seed, truncation))
         written.append({"path": str(path), "prompt": texts[index], "seed": seed})
     if json:
         console.print_json(written)
@@ -77,22 +91,71 @@ def generate(
         console.say(f"wrote {len(written)} images, {written[0]['path']} to {written[-1]['path']}")
 
 
-def _folder(out: str) -> Path | None:
-    """The folder that --out names: one that exists, or a name without a suffix or with a final slash.
+class _Target:
+    """Where images go: what -o names, or the next free names. Raises UsageError, one line."""
 
-    Raises UsageError for "-".
-    """
-    if out == "-":
-        raise UsageError("-o - : images are written to files; name a file or a folder")
+    def __init__(self, out: str | None, count: int, json: bool):
+        self.stdout = out == "-"
+        if self.stdout and json:
+            raise UsageError("-o - excludes --json: both print on stdout")
+        if self.stdout and sys.stdout.isatty():
+            raise UsageError("-o - prints a PNG file: redirect it, as in -o - > out.png")
+        self.path = Path(out or "out.png")
+        self.count = count
+        self.first_free = 0 if out else _first_free(self.path)
+        self.folder = None if out is None or self.stdout else _folder(out)
+        if not self.folder and not self.stdout:
+            from t2i.image_files import check_image_name
+
+            check_image_name(self.path)
+
+    def check(self) -> None:
+        """Raise UserError, one line, where no file can be written there."""
+        if not self.stdout:
+            check_writable(self.folder or self.path.parent)
+
+    def name(self, number: int) -> Path:
+        """Of the number-th image."""
+        digits = max(3, len(str(self.count - 1)))
+        if self.folder:
+            return self.folder / f"{number:0{digits}d}.png"
+        if self.first_free:
+            return _numbered(self.path, self.first_free + number)
+        stem, suffix = self.path.stem, self.path.suffix
+        return self.path if self.count == 1 else self.path.with_name(f"{stem}-{number:0{digits}d}{suffix}")
+
+
+def _first_free(path: Path) -> int:
+    """The number from which on no file out.png (1), out-2.png (2), ... is there."""
+    found = [re.fullmatch(rf"{re.escape(path.stem)}(?:-(\d+))?{re.escape(path.suffix)}", name) for name in os.listdir()]
+    return max((int(match[1] or 1) for match in found if match), default=0) + 1
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _print_image(
+    pipe: "TextToImagePipeline", images: "list[np.ndarray]", texts: list[str], seeds: list[int], truncation: float
+) -> None:
+    """One image, or a sheet of several (a row a prompt), as PNG on stdout."""
+    from t2i.grids import table_grid
+    from t2i.image_files import encode_png
+
+    facts = pipe.image_facts(" | ".join(texts), seeds[0], truncation)
+    if len(images) == 1:
+        png = encode_png(images[0], facts)
+    else:
+        rows = [images[start : start + len(seeds)] for start in range(0, len(images), len(seeds))]
+        sheet = table_grid(rows, texts, [f"seed {seed}" for seed in seeds])
+        png = encode_png(sheet, {**facts, "seeds": ",".join(map(str, seeds))})
+    sys.stdout.buffer.write(png)
+
+
+def _folder(out: str) -> Path | None:
+    """The folder that --out names: one that exists, or a name without a suffix or with a final slash."""
     path = Path(out)
     device = str(path.parent) in ("/dev", "/dev/fd", "/proc/self/fd")  # redirected, /dev/stdout is a file
     if path.exists() and not path.is_dir() and (device or not path.is_file()):
-        raise UsageError(f"-o {out}: a device or a pipe, and pictures are written to files; name one, or a folder")
+        raise UsageError(f"-o {out}: a device or a pipe; name a file or a folder, or - for stdout")
     return path if path.is_dir() or path.suffix == "" or out.endswith(("/", os.sep)) else None
-
-
-def _name(out: Path, folder: Path | None, number: int, count: int) -> Path:
-    digits = max(3, len(str(count - 1)))
-    if folder:
-        return folder / f"{number:0{digits}d}.png"
-    return out if count == 1 else out.with_name(f"{out.stem}-{number:0{digits}d}{out.suffix}")

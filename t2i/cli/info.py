@@ -40,9 +40,9 @@ def describe(path: Path) -> tuple[str, dict[str, Any]]:
                 if isinstance(error, UserError):
                     raise
                 raise UserError(f"{path}: a damaged {kind} ({marker} lacks {first_line(error)})") from error
-    from t2i.image_files import FORMATS, read_png_text
+    from t2i.image_files import READABLE, read_image_text
 
-    if path.is_file() and path.suffix.lower() in FORMATS and "software" in (facts := read_png_text(path)):
+    if path.is_file() and path.suffix.lower() in READABLE and "software" in (facts := read_image_text(path)):
         return "image", facts
     raise UserError(
         f"{path}: nothing that t2i made (no dataset.json, config.json, state.json or model_index.json in it)"

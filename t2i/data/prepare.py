@@ -410,8 +410,8 @@ def _remark(summary: Summary, options: PrepareOptions) -> None:
 
 def _draw_preview(dataset: PreparedDataset) -> None:
     from t2i.grids import captioned_grid
-    from t2i.image_files import save_png
+    from t2i.image_files import save_image
 
     indices = np.unique(np.linspace(0, len(dataset) - 1, PREVIEW).astype(np.int64))
     captions = [dataset.caption(int(dataset.caption_ids(int(i))[0])) for i in indices]
-    save_png(captioned_grid(list(dataset.images(indices)), captions, columns=8), dataset.path / "preview.png")
+    save_image(captioned_grid(list(dataset.images(indices)), captions, columns=8), dataset.path / "preview.png")

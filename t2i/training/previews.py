@@ -7,7 +7,7 @@ import torch
 
 from t2i.data.prepared import PreparedDataset
 from t2i.grids import captioned_grid, table_grid
-from t2i.image_files import save_png
+from t2i.image_files import save_image
 from t2i.models.base import Generator
 from t2i.models.growing import Growth
 from t2i.sampling import Sampler
@@ -42,7 +42,7 @@ class Preview:
 
     def save_reals(self, path: Path) -> None:
         """The real pictures of the prompts."""
-        save_png(captioned_grid(list(self.reals), self.prompts, columns=4), path)
+        save_image(captioned_grid(list(self.reals), self.prompts, columns=4), path)
 
     def save(self, generator: Generator, growth: Growth, path: Path, title: str) -> None:
         """A grid of prompts by noises, drawn by a generator that stands at `growth`."""
@@ -52,4 +52,4 @@ class Preview:
         noise = self.noise.repeat(prompts, 1)
         images = torch.cat(list(sampler.draw(noise, condition.repeat_interleave(columns, 0)))).numpy()
         rows = [list(images[row * columns : (row + 1) * columns]) for row in range(prompts)]
-        save_png(table_grid(rows, self.prompts, title=title), path)
+        save_image(table_grid(rows, self.prompts, title=title), path)

@@ -290,10 +290,6 @@ def test_a_data_set_that_is_not_finished_is_said_to_be(refused, here, minilm_dat
     refused(1, "data.partial: not finished yet; the same t2i prepare goes on with it", "train", "data.partial")
 
 
-def test_an_image_is_not_written_to_a_folder_called_minus(refused, tiny_run):
-    refused(2, "images are written to files", "generate", "a table", "--model", tiny_run, "-o", "-")
-
-
 def test_a_run_of_another_version_is_not_resumed_without_a_setting_that_it_had(here, t2i, minilm_data, capfd):
     (here / "tiny.toml").write_text(TINY)
     t2i("train", minilm_data, "--config", "tiny.toml", "--kimg", "0.008")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2i.image_files import read_image_text
 from t2i.version import __version__
 
 PYTHON = [sys.executable, "-m", "t2i"]
@@ -62,6 +63,15 @@ def test_how_images_are_named(here, t2i, tiny_run):
 
     t2i("generate", "a", "--model", tiny_run)
     assert names() == ["out.png"]
+    for name in ("out.png", "out-4.png", "out-x.png", "out-5.jpg"):
+        Path(name).write_text("mine")
+    assert t2i("generate", "a", "--model", tiny_run).startswith("wrote out-5.png")
+    t2i("generate", "a", "--num", "2", "--model", tiny_run)
+    assert Path("out.png").read_text() == "mine"
+    assert names() == ["out-4.png", "out-5.jpg", "out-5.png", "out-6.png", "out-7.png", "out-x.png", "out.png"]
+    Path("out.png").write_text("mine")
+    t2i("generate", "a", "--model", tiny_run, "-o", "out.png")  # a name that was given is taken
+    assert pixels("out.png").shape == (16, 16, 3) and names() == ["out.png"]
     t2i("generate", "a", "b", "--model", tiny_run, "-o", "deep/er/x.jpg")
     assert names() == ["deep/er/x-000.jpg", "deep/er/x-001.jpg"]
     t2i("generate", "a", "--model", tiny_run, "-o", "images")
@@ -74,6 +84,24 @@ def test_how_images_are_named(here, t2i, tiny_run):
     report = json.loads(t2i("generate", "a", "b", "--seeds", "3-4", "--model", tiny_run, "-o", "x.webp", "--json"))
     assert [(entry["prompt"], entry["seed"]) for entry in report] == [("a", 3), ("a", 4), ("b", 3), ("b", 4)]
     assert [entry["path"] for entry in report] == names()
+
+
+def test_an_image_or_a_sheet_goes_to_stdout(here, tiny_run):
+    def printed(*arguments: str) -> bytes:
+        command = [*PYTHON, "generate", *arguments, "--model", tiny_run, "-o", "-"]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+    Path("one.png").write_bytes(printed("a red circle", "--seed", "5"))
+    Path("sheet.png").write_bytes(printed("a red circle", "a table", "--num", "3"))
+    assert read_image_text("one.png")["seed"] == "5" and pixels("one.png").shape == (16, 16, 3)
+    assert read_image_text("sheet.png")["seeds"] == "0,1,2" and pixels("sheet.png").shape[1] > 3 * 128
+    assert sorted(path.name for path in here.iterdir()) == ["one.png", "sheet.png"]
+
+
+def test_stdout_is_for_the_image_alone(here, refused, tiny_run, monkeypatch):
+    refused(2, "-o - excludes --json", "generate", "a", "--model", tiny_run, "-o", "-", "--json")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    refused(2, "-o - prints a PNG file: redirect it", "generate", "a", "--model", tiny_run, "-o", "-")
 
 
 @pytest.mark.parametrize("name", ["out.png", "out.jpg", "out.webp"])

@@ -340,7 +340,7 @@ def test_good_names_are_good_under_an_ascii_locale(tmp_path):
 def test_own_folders_and_own_drawings_are_left_out(tmp_path):
     from PIL import Image
 
-    from t2i.image_files import save_png
+    from t2i.image_files import save_image
 
     for name in ("a", "t2i-data/set/preview", "runs/0/samples/x", "other/b"):
         write(tmp_path / f"{name}.png")
@@ -348,7 +348,7 @@ def test_own_folders_and_own_drawings_are_left_out(tmp_path):
     write_json(tmp_path / "t2i-data/set/dataset.json", {"format": 1, "name": "x"})
     write_json(tmp_path / "runs/0/config.json", {"t2i_version": "1", "data": {}})
     write(tmp_path / "other/dataset.json", '{"labels": []}')  # StyleGAN's
-    save_png(Image.new("RGB", (16, 16)), tmp_path / "out.png", {"prompt": "x" * 3000, "software": "t2i 1.0"})
+    save_image(Image.new("RGB", (16, 16)), tmp_path / "out.png", {"prompt": "x" * 3000, "software": "t2i 1.0"})
     write(tmp_path / "out.txt", "drawn")
     source = FolderPairSource(tmp_path)
     records, skips = walk(source)

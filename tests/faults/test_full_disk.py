@@ -20,7 +20,7 @@ from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
 from t2i.errors import UserError
-from t2i.image_files import save_png
+from t2i.image_files import save_image
 from t2i.models.folder import save_model
 from t2i.training.checkpoint import newest_checkpoint
 from t2i.training.run import Run
@@ -195,7 +195,7 @@ def save_all(folder):
     return {
         "a checkpoint": (lambda: save(folder / "checkpoints", 32), folder / "checkpoints"),
         "a model": (lambda: save_model(folder / "model", *generator(1)), folder / "model"),
-        "a grid": (lambda: save_png(picture, folder / "grid.png"), folder / "grid.png"),
+        "a grid": (lambda: save_image(picture, folder / "grid.png"), folder / "grid.png"),
     }
 
 
@@ -203,7 +203,7 @@ def start(folder):
     """The same a step earlier, to be still there afterwards."""
     save(folder / "checkpoints", 16)
     save_model(folder / "model", *generator(0))
-    save_png(np.zeros((64, 64, 3), np.uint8), folder / "grid.png")
+    save_image(np.zeros((64, 64, 3), np.uint8), folder / "grid.png")
     return files(folder)
 
 
