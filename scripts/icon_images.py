@@ -29,6 +29,7 @@ from PIL import Image
 
 HELD_OUT = 20  # one icon in twenty
 NEAR = 0.055  # root mean square difference of 16 px thumbnails, in [0, 1], below which two images are alike
+NOTO = "@iconify-json/noto@1.2.9"  # whose names others use too
 OPENCLIPART = "openclipart-svg"
 LARGEST = 400_000  # bytes of an SVG
 
@@ -82,28 +83,46 @@ DROPPED = set(  # words of names: brands, cards, screens and other things that a
     hierarchy network data analytics dashboard ai ipad gif ppt pdf doc xls rss url link hyperlink interface user
     users account contact person people man woman boy girl male female human gender subscript superscript version vr
     3d 2d off disabled circle square arrow arrows chevron expand collapse align left right up down next previous
-    skip
+    skip extreme beaufort uv index time not available pressure late celsius fahrenheit white cliparts various
     """.split()  # noqa: SIM905
 )
+CATEGORIES = {  # words of sets that write them as one; other long ones are left out
+    "fooddrink": "food", "natureecology": "nature", "moneyshopping": "shopping", "computerdevices": "computer",
+    "schoolscience": "science", "workeducation": "school", "buildingconstruction": "building", "musicstuff": "music",
+    "entertainment": "entertainment", "moneybusiness": "business",
+}  # fmt: skip
 SIZES = ("16", "20", "24", "28", "32", "48")
 STYLE_SUFFIXES = ("flat", "duo", "fill")
 
 
-def iconify(path: Path) -> tuple[dict[str, bytes], dict[str, str], dict[str, list[str]]]:
-    """A package: renderer by name, names by code points, categories by name."""
+def emoji_by_name(packages: Path) -> dict[str, dict]:
+    """emojibase's entry of an emoji by the names that sets give it, without hyphens: Noto's, and its label."""
+    data = dict(emoji.members(emoji.package(emoji.NAMES, packages), "package/en/"))["data.json"]
+    entries = {emoji.code(entry["hexcode"]): entry for entry in json.loads(data)}
+    found = {re.sub(r"[^a-z0-9]", "", entry["label"].lower()): entry for entry in entries.values()}
+    chars = json.loads(dict(emoji.members(emoji.package(NOTO, packages), "package/"))["chars.json"])
+    for point, name in chars.items():
+        if entry := entries.get(emoji.code(point)):
+            found[name.replace("-", "")] = entry
+    return found
+
+
+def iconify(path: Path) -> tuple[dict[str, bytes], dict[str, list[str]]]:
+    """A package: SVG by name, categories by name."""
     files = dict(emoji.members(path, "package/"))
-    icons, chars = json.loads(files["icons.json"]), json.loads(files.get("chars.json", b"{}"))
+    icons = json.loads(files["icons.json"])
     categories: dict[str, list[str]] = {}
     for category, names in json.loads(files.get("metadata.json", b"{}")).get("categories", {}).items():
         for name in names:
-            categories.setdefault(name, []).append(category.lower())
+            if word := CATEGORIES.get(category.lower(), category.lower() if len(category) <= 9 else ""):
+                categories.setdefault(name, []).append(word)
     svgs = {}
     for name, icon in icons["icons"].items():
         box = [icon.get(key, icons.get(key, default)) for key, default in
                (("left", 0), ("top", 0), ("width", 16), ("height", 16))]  # fmt: skip
         view = " ".join(map(str, box))
         svgs[name] = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{view}">{icon["body"]}</svg>'.encode()
-    return svgs, {emoji.code(key): name for key, name in chars.items()}, categories
+    return svgs, categories
 
 
 def render(svg: bytes) -> bytes | None:
@@ -272,19 +291,18 @@ def main() -> None:
     held_out = [Image.open(path) for path in sorted((options.out / "val" / "emoji" / "images").glob("*.png"))]
     collection, codes = Collection(held_out, options.recoloured), held_out_codes(options.out)
 
-    data = dict(emoji.members(emoji.package(emoji.NAMES, packages), "package/en/"))["data.json"]
-    facts = {emoji.code(entry["hexcode"]): entry for entry in json.loads(data)}
+    entries = emoji_by_name(packages)
     for name, source in EMOJI_SOURCES.items():
-        svgs, chars, _ = iconify(emoji.package(name, packages))
-        for point, icon in chars.items():
-            entry = facts.get(point)
-            if entry is None or point in codes or icon not in svgs or entry["label"].startswith("flag"):
+        svgs, _ = iconify(emoji.package(name, packages))
+        for icon, svg in svgs.items():
+            entry = entries.get(icon.replace("-", ""))
+            if entry is None or emoji.code(entry["hexcode"]) in codes or "skin-tone" in icon:
                 continue
-            if png := render(svgs[icon]):
-                collection.add(f"{name.split('/')[1].split('@')[0]}-{point}", png, entry["label"],
-                               entry.get("tags", []), source)  # fmt: skip
+            if not entry["label"].startswith("flag") and (png := render(svg)):
+                key = f"{name.split('/')[1].split('@')[0]}-{emoji.code(entry['hexcode'])}"
+                collection.add(key, png, entry["label"], entry.get("tags", []), source)
     for name, source in ICON_SOURCES.items():
-        svgs, _, categories = iconify(emoji.package(name, packages))
+        svgs, categories = iconify(emoji.package(name, packages))
         plain = name.split("/")[1].split("@")[0]
         largest: dict[str, str] = {}
         for icon in svgs:  # of several sizes of one icon the largest

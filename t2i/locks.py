@@ -105,6 +105,18 @@ def _try(handle: int, shared: bool) -> bool:
     return True
 
 
+def holder(folder: Path | str) -> int | None:
+    """The process on this machine that has the lock on `folder`; None where none is at work there."""
+    place = Path(os.path.abspath(folder))
+    with contextlib.suppress(OSError, ValueError):
+        process, host = place.with_name(f".{place.name}.lock").read_text(encoding="utf-8", errors="replace").split()
+        if host == platform.node():
+            if sys.platform != "win32":  # there it would end the process
+                os.kill(int(process), 0)  # a killed one leaves its file
+            return int(process)
+    return None
+
+
 def _holder(path: Path) -> str:
     """ " (process 4711 on host)" as read from the lock file, else ""."""
     with contextlib.suppress(OSError, ValueError):

@@ -213,7 +213,7 @@ def still_growing(pipe: "TextToImagePipeline") -> str:
     return f"this model was saved while it grew: it generates {size} px, enlarged to {full}" if size < full else ""
 
 
-def encode(pipe: "TextToImagePipeline", prompts: list[str]) -> "TextBatch":
+def encode(pipe: "TextToImagePipeline", prompts: list[str], warn: Callable[[str], None] = warn) -> "TextBatch":
     """Prompts as token embeddings; warns of cut prompts, and of words that the encoder does not know."""
     before, known_before = pipe.text_encoder.truncated, pipe.text_encoder.unknown
     text = pipe.encode(prompts)

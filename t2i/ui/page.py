@@ -1,0 +1,200 @@
+"""The page: two tabs over drawing.py and watching.py, laid out by Gradio. Errors are the command line's lines."""
+
+import functools
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from t2i.errors import UserError
+from t2i.models import list_architectures
+from t2i.training.scoring import SCORES
+from t2i.ui import drawing, watching
+
+TITLE = "t2i"
+SECONDS = 3.0  # between two looks at a run
+# System fonts: a page on a machine without a network waits for none.
+THEME = gr.themes.Default(
+    primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+)
+CSS = """
+.gradio-container { width: 100%; max-width: 1200px !important; margin: 0 auto; }
+#gallery .grid-wrap { min-height: 0; max-height: none; }
+#gallery img, #samples img { image-rendering: pixelated; }
+footer { display: none !important; }
+"""
+NO_TRAINING = "Training is off: other people can reach this page. `--allow-training` with a password turns it on."
+
+
+def build(models: drawing.Models, trainings: watching.Trainings, training_allowed: bool = True) -> gr.Blocks:
+    """The page. models: what can be drawn with; trainings: what the second tab starts and stops."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        gr.Markdown("# t2i\nPictures from prompts by a small GAN: one pass a picture, another seed another picture.")
+        with gr.Tabs():
+            with gr.Tab("Draw"):
+                _draw_tab(models)
+            with gr.Tab("Between two prompts"):
+                _between_tab(models)
+            with gr.Tab("Training"):
+                _training_tab(trainings, training_allowed)
+    return page
+
+
+def one_line_errors(work: Callable) -> Callable:
+    """An error that a user can cause is shown as its line, without a traceback."""
+
+    @functools.wraps(work)
+    def guarded(*given: Any) -> Any:
+        try:
+            return work(*given)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return guarded
+
+
+# ------------------------------------------------------------------------------------------------- drawing
+
+
+def _model(models: drawing.Models) -> gr.Dropdown:
+    names = models.names()
+    model = gr.Dropdown(
+        names, value=names[0], label="Model", elem_id="model", allow_custom_value=models.any_folder,
+        info="A run (its newest snapshot), a snapshot RUN@N, or emoji, the built-in model"
+        + ("; or type a folder." if models.any_folder else "."),
+    )  # fmt: skip
+    _look_when_opened(model, models.names)
+    return model
+
+
+def _look_when_opened(dropdown: gr.Dropdown, choices: Callable[[], list[str]]) -> None:
+    """What a list offers is looked for anew whenever it is opened."""
+    dropdown.focus(lambda: gr.Dropdown(choices=choices()), None, dropdown, show_progress="hidden",
+                   api_visibility="private")  # fmt: skip
+
+
+def _truncation() -> gr.Slider:
+    return gr.Slider(
+        0, 1.25, 1.0, step=0.05, label="Truncation",
+        info="1: as varied as trained; towards 0 the typical picture of a prompt.",
+    )  # fmt: skip
+
+
+def _draw_tab(models: drawing.Models) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            model = _model(models)
+            prompts = gr.Textbox("a red apple", label="Prompts, one a line", lines=3, elem_id="prompts")
+            seeds = gr.Textbox("0-3", label="Seeds", info="Numbers and ranges: 0-7,12.", elem_id="seeds")
+            truncation = _truncation()
+            with gr.Row():
+                button = gr.Button("Draw", variant="primary", elem_id="draw")
+                more = gr.Button("Next seeds", elem_id="next")
+        with gr.Column(scale=3, min_width=280):
+            gallery = gr.Gallery(
+                show_label=False, columns=4, object_fit="contain", height="auto", elem_id="gallery",
+                buttons=["download", "download_all", "fullscreen"], interactive=False,
+            )  # fmt: skip
+            command = gr.Code(label="The same on the command line", language="shell", elem_id="command", lines=1)
+
+    def draw(model: str, prompts: str, seeds: str, truncation: float) -> tuple[list, str]:
+        drawn = drawing.draw(models, model, prompts, seeds, truncation, gr.Warning)
+        return drawn.files, drawn.command
+
+    def draw_more(model: str, prompts: str, seeds: str, truncation: float) -> tuple[str, list, str]:
+        later = drawing.next_seeds(seeds)
+        return later, *draw(model, prompts, later, truncation)
+
+    given = [model, prompts, seeds, truncation]
+    button.click(one_line_errors(draw), given, [gallery, command], api_name="draw")
+    seeds.submit(one_line_errors(draw), given, [gallery, command], api_visibility="private")
+    more.click(one_line_errors(draw_more), given, [seeds, gallery, command], api_visibility="private")
+
+
+def _between_tab(models: drawing.Models) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            model = _model(models)
+            first = gr.Textbox("a red apple", label="From", elem_id="from")
+            last = gr.Textbox("a green leaf", label="To", elem_id="to")
+            seeds = gr.Textbox("0-3", label="Seeds", info="A picture each, side by side.")
+            steps = gr.Slider(2, 48, 12, step=1, label="Steps")
+            truncation = _truncation()
+            button = gr.Button("Draw", variant="primary", elem_id="draw-between")
+        with gr.Column(scale=3, min_width=280):
+            film = gr.Image(
+                label="There and back", type="filepath", format="gif", interactive=False, elem_id="film",
+                buttons=["download", "fullscreen"],
+            )  # fmt: skip
+            command = gr.Code(label="The same on the command line", language="shell", lines=1)
+
+    def draw(model: str, first: str, last: str, seeds: str, steps: int, truncation: float) -> tuple[str, str]:
+        drawn = drawing.between(models, model, (first, last), seeds, steps, truncation, gr.Warning)
+        return drawn.files[0][0], drawn.command
+
+    given = [model, first, last, seeds, steps, truncation]
+    button.click(one_line_errors(draw), given, [film, command], api_name="between")
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def _training_tab(trainings: watching.Trainings, allowed: bool) -> None:
+    plots = tempfile.mkdtemp(prefix="t2i-ui-")
+    runs = watching.list_runs(trainings.runs)
+    run = gr.Dropdown(runs, value=runs[0] if runs else None, label="Run", elem_id="run")
+    _look_when_opened(run, lambda: watching.list_runs(trainings.runs))
+    headline = gr.Markdown(elem_id="headline")
+    with gr.Row():
+        stop = gr.Button("Stop", size="sm", elem_id="stop", interactive=allowed)
+        resume = gr.Button("Resume", size="sm", elem_id="resume", interactive=allowed)
+    with gr.Row():
+        plot = gr.Image(label="Losses and scores", type="filepath", interactive=False, elem_id="losses", min_width=280)
+        samples = gr.Image(
+            label="Newest samples", type="filepath", interactive=False, elem_id="samples", min_width=280
+        )  # fmt: skip
+    with gr.Accordion("Scores and log", open=False):
+        scores = gr.Dataframe(headers=["images seen", *SCORES], label="Scores (--eval-every)", interactive=False)
+        log = gr.Textbox(label="log.txt", lines=8, interactive=False)
+    with gr.Accordion("Start a training", open=allowed and not runs):
+        if not allowed:
+            gr.Markdown(NO_TRAINING)
+        sets = watching.data_sets()
+        with gr.Row():
+            data = gr.Dropdown(
+                sets, value=sets[0] if sets else None, label="Data set", info="Made by t2i prepare.", elem_id="data",
+                allow_custom_value=allowed, scale=3,
+            )  # fmt: skip
+            arch = gr.Dropdown(list_architectures(), value="stylegan2", label="Architecture", elem_id="arch")
+            minutes = gr.Number(30, label="Minutes", minimum=0, elem_id="minutes")
+        start = gr.Button("Start", variant="primary", elem_id="start", interactive=allowed)
+
+    shown = [headline, plot, samples, scores, log]
+
+    def look(run: str | None) -> list[Any]:
+        if not run:
+            return ["no run yet: start one below, or with `t2i train`", None, None, None, ""]
+        seen = watching.look(run, plots)
+        plot, samples = (str(path) if path else None for path in (seen.plot, seen.samples))
+        return [seen.headline, plot, samples, seen.scores or None, seen.log]
+
+    def choose(run: str) -> list[Any]:
+        return [gr.Dropdown(choices=watching.list_runs(trainings.runs), value=run), *look(run)]
+
+    def begin(data: str, arch: str, minutes: float | None) -> list[Any]:
+        return choose(trainings.start(data, arch, minutes or None))
+
+    def go_on(run: str, minutes: float | None) -> list[Any]:
+        return choose(trainings.resume(run, minutes or None))
+
+    def end(run: str) -> None:
+        trainings.stop(run)
+        gr.Info("it stops at its next step, with a checkpoint")
+
+    run.change(one_line_errors(look), run, shown, show_progress="hidden", api_visibility="private")
+    gr.Timer(SECONDS).tick(one_line_errors(look), run, shown, show_progress="hidden", api_visibility="private")
+    if allowed:  # a button that is off on the page has no way in from outside either
+        start.click(one_line_errors(begin), [data, arch, minutes], [run, *shown], api_visibility="private")
+        resume.click(one_line_errors(go_on), [run, minutes], [run, *shown], api_visibility="private")
+        stop.click(one_line_errors(end), run, None, api_visibility="private")
