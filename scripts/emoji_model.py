@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from t2i import TextToImagePipeline
-from t2i.cli.console import read_prompts
 from t2i.grids import captioned_grid
 from t2i.image_files import save_image
 from t2i.models.find import BUILT_IN
+from t2i.prompts import read_prompts
 from t2i.training.checkpoint import list_checkpoints
 from t2i.training.run import find_runs, newest_resumable
 

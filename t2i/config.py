@@ -87,7 +87,7 @@ class Optim:
         0, "Freeze this many blocks of the discriminator, from the image on (FreezeD, Mo et al. 2020).", least=0
     )
     precision: Literal["fp32", "bf16", "fp16"] = setting(
-        "fp32", "Number format of the networks; --amp means bf16.", option="--precision"
+        "fp32", "Number format of the networks; --amp chooses the quickest.", option="--precision"
     )
     cuda_graphs: bool = setting(True, "On CUDA, capture each kind of step as a CUDA graph.")
 

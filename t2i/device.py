@@ -23,6 +23,23 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def has_quick_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 are the device's own: AVX-512 BF16 or AMX on a CPU, tensor cores on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(test() for test in tests if test is not None)
+
+
+def mixed_precision(device: torch.device) -> str:
+    """The number format of --amp: bf16, fp16 on a GPU that only emulates bf16, fp32 where neither is quicker."""
+    if has_quick_bf16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
 def make_current(device: torch.device) -> None:
     """Make a numbered GPU the current one: CUDA graphs and events belong to the current device."""
     if device.type == "cuda" and device.index is not None:

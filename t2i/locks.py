@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from t2i.errors import UserError
 from t2i.files import describe_os_error, make_folder
@@ -105,15 +106,23 @@ def _try(handle: int, shared: bool) -> bool:
     return True
 
 
-def holder(folder: Path | str) -> int | None:
+class Holder(NamedTuple):
+    """A process of this machine, and the time.time() from which on it has its lock."""
+
+    pid: int
+    since: float
+
+
+def holder(folder: Path | str) -> Holder | None:
     """The process on this machine that has the lock on `folder`; None where none is at work there."""
     place = Path(os.path.abspath(folder))
+    file = place.with_name(f".{place.name}.lock")
     with contextlib.suppress(OSError, ValueError):
-        process, host = place.with_name(f".{place.name}.lock").read_text(encoding="utf-8", errors="replace").split()
+        process, host = file.read_text(encoding="utf-8", errors="replace").split()
         if host == platform.node():
             if sys.platform != "win32":  # there it would end the process
                 os.kill(int(process), 0)  # a killed one leaves its file
-            return int(process)
+            return Holder(int(process), file.stat().st_mtime)
     return None
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from t2i.device import copies_in_background, make_current, pick_device, send
+from t2i.device import copies_in_background, make_current, mixed_precision, pick_device, send
 from t2i.errors import UsageError
 from t2i.text.pooler import TextBatch
 
@@ -55,3 +55,18 @@ def test_images_and_captions_on_another_device_are_waited_for():
         send(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), "meta")
         captions.to("meta")
     assert copies.waited == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    "name, quick, chosen",
+    [
+        ("cuda", True, "bf16"),
+        ("cuda", False, "fp16"),
+        ("cpu", True, "bf16"),
+        ("cpu", False, "fp32"),
+        ("mps", False, "fp32"),
+    ],
+)
+def test_mixed_precision_is_what_the_device_computes_in(name, quick, chosen, monkeypatch):
+    monkeypatch.setattr("t2i.device.has_quick_bf16", lambda device: quick)
+    assert mixed_precision(torch.device(name)) == chosen

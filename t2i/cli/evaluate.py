@@ -8,6 +8,7 @@ from typer import Argument, Option
 from t2i.cli import console
 from t2i.cli.options import Device, Json, TextEncoderFolder, Truncation
 from t2i.errors import UsageError, UserError
+from t2i.prompts import check_truncation, still_growing
 
 if TYPE_CHECKING:
     from t2i.data.prepared import PreparedDataset
@@ -68,7 +69,7 @@ def evaluate(
         raise UsageError("--samples lies between 2 and 1,000,000")
     if not 0 <= seed < 2**30:
         raise UsageError("--seed lies between 0 and 2^30")
-    console.check_truncation(truncation)
+    check_truncation(truncation)
     for option, value, wanted in (
         ("--inception-weights", inception_weights, {"fid", "kid"}), ("--clip", clip, {"clip"}),
     ):  # fmt: skip
@@ -122,7 +123,7 @@ def evaluate(
             f"this model was chosen by its {chosen['best_by']} on these very images, the best of many snapshots: "
             "its scores here are not held-out ones; score it on another split",
         )
-    if growing := console.still_growing(pipe):
+    if growing := still_growing(pipe):
         report.notes.insert(0, growing)
         about["grown_to"] = pipe.grown.resolution
     report.facts = {"model": about, **report.facts}

@@ -12,6 +12,7 @@ from t2i.cli import console
 from t2i.cli.options import Device, Json, Model, PromptFile, TextEncoderFolder, Truncation
 from t2i.errors import UsageError
 from t2i.files import check_writable
+from t2i.prompts import check_truncation, encode, parse_seeds, read_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,7 @@ def generate(
     """Generate images from prompts. Each seed gives another image; the same prompt and seed the same one."""
     texts = list(prompt or [])
     if prompts is not None:
-        texts += console.read_prompts(prompts)
+        texts += read_prompts(prompts)
     if not texts:
         raise UsageError('no prompt: t2i generate "a table", or --prompts FILE')
     if any(not text.strip() for text in texts):
@@ -60,15 +61,15 @@ def generate(
         raise UsageError("--seeds excludes --seed and --num")
     if not 1 <= num <= 100_000 or not 0 <= (seed or 0) < 10**18 or not 1 <= (1 if batch is None else batch) <= 1024:
         raise UsageError("--num lies between 1 and 100,000, --seed between 0 and 10^18, --batch between 1 and 1,024")
-    console.check_truncation(truncation)
-    numbers = list(range(seed or 0, (seed or 0) + num)) if seeds is None else console.parse_seeds(seeds)
+    check_truncation(truncation)
+    numbers = list(range(seed or 0, (seed or 0) + num)) if seeds is None else parse_seeds(seeds)
 
     from t2i.image_files import save_image
 
     target = _Target(out, len(texts) * len(numbers), json)
     pipe = console.load_pipeline(model, device, quiet=json or target.stdout, text_encoder=text_encoder)
     pipe.sampler.group = batch or pipe.sampler.group
-    condition = pipe.sampler.pool(console.encode(pipe, texts))
+    condition = pipe.sampler.pool(encode(pipe, texts, console.warn))
     target.check()  # before the work, after all other checks
     import torch
 

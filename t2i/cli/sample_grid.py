@@ -8,6 +8,7 @@ from typer import Argument, Option
 from t2i.cli import console
 from t2i.cli.options import Device, Model, PromptFile, TextEncoderFolder
 from t2i.errors import UsageError
+from t2i.prompts import check_truncation, parse_seeds, read_prompts
 
 MAX_CELLS = 10_000  # of the largest sheet
 COLUMNS = 8
@@ -65,15 +66,15 @@ def sample_grid(
     device: Device = "auto",
 ) -> None:
     """Make a labelled grid: a row a prompt, a column a seed."""
+    from t2i import grid_kinds as kinds
     from t2i.animations import check_animation_name, save_animation
-    from t2i.cli import grid_kinds as kinds
     from t2i.files import check_writable
     from t2i.grids import check_grid, table_grid
     from t2i.image_files import check_image_name, save_image
 
     texts = list(prompt or [])
     if prompts is not None:
-        texts += console.read_prompts(prompts)
+        texts += read_prompts(prompts)
     if any(not text.strip() for text in [*texts, *(interpolate or ())]):
         raise UsageError("a prompt is empty: describe an image")
     named = {
@@ -87,8 +88,8 @@ def sample_grid(
             f"--style-mixing takes one prompt, or one for the rows and one for the columns, not {len(texts)}"
         )
     psi = 1.0 if truncation is None else truncation
-    console.check_truncation(psi)
-    numbers = None if seeds is None else console.parse_seeds(seeds)
+    check_truncation(psi)
+    numbers = None if seeds is None else parse_seeds(seeds)
     if truncation_sweep and numbers and len(numbers) > 1:
         raise UsageError(f"--truncation-sweep takes one seed; --seeds names {len(numbers)}")
     out = out or Path("over-time.gif" if over_time else "grid.png")
@@ -97,21 +98,23 @@ def sample_grid(
 
     pipe = console.load_pipeline(model, device, text_encoder=text_encoder)
     texts = (texts or pipe.known_prompts or ["a table"])[: None if style_mixing else rows]
+    across, down = numbers or list(range(cols or COLUMNS)), numbers or list(range(rows or 4))
+    warn = console.warn
     if over_time:
-        grids = kinds.over_time(model, pipe, texts, numbers or list(range(cols or COLUMNS)), psi)
+        grids = kinds.over_time(model, pipe, texts, across, psi, warn)
     elif interpolate and animated:
-        grids = kinds.interpolation_frames(pipe, interpolate, numbers or list(range(rows or 4)), cols or FRAMES, psi)
+        grids = kinds.interpolation_frames(pipe, interpolate, down, cols or FRAMES, psi, warn)
     elif interpolate:
-        grids = [kinds.interpolation(pipe, interpolate, numbers or list(range(rows or 4)), cols or COLUMNS, psi)]
+        grids = [kinds.interpolation(pipe, interpolate, down, cols or COLUMNS, psi, warn)]
     elif style_mixing:
         coarse = list(range(rows or 4))
         count = cols or COLUMNS
         fine = numbers or [max(len(coarse), count) + n for n in range(count)]  # not the seeds of the rows
-        grids = [kinds.style_mixtures(pipe, texts[:2] if named["prompts"] else texts[:1], coarse, fine, psi)]
+        grids = [kinds.style_mixtures(pipe, texts[:2] if named["prompts"] else texts[:1], coarse, fine, psi, warn)]
     elif truncation_sweep:
-        grids = [kinds.truncation_sweep(pipe, texts, (numbers or [0])[0])]
+        grids = [kinds.truncation_sweep(pipe, texts, (numbers or [0])[0], warn)]
     else:
-        grids = [kinds.prompts_by_seeds(pipe, texts, numbers or list(range(cols or COLUMNS)), psi)]
+        grids = [kinds.prompts_by_seeds(pipe, texts, across, psi, warn)]
     first = grids[0]
     check_grid(first.rows, first.wide, pipe.resolution)
     check_writable(out.parent)  # before the work, after all other checks

@@ -51,7 +51,10 @@ def train(
     minutes: Annotated[float | None, _setting("schedule.minutes")] = None,
     lr_g: Annotated[float | None, _setting("optim.lr_g")] = None,
     lr_d: Annotated[float | None, _setting("optim.lr_d")] = None,
-    amp: Annotated[bool, Option("--amp", help="Mixed precision: the same as --precision bf16.")] = False,
+    amp: Annotated[
+        bool,
+        Option("--amp", help="Mixed precision: bf16, or fp16 on a GPU without it; a CPU without it keeps to fp32."),
+    ] = False,
     precision: Annotated[str | None, _setting("optim.precision", "fp32|bf16|fp16")] = None,
     seed: Annotated[int | None, _setting("run.seed")] = None,
     config: Annotated[
@@ -90,11 +93,10 @@ def train(
         "eval.every": eval_every, "eval.best_by": best_by, "run.on_nan": on_nan, "begin_with": begin_with,
     }  # fmt: skip
     flags = {name: value for name, value in given.items() if value is not None}
-    if amp:
-        if flags.get("optim.precision", "bf16") != "bf16":
-            raise UsageError(f"--amp means --precision bf16; it excludes --precision {precision}")
-        flags["optim.precision"] = "bf16"
+    if amp and precision:
+        raise UsageError("--amp chooses the precision: leave --precision out")
 
+    from t2i.device import mixed_precision
     from t2i.training.distributed import Ranks, local_device, lost_contact
     from t2i.training.run import Run, newest_resumable
 
@@ -110,6 +112,10 @@ def train(
         raise UsageError(f"--gpus {gpus}, but WORLD_SIZE says {ranks.size}: under torchrun leave --gpus out")
     if not ranks.first:
         console.silence()
+    if amp:
+        flags["optim.precision"] = mixed_precision(where)
+        if flags["optim.precision"] == "fp32" and not dry_run:
+            console.say(f"--amp: {where} does not compute in bf16 itself, which would be slower: fp32")
     request = _Request(data, flags, config, dry_run, gpus or ranks.size)
     try:
         if resume is None:

@@ -56,7 +56,8 @@ def ui(
             theme=page.THEME, css=page.CSS, footer_links=[],
         )  # fmt: skip
     except OSError as error:
-        raise UserError(f"no page at {host}{'' if port is None else f':{port}'}: {first_line(error)}") from error
+        taken = f"{host}:{port} is taken, or not an address of this machine" if port else first_line(error)
+        raise UserError(f"no page: {taken}; choose with --host and --port") from error
     console.say(f"t2i ui: {address}" + (f" and {public}" if public else "") + "; Ctrl-C ends it")
     app.block_thread()
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from t2i.device import has_quick_bf16
 from t2i.text.pooler import TextBatch
 
 GROUP = 8  # prompts that are encoded together
@@ -96,16 +97,6 @@ class FrozenEncoder:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             hidden = self.hidden(torch.tensor(ids, device=self.device))
         return list(as_kept(hidden).cpu().numpy())
-
-
-def has_quick_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are the device's own: AVX-512 BF16 or AMX on a CPU, tensor cores on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(test() for test in tests if test is not None)
 
 
 def as_kept(hidden: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -12,19 +12,18 @@ import torch
 from PIL import Image
 
 from t2i.animations import save_animation
-from t2i.cli.console import check_truncation, encode, parse_seeds, still_growing
-from t2i.cli.grid_kinds import STEP
 from t2i.errors import UsageError
 from t2i.files import shell_word
+from t2i.grid_kinds import STEP, Warn, interpolation_frames
 from t2i.grids import table_grid
 from t2i.image_files import save_image
 from t2i.models.find import BUILT_IN, MODEL, find_model, is_model, list_snapshots
 from t2i.pipeline import TextToImagePipeline
+from t2i.prompts import check_truncation, encode, parse_seeds, still_growing
 from t2i.training.run import find_runs
 
 MAX_IMAGES = 100  # of one click
 KEPT = 3  # models in memory
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -118,15 +117,13 @@ def between(
     models: Models, model: str, ends: tuple[str, str], seeds: str, steps: int, truncation: float, warn: Warn
 ) -> Drawn:
     """An animation from one prompt to another, one image a seed: what `t2i sample-grid --interpolate` makes."""
-    from t2i.cli.grid_kinds import interpolation_frames
-
     if any(not text.strip() for text in ends):
         raise UsageError("a prompt is empty: describe an image")
     numbers = parse_seeds(seeds)
     check_truncation(truncation)
     _check_count(len(numbers) * int(steps))
     pipe = models.load(model, warn)
-    grids = interpolation_frames(pipe, ends, numbers, int(steps), truncation)
+    grids = interpolation_frames(pipe, ends, numbers, int(steps), truncation, warn)
     sheets: list[Image.Image] = [table_grid(grid.draw(), grid.labels, grid.columns, grid.title) for grid in grids]
     path = new_folder() / f"{slug(ends[0])}-to-{slug(ends[1])}.gif"
     facts = {**pipe.image_facts(" | ".join(ends), numbers[0], truncation), "seeds": ",".join(map(str, numbers))}

@@ -33,12 +33,27 @@ def build(models: drawing.Models, trainings: watching.Trainings, training_allowe
         gr.Markdown("# t2i\nPictures from prompts by a small GAN: one pass a picture, another seed another picture.")
         with gr.Tabs():
             with gr.Tab("Draw"):
-                _draw_tab(models)
-            with gr.Tab("Between two prompts"):
-                _between_tab(models)
+                lists = [(_draw_tab(models), models.names)]
+            with gr.Tab("Mix"):
+                lists += [(_between_tab(models), models.names)]
             with gr.Tab("Training"):
-                _training_tab(trainings, training_allowed)
+                run, data = _training_tab(trainings, training_allowed)
+                lists += [(run, lambda: watching.list_runs(trainings.runs)), (data, watching.data_sets)]
+        for dropdown, choices in lists:
+            _look_anew(page, dropdown, choices)
     return page
+
+
+def _look_anew(page: gr.Blocks, dropdown: gr.Dropdown, choices: Callable[[], list[str]]) -> None:
+    """What a list offers is looked for whenever it is opened, and its first is chosen whenever the page is."""
+
+    def first() -> Any:
+        found = choices()
+        return gr.Dropdown(choices=found, value=found[0] if found else None)
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    page.load(first, None, dropdown, **quiet)
+    dropdown.focus(lambda: gr.Dropdown(choices=choices()), None, dropdown, **quiet)
 
 
 def one_line_errors(work: Callable) -> Callable:
@@ -59,19 +74,11 @@ def one_line_errors(work: Callable) -> Callable:
 
 def _model(models: drawing.Models) -> gr.Dropdown:
     names = models.names()
-    model = gr.Dropdown(
+    return gr.Dropdown(
         names, value=names[0], label="Model", elem_id="model", allow_custom_value=models.any_folder,
         info="A run (its newest snapshot), a snapshot RUN@N, or emoji, the built-in model"
         + ("; or type a folder." if models.any_folder else "."),
     )  # fmt: skip
-    _look_when_opened(model, models.names)
-    return model
-
-
-def _look_when_opened(dropdown: gr.Dropdown, choices: Callable[[], list[str]]) -> None:
-    """What a list offers is looked for anew whenever it is opened."""
-    dropdown.focus(lambda: gr.Dropdown(choices=choices()), None, dropdown, show_progress="hidden",
-                   api_visibility="private")  # fmt: skip
 
 
 def _truncation() -> gr.Slider:
@@ -81,7 +88,15 @@ def _truncation() -> gr.Slider:
     )  # fmt: skip
 
 
-def _draw_tab(models: drawing.Models) -> None:
+def _image(name: str, **how: Any) -> gr.Image:
+    """A picture that the page shows and does not ask for."""
+    return gr.Image(
+        show_label=False, type="filepath", interactive=False, elem_id=name, min_width=280,
+        buttons=["download", "fullscreen"], **how,
+    )  # fmt: skip
+
+
+def _draw_tab(models: drawing.Models) -> gr.Dropdown:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             model = _model(models)
@@ -110,9 +125,10 @@ def _draw_tab(models: drawing.Models) -> None:
     button.click(one_line_errors(draw), given, [gallery, command], api_name="draw")
     seeds.submit(one_line_errors(draw), given, [gallery, command], api_visibility="private")
     more.click(one_line_errors(draw_more), given, [seeds, gallery, command], api_visibility="private")
+    return model
 
 
-def _between_tab(models: drawing.Models) -> None:
+def _between_tab(models: drawing.Models) -> gr.Dropdown:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             model = _model(models)
@@ -123,10 +139,7 @@ def _between_tab(models: drawing.Models) -> None:
             truncation = _truncation()
             button = gr.Button("Draw", variant="primary", elem_id="draw-between")
         with gr.Column(scale=3, min_width=280):
-            film = gr.Image(
-                label="There and back", type="filepath", format="gif", interactive=False, elem_id="film",
-                buttons=["download", "fullscreen"],
-            )  # fmt: skip
+            film = _image("film", format="gif")
             command = gr.Code(label="The same on the command line", language="shell", lines=1)
 
     def draw(model: str, first: str, last: str, seeds: str, steps: int, truncation: float) -> tuple[str, str]:
@@ -135,25 +148,23 @@ def _between_tab(models: drawing.Models) -> None:
 
     given = [model, first, last, seeds, steps, truncation]
     button.click(one_line_errors(draw), given, [film, command], api_name="between")
+    return model
 
 
 # ------------------------------------------------------------------------------------------------ training
 
 
-def _training_tab(trainings: watching.Trainings, allowed: bool) -> None:
+def _training_tab(trainings: watching.Trainings, allowed: bool) -> tuple[gr.Dropdown, gr.Dropdown]:
     plots = tempfile.mkdtemp(prefix="t2i-ui-")
     runs = watching.list_runs(trainings.runs)
     run = gr.Dropdown(runs, value=runs[0] if runs else None, label="Run", elem_id="run")
-    _look_when_opened(run, lambda: watching.list_runs(trainings.runs))
     headline = gr.Markdown(elem_id="headline")
     with gr.Row():
         stop = gr.Button("Stop", size="sm", elem_id="stop", interactive=allowed)
         resume = gr.Button("Resume", size="sm", elem_id="resume", interactive=allowed)
     with gr.Row():
-        plot = gr.Image(label="Losses and scores", type="filepath", interactive=False, elem_id="losses", min_width=280)
-        samples = gr.Image(
-            label="Newest samples", type="filepath", interactive=False, elem_id="samples", min_width=280
-        )  # fmt: skip
+        plot = _image("losses")
+        samples = _image("samples")
     with gr.Accordion("Scores and log", open=False):
         scores = gr.Dataframe(headers=["images seen", *SCORES], label="Scores (--eval-every)", interactive=False)
         log = gr.Textbox(label="log.txt", lines=8, interactive=False)
@@ -198,3 +209,4 @@ def _training_tab(trainings: watching.Trainings, allowed: bool) -> None:
         start.click(one_line_errors(begin), [data, arch, minutes], [run, *shown], api_visibility="private")
         resume.click(one_line_errors(go_on), [run, minutes], [run, *shown], api_visibility="private")
         stop.click(one_line_errors(end), run, None, api_visibility="private")
+    return run, data

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2i.config import TrainConfig
 from t2i.errors import UsageError, UserError
 from t2i.locks import holder
 from t2i.training.metrics import read_metrics
@@ -47,7 +49,7 @@ def _is_run(path: Path) -> bool:
 
 
 def look(name: Path | str, folder: Path | str) -> Look:
-    """How the run in a folder goes. folder: where its plot is drawn, anew where it has logged since.
+    """How the run in a folder goes. folder: of the page, for the plot, drawn anew where it has logged since.
 
     Raises UserError, one line.
     """
@@ -55,27 +57,31 @@ def look(name: Path | str, folder: Path | str) -> Look:
     lines = read_metrics(run.folder / "metrics.jsonl")
     config, facts = run.read_config()
     goal = config.schedule.kimg * 1000
-    at_work = holder(run.folder) is not None
+    at_work = holder(run.folder)
     headline = "**training**" if at_work else "stopped"
     if lines:
         last = lines[-1]
         seen, rate = last.get("images_seen") or 0, last.get("images_per_second") or 0.0
         headline += f": {seen:,} of {goal:,.0f} images ({seen / goal:.0%}), {last.get('resolution', 0):.0f} px"
         if at_work and rate:
-            headline += f", {rate:.0f} images a second, {_duration(_seconds_left(config, lines, goal))} left"
+            headline += (
+                f", {rate:.0f} images a second, {_duration(_seconds_left(config, lines[-1], at_work.since))} left"
+            )
     else:
         headline += ": nothing logged yet"
     headline += f" — {config.arch}, preset {config.preset}, on {facts.get('name')} ({config.optim.precision})"
     samples = sorted(path for path in run.samples.glob("*.png") if path.stem.isdecimal())
     scores = [[line["images_seen"], *(line.get(column) for column in SCORES.values())] for line in lines
               if any(column in line for column in SCORES.values())]  # fmt: skip
-    return Look(headline, _plot(run.folder, Path(folder)), samples[-1] if samples else None, scores[-20:], _log(run))
+    folder = Path(folder)
+    sheet = _copy(samples[-1], folder / f"{run.folder.name}-samples-{samples[-1].stem}.png") if samples else None
+    return Look(headline, _plot(run.folder, folder), sheet, scores[-20:], _log(run))
 
 
-def _seconds_left(config: Any, lines: list[dict[str, Any]], goal: float) -> float:
-    last = lines[-1]
-    left = (goal - last["images_seen"]) / last["images_per_second"]
-    return left if config.schedule.minutes is None else min(left, 60 * config.schedule.minutes)
+def _seconds_left(config: TrainConfig, last: dict[str, Any], since: float) -> float:
+    left = (config.schedule.kimg * 1000 - last["images_seen"]) / last["images_per_second"]
+    minutes = config.schedule.minutes
+    return left if minutes is None else min(left, since + 60 * minutes - time.time())
 
 
 def _duration(seconds: float) -> str:
@@ -88,13 +94,15 @@ def _plot(run: Path, folder: Path) -> Path | None:
     metrics = run / "metrics.jsonl"
     if not metrics.is_file():
         return None
-    path = folder / f"{run.name}-{metrics.stat().st_mtime_ns}.png"
-    if not path.is_file():
-        for older in folder.glob(f"{run.name}-*.png"):
-            older.unlink(missing_ok=True)
-        if not draw_losses(metrics, path):
-            return None
-    return path
+    path = folder / f"{run.name}-losses-{metrics.stat().st_mtime_ns}.png"
+    return path if path.is_file() or draw_losses(metrics, path) else None
+
+
+def _copy(file: Path, copy: Path) -> Path:
+    """The page's server may read no folder but its own."""
+    if not copy.is_file():
+        shutil.copyfile(file, copy)
+    return copy
 
 
 def _log(run: Run, lines: int = 12) -> str:
@@ -125,10 +133,10 @@ class Trainings:
 
     def stop(self, run: str) -> None:
         """As Ctrl-C would: it saves a checkpoint and ends. Raises UserError where nothing trains there."""
-        pid = holder(Path(run)) if run else None
-        if pid is None:
+        at_work = holder(run) if run else None
+        if at_work is None:
             raise UsageError(f"{run or 'no run'}: no training is at work there")
-        os.kill(pid, signal.SIGINT)
+        os.kill(at_work.pid, signal.SIGINT)
 
     def _run(self, options: list[str]) -> str:
         self._started = [process for process in self._started if process.poll() is None]  # ended ones are reaped
@@ -136,6 +144,7 @@ class Trainings:
             process = subprocess.Popen(
                 [sys.executable, "-m", "t2i", "train", *options],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
             self._started.append(process)
             until = time.monotonic() + PATIENCE

@@ -197,3 +197,11 @@ def test_a_preset_s_values_are_checked_as_those_of_a_config_file(tmp_path, text,
     (tmp_path / "mine.toml").write_text(f'arch = "dfgan"\n[schedule]\n{text}\n')
     with pytest.raises(UsageError, match=f"^{words}"):
         resolve(64, preset=str(tmp_path / "mine.toml"), schedule__kimg=5.0, optim__batch=8)
+
+
+@pytest.mark.parametrize("quick, precision", [(True, "bf16"), (False, "fp32")])
+def test_amp_is_bf16_where_the_processor_has_it(here, t2i, minilm_data, monkeypatch, quick, precision):
+    monkeypatch.setattr("t2i.device.has_quick_bf16", lambda device: quick)
+    said = t2i("train", minilm_data, "--amp", "--device", "cpu", "--dry-run")
+    assert f'precision = "{precision}"' in said or precision == "fp32"  # the default is left out
+    assert f"cpu, {precision}" in said

@@ -29,7 +29,7 @@ from t2i.cli import run
         (["--penalty", "gp"], "--penalty: input should be"),
         (["--precision", "int8"], "--precision: input should be"),
         (["--conditioning", "magic"], "--conditioning: input should be"),
-        (["--amp", "--precision", "fp32"], "--amp means --precision bf16"),
+        (["--amp", "--precision", "fp32"], "--amp chooses the precision"),
         (["--device", "abacus"], "--device abacus"),
         (["--eval-every", "0"], "--eval-every must be above 0"),
         (["--eval-every", "8", "--best-by", "fid"], "--best-by: input should be"),
@@ -194,7 +194,7 @@ def test_resuming_what_cannot_be_resumed(refused, here, minilm_data, shapes_data
     refused(1, "not a run's configuration", "train", "--resume", tiny_model / "generator")
     before = listing(tiny_run)
     refused(2, "--batch 16 differs from the run's 8", "train", "--resume", tiny_run, "--batch", "16")
-    refused(2, "--precision bf16 differs", "train", "--resume", tiny_run, "--amp")
+    refused(2, "--precision bf16 differs", "train", "--resume", tiny_run, "--precision", "bf16")
     refused(2, "--config", "train", "--resume", tiny_run, "--config", "run.toml")
     refused(2, "--out", "train", "--resume", tiny_run, "--out", "elsewhere")
     refused(2, "--kimg must be above 0", "train", "--resume", tiny_run, "--kimg", "-1")
@@ -205,3 +205,15 @@ def test_resuming_what_cannot_be_resumed(refused, here, minilm_data, shapes_data
     shutil.copytree(tiny_run, run_folder)
     shutil.rmtree(run_folder / "checkpoints")
     assert run(["train", "--resume", str(run_folder)]) == 1
+
+
+def test_a_page_that_trains_for_others_needs_a_password(refused, monkeypatch):
+    monkeypatch.delenv("T2I_PASSWORD", raising=False)
+    refused(2, "needs a --password", "ui", "--host", "0.0.0.0", "--allow-training")
+    refused(2, "needs a --password", "ui", "--share", "--allow-training")
+    refused(2, "--port lies between", "ui", "--port", "0")
+
+
+def test_without_the_extra_a_page_says_what_to_install(refused, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    refused(1, "pip install 't2i[ui]'", "ui")

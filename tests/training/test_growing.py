@@ -290,7 +290,7 @@ def test_a_run_stopped_while_it_grows_says_so_and_draws_at_full_size(name, minil
 
     from t2i import TextToImagePipeline
     from t2i.cli import run
-    from t2i.cli.console import still_growing
+    from t2i.prompts import still_growing
 
     stages = [{"resolution": side, "share": 0.5} for side in (8, 16)]
     settings = {**smallest(name), "schedule.grow_kimg": 1.0, "optim.batch": 8, "schedule.stages": stages}

@@ -1,15 +1,14 @@
-"""The grids of `t2i sample-grid`: which images stand where, and how they are labelled."""
+"""Kinds of grids: which images stand where, and how they are labelled. warn: takes a line on a prompt."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from t2i.cli import console
 from t2i.errors import UsageError
+from t2i.prompts import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     from torch import Tensor
 
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)  # truncations
 STILL, LAST, STEP = 0.5, 2.0, 1 / 12  # seconds that an animation shows a snapshot, the last one, a step between prompts
+
+
+Warn = Callable[[str], None]
 
 
 class Grid(NamedTuple):
@@ -32,39 +34,41 @@ class Grid(NamedTuple):
     seeds: list[int]
 
 
-def prompts_by_seeds(pipe: "TextToImagePipeline", prompts: list[str], seeds: list[int], psi: float) -> Grid:
+def prompts_by_seeds(pipe: "TextToImagePipeline", prompts: list[str], seeds: list[int], psi: float, warn: Warn) -> Grid:
     def draw() -> "list[list[np.ndarray]]":
         conditions = pipe.sampler.pool(encoded)
         return _draw(pipe, [[_Cell(seed, condition, psi) for seed in seeds] for condition in conditions])
 
-    encoded = console.encode(pipe, prompts)
+    encoded = encode(pipe, prompts, warn)
     columns = [f"seed {seed}" for seed in seeds]
     return Grid(len(prompts), len(seeds), draw, prompts, columns, None, prompts, seeds)
 
 
-def truncation_sweep(pipe: "TextToImagePipeline", prompts: list[str], seed: int) -> Grid:
+def truncation_sweep(pipe: "TextToImagePipeline", prompts: list[str], seed: int, warn: Warn) -> Grid:
     def draw() -> "list[list[np.ndarray]]":
         conditions = pipe.sampler.pool(encoded)
         return _draw(pipe, [[_Cell(seed, condition, psi) for psi in SWEEP] for condition in conditions])
 
-    encoded = console.encode(pipe, prompts)
+    encoded = encode(pipe, prompts, warn)
     columns = [f"psi {psi:g}" for psi in SWEEP]
     return Grid(len(prompts), len(SWEEP), draw, prompts, columns, f"truncation, seed {seed}", prompts, [seed])
 
 
-def interpolation(pipe: "TextToImagePipeline", ends: tuple[str, str], seeds: list[int], steps: int, psi: float) -> Grid:
+def interpolation(
+    pipe: "TextToImagePipeline", ends: tuple[str, str], seeds: list[int], steps: int, psi: float, warn: Warn
+) -> Grid:
     def draw() -> "list[list[np.ndarray]]":
         first, last = pipe.sampler.pool(encoded)
         return _draw(pipe, [[_Cell(seed, first.lerp(last, share), psi) for share in shares] for seed in seeds])
 
-    encoded = console.encode(pipe, list(ends))
+    encoded = encode(pipe, list(ends), warn)
     shares = [step / (steps - 1) for step in range(steps)]
     labels, columns = [f"seed {seed}" for seed in seeds], [f"{share:.0%}" for share in shares]
     return Grid(len(seeds), steps, draw, labels, columns, f"{ends[0]}  →  {ends[1]}", list(ends), seeds)
 
 
 def interpolation_frames(
-    pipe: "TextToImagePipeline", ends: tuple[str, str], seeds: list[int], steps: int, psi: float
+    pipe: "TextToImagePipeline", ends: tuple[str, str], seeds: list[int], steps: int, psi: float, warn: Warn
 ) -> list[Grid]:
     """There and back, so that an animation that repeats has no jump; each frame a row of seeds."""
 
@@ -72,7 +76,7 @@ def interpolation_frames(
         first, last = pipe.sampler.pool(encoded)
         return _draw(pipe, [[_Cell(seed, first.lerp(last, share), psi) for seed in seeds]])
 
-    encoded = console.encode(pipe, list(ends))
+    encoded = encode(pipe, list(ends), warn)
     columns, title = [f"seed {seed}" for seed in seeds], f"{ends[0]}  →  {ends[1]}"
     there = [
         Grid(
@@ -91,7 +95,7 @@ def interpolation_frames(
 
 
 def over_time(
-    model: Path | None, pipe: "TextToImagePipeline", prompts: list[str], seeds: list[int], psi: float
+    model: Path | None, pipe: "TextToImagePipeline", prompts: list[str], seeds: list[int], psi: float, warn: Warn
 ) -> list[Grid]:
     """The same prompts and seeds by each snapshot of a run. Raises UsageError where MODEL is no run of several."""
     from t2i.models.find import MODEL, is_model, list_snapshots
@@ -108,7 +112,7 @@ def over_time(
     snapshots = [path for path in list_snapshots(run / "checkpoints") if is_model(path / MODEL)]
     if len(snapshots) < 2:
         raise UsageError(f"--over-time needs a run with two snapshots or more, as --model; {run} has {len(snapshots)}")
-    encoded = console.encode(pipe, prompts)
+    encoded = encode(pipe, prompts, warn)
     columns = [f"seed {seed}" for seed in seeds]
     return [
         Grid(len(prompts), len(seeds), partial(drawn, path / MODEL), prompts, columns,
@@ -118,7 +122,7 @@ def over_time(
 
 
 def style_mixtures(
-    pipe: "TextToImagePipeline", prompts: list[str], coarse: list[int], fine: list[int], psi: float
+    pipe: "TextToImagePipeline", prompts: list[str], coarse: list[int], fine: list[int], psi: float, warn: Warn
 ) -> Grid:
     """Style mixing of one prompt, or of one for the rows (coarse styles) and one for the columns."""
 
@@ -126,7 +130,7 @@ def style_mixtures(
         conditions = pipe.sampler.pool(encoded)
         return _mixed(pipe, coarse, fine, conditions[0], conditions[-1], psi)
 
-    encoded = console.encode(pipe, prompts)
+    encoded = encode(pipe, prompts, warn)
     labels, columns = ["fine styles", *(f"coarse: seed {n}" for n in coarse)], ["", *(f"seed {n}" for n in fine)]
     return Grid(len(coarse), len(fine), draw, labels, columns, "  /  ".join(prompts), prompts, [*coarse, *fine])
 
