@@ -2,7 +2,8 @@
 
 import math
 import operator
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ import torch
 from t2i.device import pick_device
 from t2i.errors import UsageError
 from t2i.files import encodable
+from t2i.grids import table_grid
+from t2i.hub import upload
+from t2i.image_files import save_image
 from t2i.models.base import Generator
+from t2i.models.card import model_card
 from t2i.models.find import BUILT_IN, find_model
 from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.models.growing import Growth
@@ -66,7 +71,8 @@ class TextToImagePipeline:
         device: torch.device | str = "auto",
         text_encoder: Path | str | None = None,
     ) -> "TextToImagePipeline":
-        """Load a model folder, a run's newest snapshot, "RUN@120000", "RUN@best", or the built-in model, "emoji".
+        """Load a model folder, a run's newest snapshot, "RUN@120000", "RUN@best", the built-in model,
+        "emoji", or a model on the Hugging Face hub, "ORG/NAME" or "ORG/NAME@REVISION".
 
         text_encoder: the folder of its text encoder, where it is no longer where it was; its hash must agree.
         Strict; safetensors only. Torch's random state stays as it is. Raises UserError, one line.
@@ -90,6 +96,35 @@ class TextToImagePipeline:
         save_model(folder, self.generator, self.description, dtype)
         if not isinstance(self._text_encoder, TrainedEncoder):
             drop_text_encoder(folder)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = False,
+        licence: str | None = None,
+        half: bool = False,
+        scores: Sequence[Mapping[str, Any]] = (),
+        command: str | None = None,
+    ) -> str:
+        """Put the model onto the Hugging Face hub as ORG/NAME, with a card and a sheet of samples; its address.
+
+        licence: as the hub names it. half: weights in half precision. scores, command: for the card, see model_card.
+        Raises UserError, one line.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            self.save_pretrained(folder, torch.float16 if half else None)
+            prompts, seeds = (self.known_prompts or ["a table"])[:4], range(4)
+            images = list(self(prompts, seeds=seeds, output_type="np").images)
+            rows = [images[start : start + len(seeds)] for start in range(0, len(images), len(seeds))]
+            save_image(table_grid(rows, prompts, [f"seed {seed}" for seed in seeds]), folder / "samples.png")
+            card = model_card(
+                name.rpartition("/")[2], self.description, address=name, licence=licence, samples="samples.png",
+                scores=scores, command=command,
+            )  # fmt: skip
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            return upload(folder, name, private)
 
     @property
     def resolution(self) -> int:

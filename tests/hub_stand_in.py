@@ -1,5 +1,6 @@
-"""A stand-in for the Hugging Face hub: one data set in a folder, served to huggingface_hub's file system."""
+"""A stand-in for the Hugging Face hub: a data set or a model in a folder, read and written by huggingface_hub."""
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -13,9 +14,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextlib.contextmanager
-def hub(folder: Path, name: str) -> Iterator[tuple[str, list[str]]]:
-    """Serve `folder` as the data set `name` (ORG/NAME); yields the endpoint and the requests, as they come."""
+def hub(folder: Path, name: str, kind: str = "datasets") -> Iterator[tuple[str, list[str]]]:
+    """Serve `folder` as the data set or model `name` (ORG/NAME); yields the endpoint and the requests, as they come.
+
+    kind: "datasets" or "models". What is pushed is written into `folder`.
+    """
     asked: list[str] = []
+    files = f"/datasets/{name}" if kind == "datasets" else f"/{name}"
 
     def facts(path: Path) -> dict:
         relative = path.relative_to(folder).as_posix()
@@ -44,9 +49,27 @@ def hub(folder: Path, name: str) -> Iterator[tuple[str, list[str]]]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             asked.append(f"POST {self.path}")
+            path = urlsplit(self.path).path
+            if path == "/api/repos/create":
+                asked.append(body.decode())
+                return self.json({"url": f"http://{self.headers['Host']}/{name}", "name": name, "id": "1"})
+            if path == "/api/validate-yaml":
+                return self.json({"errors": [], "warnings": []})
+            if "/preupload/" in path:  # all of them by value, none in a store of its own
+                wanted = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                          for file in json.loads(body)["files"]]  # fmt: skip
+                return self.json({"files": wanted})
+            if "/commit/" in path:
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        target = folder / line["value"]["path"]
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.write_bytes(base64.b64decode(line["value"]["content"]))
+                address = f"http://{self.headers['Host']}/{name}/commit/{COMMIT}"
+                return self.json({"commitUrl": address, "commitOid": COMMIT})
             if "/paths-info/" in self.path:
-                kind = self.headers.get("Content-Type", "")
-                paths = json.loads(body)["paths"] if "json" in kind else parse_qs(body.decode()).get("paths", [])
+                content = self.headers.get("Content-Type", "")
+                paths = json.loads(body)["paths"] if "json" in content else parse_qs(body.decode()).get("paths", [])
                 paths = [paths] if isinstance(paths, str) else paths
                 return self.json([facts(folder / path) for path in paths if (folder / path).exists()])
             self.json({"error": "not here"}, 404)
@@ -57,7 +80,7 @@ def hub(folder: Path, name: str) -> Iterator[tuple[str, list[str]]]:
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             asked.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
-            api = f"/api/datasets/{name}"
+            api = f"/api/{kind}/{name}"
             if path.startswith(f"{api}/tree/"):
                 below = path.removeprefix(f"{api}/tree/").partition("/")[2]
                 root = folder / below
@@ -65,11 +88,16 @@ def hub(folder: Path, name: str) -> Iterator[tuple[str, list[str]]]:
                 if not root.is_dir():
                     return self.json({"error": "not found"}, 404)
                 return self.json([facts(each) for each in sorted(root.rglob("*") if recursive else root.iterdir())])
+            revision = path.removeprefix(f"{api}/revision/")
+            if path.startswith(f"{api}/revision/") and revision not in ("main", COMMIT):
+                return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
             if path == api or path.startswith(f"{api}/revision/"):
+                there = [{"rfilename": each.relative_to(folder).as_posix()} for each in sorted(folder.rglob("*"))
+                         if each.is_file()]  # fmt: skip
                 return self.json({"id": name, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0,
-                                  "siblings": [], "gated": False})  # fmt: skip
-            if path.startswith(f"/datasets/{name}/resolve/"):
-                file = folder / path.removeprefix(f"/datasets/{name}/resolve/").partition("/")[2]
+                                  "siblings": there, "gated": False})  # fmt: skip
+            if path.startswith(f"{files}/resolve/"):
+                file = folder / path.removeprefix(f"{files}/resolve/").partition("/")[2]
                 if not file.is_file():
                     return self.json({"error": "not found"}, 404)
                 data = file.read_bytes()

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from t2i.cli import console, demo, evaluate, export, generate, info, prepare, sample_grid, train, ui
+from t2i.cli import console, demo, evaluate, export, generate, info, prepare, push, sample_grid, train, ui
 from t2i.cli.console import Stopped
 from t2i.cli.launch import tell_exit
 from t2i.errors import UserError, is_out_of_memory
@@ -36,6 +36,7 @@ app.command("export")(export.export)
 app.command("info")(info.info)
 app.command("demo")(demo.demo)
 app.command("ui")(ui.ui)
+app.command("push")(push.push)
 
 
 @app.callback(invoke_without_command=True)

@@ -83,7 +83,7 @@ def evaluate(
     from t2i.evaluation.sampler import CaptionSampler
     from t2i.files import check_writable
     from t2i.pipeline import TextToImagePipeline
-    from t2i.training.run import find_runs
+    from t2i.training.run import find_runs, run_of
 
     if model is None:
         if not (runs := find_runs()):
@@ -94,7 +94,7 @@ def evaluate(
     pipe = TextToImagePipeline.from_pretrained(model, device, text_encoder)
     if clip is not None:
         refuse_own_encoder(clip, pipe.description.text_encoder)
-    run = _run_of(model)
+    run = run_of(model)
     train = _training_data(pipe, run, train_data)
     dataset = _evaluated(data, train, model)
     if not json:
@@ -134,16 +134,6 @@ def evaluate(
     _show(report)
     for what, path in written.items():
         console.say(f"{what}: {path}")
-
-
-def _run_of(model: Path) -> Path | None:
-    """The run folder that `model` is, or lies in; None where it lies in none."""
-    from t2i.models.find import find_model, is_run
-
-    if is_run(model):
-        return model
-    folder = find_model(model).absolute()
-    return next((parent for parent in (folder.parent, *folder.parents[1:3]) if is_run(parent)), None)
 
 
 def _chosen_on(run: Path | None, model: Path) -> "dict[str, Any]":

@@ -5,7 +5,10 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-_MODEL = "Model folder, run, RUN@N, RUN@best, or emoji, the built-in model (default: newest run, else emoji)."
+_MODEL = (
+    "Model folder, run, RUN@N, RUN@best, emoji, the built-in model, or ORG/NAME on the Hugging Face hub "
+    "(default: newest run, else emoji)."
+)
 Model = Annotated[Path | None, Option(help=_MODEL, show_default=False)]
 ModelArgument = Annotated[Path | None, Argument(help=_MODEL, show_default=False)]
 PromptFile = Annotated[Path | None, Option(help="Text file with one prompt a line.", show_default=False)]

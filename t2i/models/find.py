@@ -6,6 +6,7 @@ from pathlib import Path
 
 from t2i.errors import UserError
 from t2i.files import read_json
+from t2i.hub import fetch, is_hub_name
 
 MODEL = "model"  # the model folder in a snapshot
 BUILT_IN = Path(__file__).parent.parent / "assets" / "emoji"  # the model in the package
@@ -63,10 +64,10 @@ def find_snapshot(run: Path, which: str) -> Path:
 
 def find_model(name: Path | str) -> Path:
     """The model folder of a name: a model folder, a run (its newest snapshot), RUN@120000, RUN@best, a snapshot's
-    folder, or "emoji", the built-in model.
+    folder, "emoji", the built-in model, or ORG/NAME on the Hugging Face hub.
 
-    A model at the path takes precedence over the name. Without a model the path is returned, for load_model's error.
-    Raises UserError, one line, where a run has no such snapshot.
+    What is at the path takes precedence over the name. Without a model the path is returned, for load_model's error.
+    Raises UserError, one line, where a run has no such snapshot, or the hub no such model.
     """
     path = Path(name)
     if is_model(path):
@@ -77,7 +78,11 @@ def find_model(name: Path | str) -> Path:
         return path / MODEL
     if (match := re.fullmatch(r"(.+)@(\w+)", str(name))) and is_run(Path(match[1])):
         return find_snapshot(Path(match[1]), match[2])
-    return BUILT_IN if str(name) == BUILT_IN.name else path
+    if str(name) == BUILT_IN.name:
+        return BUILT_IN
+    return (
+        fetch(name) if is_hub_name(name) and not path.exists() and not Path(str(name).split("@")[0]).exists() else path
+    )
 
 
 def model_name(folder: Path) -> str:

@@ -12,7 +12,6 @@ The built-in model is such a folder too, t2i/assets/emoji; scripts/emoji_model.p
 
 import contextlib
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,11 @@ from t2i.files import (
     make_folder,
     read_json,
     sha256,
-    shell_word,
     sweep,
     write_json,
 )
 from t2i.models.base import Generator
+from t2i.models.card import model_card
 from t2i.models.registry import get_architecture
 from t2i.tensors import save_tensors, tensors_in
 from t2i.text.pooler import Conditioning, TextStatistics
@@ -193,46 +192,6 @@ def _check_description(description: ModelDescription) -> None:
             raise TypeError(f"its {name} is {value!r:.40}, not {getattr(kind, '__name__', 'a number')}")
     if not 4 <= description.resolution <= 4096 or not 1 <= text["width"] <= 2**20 or text["max_tokens"] < 1:
         raise ValueError(f"resolution {description.resolution}, text width {text['width']}")
-
-
-def model_card(name: str, description: ModelDescription) -> str:
-    """README.md of a model folder."""
-    training = description.training
-    facts = {
-        "architecture": description.architecture,
-        "resolution": f"{description.resolution} x {description.resolution} px",
-        "text encoder": f"{description.text_encoder['name']} ({description.conditioning} conditioning)",
-        "trained on": training.get("data", "unknown"),
-        **({"licences": training["licences"]} if "licences" in training else {}),
-        "images seen": f"{training.get('images_seen', 0):,}",
-        "made with": f"t2i {__version__}",
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    prompt = (training.get("prompts") or ["a table"])[0]
-    return f"""---
-library_name: t2i
-pipeline_tag: text-to-image
----
-# {name}
-
-A small text-to-image GAN: one forward pass an image.
-
-| | |
-|---|---|
-{table}
-
-```
-t2i generate {shell_word(prompt)} --model PATH/TO/THIS/FOLDER -o out.png
-```
-```python
-from t2i import TextToImagePipeline
-
-image = TextToImagePipeline.from_pretrained("PATH/TO/THIS/FOLDER")({json.dumps(prompt, ensure_ascii=False)}).images[0]
-```
-
-It generates images like those it was trained on, and little else. The licence of the training images governs its
-use.
-"""
 
 
 def _what_else(folder: Path) -> str:

@@ -23,10 +23,12 @@ from t2i.config import TrainConfig
 from t2i.data import DATA_ROOT
 from t2i.data.prepared import PreparedDataset, find_datasets
 from t2i.errors import UsageError, UserError
+from t2i.evaluation.report import HISTORY
 from t2i.files import describe_os_error, make_folder, read_json, write_json
-from t2i.models.find import BEST, BUILT_IN, newest_in_run
+from t2i.models.find import BEST, BUILT_IN, find_model, is_run, newest_in_run
 from t2i.toml_tables import flatten
 from t2i.training.checkpoint import list_checkpoints
+from t2i.training.metrics import read_metrics
 from t2i.training.tables import config_from, unknown_settings
 from t2i.version import __version__
 
@@ -164,6 +166,27 @@ def find_runs(root: Path | str = "runs") -> list[Path]:
             if (match := re.match(r"(\d+)-", path.name)) and newest_in_run(path):
                 found.append((int(match[1]), path))
     return [path for _, path in sorted(found)]
+
+
+def run_of(model: Path) -> Path | None:
+    """The run folder that `model` is, or lies in; None where it lies in none."""
+    if is_run(model):
+        return model
+    folder = find_model(model).absolute()
+    return next((parent for parent in (folder.parent, *folder.parents[1:3]) if is_run(parent)), None)
+
+
+def training_facts(run: Path, weights_sha256: str) -> dict[str, Any]:
+    """For a model card: the command that began the run, and the scores of the newest evaluation of these weights."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError):
+        lines = (run / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+        said = [line.split("  ", 1)[-1] for line in lines]  # without the time
+        found["command"] = next((line for line in said if line.startswith("t2i train")), None)
+    for line in read_metrics(run / HISTORY):
+        if line.get("model", {}).get("sha256") == weights_sha256:
+            found["scores"] = line["scores"]
+    return found
 
 
 def default_model(root: Path | str = "runs") -> Path:
