@@ -77,9 +77,7 @@ def compete(
     if done:
         run = Run(done[-1]["run"])
     else:
-        facts = {"name": data.name, "split": data.split, "resolution": data.resolution, "path": str(data.path),
-                 "fingerprint": data.fingerprint}  # fmt: skip
-        run = Run.create(options.runs, settings, facts, str(device))
+        run = Run.begin(options.runs, settings, data, device)
     for look in range(len({line["minutes"] for line in done}), options.looks):
         outcome = train(settings, data, run, device, resume=look > 0)
         pipe = TextToImagePipeline.from_pretrained(run.folder, device)

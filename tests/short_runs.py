@@ -64,8 +64,7 @@ def config(arch="dfgan", **changes):
 
 
 def start(settings, data, root, **how):
-    facts = {"name": data.name, "split": data.split, "resolution": data.resolution, "fingerprint": data.fingerprint}
-    run = Run.create(root, settings, facts, "cpu")
+    run = Run.begin(root, settings, data, CPU)
     return run, train(settings, data, run, CPU, **how)
 
 

@@ -190,11 +190,7 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     if request.dry_run:
         return
     _check_scores(settings, dataset)
-    facts = {
-        "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
-        "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),
-    }  # fmt: skip
-    run = Run(ranks.share(Run.create(out, settings, facts, str(device)).folder if ranks.first else None))
+    run = Run(ranks.share(Run.begin(out, settings, dataset, device).folder if ranks.first else None))
     if ranks.first:
         note.write(run.folder)
     _train(settings, dataset, run, device, ranks, resume=False)

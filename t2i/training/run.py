@@ -66,6 +66,15 @@ class Run:
             raise
         return cls(root / name)
 
+    @classmethod
+    def begin(cls, root: Path | str, config: TrainConfig, dataset: PreparedDataset, device: object) -> "Run":
+        """The next numbered folder below `root`, for training on `dataset`."""
+        facts = {
+            "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
+            "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),
+        }  # fmt: skip
+        return cls.create(root, config, facts, str(device))
+
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"

@@ -35,8 +35,7 @@ def settings(arch, trained_text):
 
 
 def new_run(config, data, root):
-    facts = {"name": data.name, "split": data.split, "resolution": data.resolution, "fingerprint": data.fingerprint}
-    return Run.create(root, config, facts, "cpu")
+    return Run.begin(root, config, data, "cpu")
 
 
 def in_a_child(work):
