@@ -23,6 +23,7 @@ from PIL import Image
 from t2i.cli import app, console, launch, run
 from t2i.config import FIELDS, option
 from t2i.data.prepared import PreparedDataset, find_validation
+from t2i.device import mixed_precision
 from t2i.signals import stop_signals
 from t2i.training import loop
 from t2i.version import __version__
@@ -44,7 +45,9 @@ OPTIONS = {
     "--device --dry-run --eval-every --gpus --growing --kimg --loss --lr-d --lr-g --minutes --on-nan --out "
     "--penalty --penalty-every --precision --preset --resume --seed --text-encoder --threads",
     "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --text-encoder --truncation -o",
-    "sample-grid": "--cols --device --interpolate --model --out --prompts --rows --seeds --style-mixing "
+    "push": "--half --licence --private",
+    "ui": "--allow-training --device --host --open --password --port --share",
+    "sample-grid": "--cols --device --interpolate --model --out --over-time --prompts --rows --seeds --style-mixing "
     "--text-encoder --truncation --truncation-sweep -o",
     "evaluate": "--clip --device --inception-weights --json --metrics --out --samples --seed --text-encoder "
     "--train-data --truncation",
@@ -180,7 +183,7 @@ def test_the_three_lines_in_an_empty_folder_pick_their_defaults_and_say_what_the
     assert Image.open("out.png").size == (64, 64)
     assert "wrote grid.png" in t2i("sample-grid", "--cols", "2", "--rows", "1")
     config = json.loads((here / "runs" / "00000-dfgan-coco-train-64" / "config.json").read_text())
-    assert config["settings"]["optim"]["precision"] == "bf16"
+    assert config["settings"]["optim"]["precision"] == mixed_precision(torch.device("cpu"))
 
 
 # ---- train -----------------------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ import pytest
 import torch
 from onnxruntime import InferenceSession
 from shape_captions import CAPTIONS, PROMPTS
-from short_runs import ONE_QUICKLY, config
+from short_runs import config
 from tokenizers import Tokenizer
 
 from t2i import export as module
 from t2i.cli import run
 from t2i.errors import UserError
 from t2i.export import export_onnx
+from t2i.models import list_architectures
 from t2i.models.folder import ModelDescription, build_generator
 from t2i.models.growing import Growth
 from t2i.pipeline import TextToImagePipeline
@@ -72,8 +73,8 @@ def assert_draws_the_same(pipe, folder, prompts):
     assert ours.std() > 1
 
 
-# dfgan and stylegan are in the quick suite by the two tests below.
-@pytest.mark.parametrize("arch", ONE_QUICKLY)
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", list_architectures())
 def test_every_architecture_gives_the_same_images_as_onnx(arch, encoder, tmp_path):
     pipe = pipeline(arch, encoder)
     export_onnx(pipe, tmp_path)
