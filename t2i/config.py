@@ -180,6 +180,9 @@ class Evaluation:
     data: str | None = setting(
         None, "Held-out data; left out, the validation split beside the training data.", needs="eval.every"
     )
+    patience: int | None = setting(
+        None, "End the run after so many scores without a better one.", option="--patience", least=1, needs="eval.every"
+    )
     best_by: Literal["kd", "fd", "r-precision"] = setting(
         "kd", "The score that chooses the best model.", option="--best-by", needs="eval.every"
     )
@@ -197,6 +200,9 @@ class RunSettings:
     )
     log_kimg: float = setting(1.0, "Write a line of metrics every so many thousand images.", above=0)
     snapshot_kimg: float = setting(10.0, "Write a snapshot and a sample grid every so many thousand images.", above=0)
+    sample_prompts: tuple[str, ...] = setting(
+        (), "Prompts of the sample grids; left out, captions of the data.", option="--sample-prompts"
+    )
     keep_snapshots: int = setting(
         10, "Snapshots to keep: the last two whole, of older ones the model alone, spread over the run.", least=2
     )

@@ -107,7 +107,7 @@ def _try(handle: int, shared: bool) -> bool:
 
 
 class Holder(NamedTuple):
-    """A process of this machine, and the time.time() from which on it has its lock."""
+    """A process of this machine, and since when it has its lock: seconds since 1970, for people to read."""
 
     pid: int
     since: float

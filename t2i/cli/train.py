@@ -14,6 +14,7 @@ from t2i.cli.progress import heard, progress
 from t2i.config import FIELDS, TrainConfig, help_of
 from t2i.errors import UsageError, UserError
 from t2i.files import first_line, shell_word
+from t2i.prompts import read_prompts
 from t2i.signals import comes_twice, stop_signals
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def train(
     checkpoint_minutes: Annotated[float | None, _setting("run.checkpoint_minutes")] = None,
     eval_every: Annotated[int | None, _setting("eval.every")] = None,
     best_by: Annotated[str | None, _setting("eval.best_by", "kd|fd|r-precision")] = None,
+    patience: Annotated[int | None, _setting("eval.patience")] = None,
+    sample_prompts: Annotated[Path | None, _setting("run.sample_prompts", "FILE")] = None,
     on_nan: Annotated[str | None, _setting("run.on_nan", "stop|rollback")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     out: Annotated[Path, Option(help="Folder that the run folder is made in.")] = RUNS,
@@ -90,7 +93,8 @@ def train(
         "schedule.growing": growing, "optim.batch": batch, "optim.accumulate": accumulate, "schedule.kimg": kimg,
         "schedule.minutes": minutes, "optim.lr_g": lr_g, "optim.lr_d": lr_d, "optim.precision": precision,
         "run.seed": seed, "run.threads": threads, "run.checkpoint_minutes": checkpoint_minutes,
-        "eval.every": eval_every, "eval.best_by": best_by, "run.on_nan": on_nan, "begin_with": begin_with,
+        "eval.every": eval_every, "eval.best_by": best_by, "eval.patience": patience, "run.on_nan": on_nan,
+        "run.sample_prompts": sample_prompts and read_prompts(sample_prompts), "begin_with": begin_with,
     }  # fmt: skip
     flags = {name: value for name, value in given.items() if value is not None}
     if amp and precision:
@@ -356,6 +360,9 @@ def _train(
         say(f"{outcome.images_seen:,} images seen, {outcome.seconds / 60:.1f} minutes; model: {model}")
         if resume and outcome.reason == "done" and outcome.images_seen == outcome.began_at:
             say(f"nothing was left to do: the goal of {settings.schedule.kimg:g} kimg is reached; --kimg raises it")
+        if outcome.reason == "patience":
+            best = (run.read_best() or {}).get("snapshot", 0)
+            say(f"no better score in {settings.eval.patience} scores: the best is {run.folder}@best, {best:,} images")
         schedule = Schedule(settings, dataset.resolution)
         if (reached := schedule.growth_after(outcome.images_seen).resolution) < dataset.resolution:
             say(f"it has grown to {reached} px only (stages: {schedule.describe()})")

@@ -80,9 +80,8 @@ def find_model(name: Path | str) -> Path:
         return find_snapshot(Path(match[1]), match[2])
     if str(name) == BUILT_IN.name:
         return BUILT_IN
-    return (
-        fetch(name) if is_hub_name(name) and not path.exists() and not Path(str(name).split("@")[0]).exists() else path
-    )
+    here = path.exists() or path.parent.name == "runs"  # a run that is not there is nothing for the hub
+    return fetch(name) if is_hub_name(name) and not here else path
 
 
 def model_name(folder: Path) -> str:

@@ -1,8 +1,8 @@
 """The training loop.
 
-One function, read top to bottom: set-up, then what is due (log, snapshot, the end), then a step. Everything with state
-is in the trainer; everything random and every plan come from the number of images seen, so a resumed run goes on as if
-it had never stopped.
+`train` is read top to bottom: what is due at a step boundary (log, snapshot, the end), then a step. Everything with
+state is in the trainer; everything random and every plan come from the number of images seen, so a resumed run goes on
+as if it had never stopped.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,9 @@ from t2i.training.collapse import CollapseWatch
 from t2i.training.distributed import ALONE, Ranks
 from t2i.training.loading import BatchLoader, resident_images
 from t2i.training.memory import keep_freed_memory, memory_gib, out_of_memory
-from t2i.training.metrics import MetricsLog
+from t2i.training.metrics import MetricsLog, read_metrics
 from t2i.training.nan_guard import NotFinite
-from t2i.training.progress import Due, Progress
+from t2i.training.progress import Progress
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run
 from t2i.training.schedule import Schedule
@@ -38,6 +38,7 @@ COLUMNS = (
     "logits_real", "logits_mismatch", "logits_fake", *(name for term in TERMS.values() for name in term.columns),
     "saturated", "diversity", "gradient_g", "gradient_d", "resolution", "alpha", *SCORES.values(),
 )  # fmt: skip
+SCORED = set(SCORES.values())  # in a line of metrics.jsonl
 ROLLBACKS = 3
 
 
@@ -57,9 +58,9 @@ class Status:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: "done", "minutes" or "signal", and after how many seconds of this call of train().
+    """How training ended: "done", "minutes", "signal" or "patience".
 
-    began_at: images seen before it.
+    seconds: of this call of train(); began_at: images seen before it.
     """
 
     reason: str
@@ -86,108 +87,139 @@ def train(
     stop: asked at every step boundary; where any rank says True, a checkpoint is written and training ends.
     say: takes a line for the user. Raises UserError, one line; the last checkpoint is then untouched.
     """
-    # ---- Set-up ----
-    if device.type == "cpu":
-        keep_freed_memory()
-        torch.set_num_threads(config.run.threads or torch.get_num_threads())
-    schedule = Schedule(config, dataset.resolution)
-    text = make_text(config, dataset, run.folder, write=ranks.first)
-    if text.cut and not resume:
-        say(text.cut)
-    trainer = Trainer(config, dataset.resolution, text, device, ranks)
-    progress = Progress(config)
-    if resume:
-        progress.restart(*restore(trainer, run, ranks, say))
-    elif config.begin_with:
-        begin_with(trainer, config.begin_with, ranks, say)
-    loader = BatchLoader(
-        dataset, text, progress.seed, device, ranks,
-        mismatches=config.adversarial.mismatches,
-        flips="word_region" in config.terms,
-        resident=resident_images(dataset, device),
-        mirror="flip" in config.adversarial.augment,
-    )  # fmt: skip
-    watch = CollapseWatch(tanh=config.generator.get("output") == "tanh")
-    snapshots = Snapshots(config, dataset, text, run, trainer, schedule)
-    scoring = Scoring(config, dataset, text, run, device, say) if config.eval.every and ranks.first else None
-    metrics_log = MetricsLog(run.folder, COLUMNS, tensorboard=config.run.tensorboard) if ranks.first else None
-    if metrics_log:
-        for folder in (run.folder, run.samples):
-            sweep(folder)  # what a killed run was writing
-        metrics_log.rewind(progress.images_seen)
-        snapshots.save_reals()
-
-    def save() -> None:
-        if ranks.first:
-            snapshots.save(progress)
-        progress.saved()
-
-    def rollback(error: NotFinite) -> None:
-        """Go on from the last checkpoint with other random numbers. Raises the error where that is not wanted."""
-        if config.run.on_nan != "rollback" or progress.rollbacks == ROLLBACKS:
-            raise error
-        say(f"{error}; going back")
-        rollbacks = progress.rollbacks + 1  # of this process: the checkpoint may be older than the last rollback
-        images_seen, seconds, _ = restore(trainer, run, ranks, say)
-        progress.restart(images_seen, seconds, rollbacks)
-        loader.reseed(progress.seed)
-        if metrics_log:
-            metrics_log.rewind(images_seen)
-
+    loop = Loop(config, dataset, run, device, resume, ranks, say)
     if not resume:
-        save()  # a disk that cannot be written shows now, not in ten minutes
-
+        loop.save()  # a disk that cannot be written shows now, not in ten minutes
     while True:
-        due = progress.due(stop, ranks)
+        due = loop.progress.due(stop, ranks)
         try:
             if due.log or due.save:
-                trainer.guard.flush()  # what NaN has touched is neither logged nor kept
-
-            # ---- Log: every log_kimg, with scores every eval.every, and at the end ----
-            if due.log:
-                metrics = read_metrics(trainer, schedule, progress, device, ranks)
-                if scoring and due.score and metrics["resolution"] == dataset.resolution:
-                    scores, best = scoring.score(*snapshots.model(progress.images_seen))
-                    metrics |= scores
-                    due = Due(due.reason, due.log, due.save or best, due.score)
-                if metrics_log:
-                    metrics_log.append(metrics)
-                on_status(
-                    Status(progress.images_seen, progress.goal, progress.elapsed, config.schedule.minutes, metrics)
-                )
-                for warning in watch.look(metrics):
-                    say(warning)
-                progress.logged()
-
-            # ---- Snapshot: every snapshot_kimg or checkpoint_minutes, at a best score, and at the end ----
-            if due.save:
-                save()
-            if due.reason:
+                loop.trainer.guard.flush()  # what NaN has touched is neither logged nor kept
+            if due.log:  # every log_kimg, with scores every eval.every, and at the end
+                best = loop.log(due.score, on_status)
+            stale = due.score and loop.out_of_patience()
+            if due.save or stale or (due.log and best):  # every snapshot_kimg, at a best score, at the end
+                loop.save()
+            if due.reason or stale:
                 break
-
-            # ---- A step ----
-            plan = schedule.plan(progress.images_seen)
-            batch = loader.load(plan.images_seen, plan.batch)
-            batch = batch.with_images(real_at(batch.images, plan.growth))
-            trainer.step(plan, batch, StepRandom(progress.seed, plan.images_seen, plan.batch, device=str(device)))
-            progress.images_seen += plan.batch
+            loop.step()
         except NotFinite as error:
-            rollback(error)
+            loop.rollback(error)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise out_of_memory(config, schedule.plan(progress.images_seen), ranks) from None
-        if refusal := trainer.stop_capturing():
+            raise out_of_memory(config, loop.schedule.plan(loop.progress.images_seen), ranks) from None
+        if refusal := loop.trainer.stop_capturing():
             say(f"steps cannot be captured here ({refusal}); training goes on without, more slowly")
-
-    loader.close()
-    if metrics_log:
-        metrics_log.close()
-    ranks.wait()
-    return Outcome(due.reason, progress.images_seen, progress.elapsed, progress.began_at)
+    loop.close()
+    return Outcome(due.reason or "patience", loop.progress.images_seen, loop.progress.elapsed, loop.progress.began_at)
 
 
-def read_metrics(
+class Loop:
+    """The parts of a training, set up, and what `train` does with them at a step boundary. Arguments: as of `train`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: PreparedDataset,
+        run: Run,
+        device: torch.device,
+        resume: bool,
+        ranks: Ranks,
+        say: Callable[[str], None],
+    ):
+        if device.type == "cpu":
+            keep_freed_memory()
+            torch.set_num_threads(config.run.threads or torch.get_num_threads())
+        self.config, self.run, self.device, self.ranks, self.say = config, run, device, ranks, say
+        self.schedule = Schedule(config, dataset.resolution)
+        text = make_text(config, dataset, run.folder, write=ranks.first)
+        if text.cut and not resume:
+            say(text.cut)
+        self.trainer = Trainer(config, dataset.resolution, text, device, ranks)
+        self.progress = Progress(config)
+        if resume:
+            self.progress.restart(*restore(self.trainer, run, ranks, say))
+        elif config.begin_with:
+            begin_with(self.trainer, config.begin_with, ranks, say)
+        self.loader = BatchLoader(
+            dataset, text, self.progress.seed, device, ranks,
+            mismatches=config.adversarial.mismatches,
+            flips="word_region" in config.terms,
+            resident=resident_images(dataset, device),
+            mirror="flip" in config.adversarial.augment,
+        )  # fmt: skip
+        self.watch = CollapseWatch(tanh=config.generator.get("output") == "tanh")
+        self.snapshots = Snapshots(config, dataset, text, run, self.trainer, self.schedule)
+        scores = config.eval.every and ranks.first
+        self.scoring = Scoring(config, dataset, text, run, device, say) if scores else None
+        self.metrics_log = MetricsLog(run.folder, COLUMNS, config.run.tensorboard) if ranks.first else None
+        if self.metrics_log:
+            for folder in (run.folder, run.samples):
+                sweep(folder)  # what a killed run was writing
+            self.metrics_log.rewind(self.progress.images_seen)
+            self.snapshots.save_reals()
+
+    def step(self) -> None:
+        progress = self.progress
+        plan = self.schedule.plan(progress.images_seen)
+        batch = self.loader.load(plan.images_seen, plan.batch)
+        batch = batch.with_images(real_at(batch.images, plan.growth))
+        self.trainer.step(plan, batch, StepRandom(progress.seed, plan.images_seen, plan.batch, device=str(self.device)))
+        progress.images_seen += plan.batch
+
+    def log(self, score: bool, on_status: Callable[[Status], None]) -> bool:
+        """Write the means since the last line, with `score` the scores too; whether those are the best so far."""
+        progress, best = self.progress, False
+        metrics = mean_metrics(self.trainer, self.schedule, progress, self.device, self.ranks)
+        if self.scoring and score and metrics["resolution"] == self.trainer.resolution:
+            scores, best = self.scoring.score(*self.snapshots.model(progress.images_seen))
+            metrics |= scores
+        if self.metrics_log:
+            self.metrics_log.append(metrics)
+        minutes = self.config.schedule.minutes
+        on_status(Status(progress.images_seen, progress.goal, progress.elapsed, minutes, metrics))
+        for warning in self.watch.look(metrics):
+            self.say(warning)
+        progress.logged()
+        return best
+
+    def out_of_patience(self) -> bool:
+        """Whether the last eval.patience scores, also those of earlier sittings, were no better than one before."""
+        if not (patience := self.config.eval.patience):
+            return False
+        later: list[dict] = []
+        if self.ranks.first and (best := self.run.read_best()):
+            lines = read_metrics(self.run.folder / "metrics.jsonl")
+            later = [line for line in lines if line["images_seen"] > best["snapshot"] and SCORED & line.keys()]
+        return self.ranks.share(len(later) >= patience)
+
+    def save(self) -> None:
+        """Write a snapshot."""
+        if self.ranks.first:
+            self.snapshots.save(self.progress)
+        self.progress.saved()
+
+    def rollback(self, error: NotFinite) -> None:
+        """Go on from the last checkpoint with other random numbers. Raises the error where that is not wanted."""
+        if self.config.run.on_nan != "rollback" or self.progress.rollbacks == ROLLBACKS:
+            raise error
+        self.say(f"{error}; going back")
+        rollbacks = self.progress.rollbacks + 1  # of this process: the checkpoint may be older than the last rollback
+        images_seen, seconds, _ = restore(self.trainer, self.run, self.ranks, self.say)
+        self.progress.restart(images_seen, seconds, rollbacks)
+        self.loader.reseed(self.progress.seed)
+        if self.metrics_log:
+            self.metrics_log.rewind(images_seen)
+
+    def close(self) -> None:
+        self.loader.close()
+        if self.metrics_log:
+            self.metrics_log.close()
+        self.ranks.wait()
+
+
+def mean_metrics(
     trainer: Trainer, schedule: Schedule, progress: Progress, device: torch.device, ranks: Ranks
 ) -> dict[str, float]:
     """The means since the last line, and where the run is."""

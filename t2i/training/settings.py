@@ -21,7 +21,7 @@ from t2i.training.tables import check_losses, check_networks, check_together, co
 WARM_UP = 0.25  # of a run, at the most, is a preset's warm-up: of its own length it is 3 to 16 %
 MAY_CHANGE = (
     "schedule.kimg", "schedule.minutes", "optim.accumulate", "run.checkpoint_minutes", "run.threads", "eval.every",
-    "eval.best_by", "run.on_nan",
+    "eval.best_by", "eval.patience", "run.on_nan", "run.sample_prompts",
 )  # fmt: skip  # of a run that is resumed: none of them changes a step
 
 

@@ -31,7 +31,7 @@ class Snapshots:
     ):
         self.config, self.dataset, self.text, self.run = config, dataset, text, run
         self.trainer, self.schedule = trainer, schedule
-        self.preview = Preview(dataset, text, trainer.generator.z_dim, config.run.seed, trainer.device)
+        self.preview = Preview(dataset, text, trainer.generator.z_dim, trainer.device, config.run.sample_prompts)
 
     def save_reals(self) -> None:
         """The real images of the sample grid, once."""

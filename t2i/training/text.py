@@ -13,6 +13,7 @@ from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError
 from t2i.files import first_line
+from t2i.text.encoders import load_recorded
 from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch, TextStatistics
 from t2i.text.tokenizer import CaptionTokenizer
@@ -46,6 +47,10 @@ class PreparedText(FrozenText):
     def batch(self, caption_ids: Sequence[int] | np.ndarray) -> TextBatch:
         """Captions, by their ids in the data set, as a networks' input: half precision on the CPU."""
         return pad_tokens(self.dataset.tokens(caption_ids))
+
+    def encode(self, captions: Sequence[str]) -> TextBatch:
+        """Captions of any kind, by the encoder that the data set was prepared with. Raises UserError."""
+        return load_recorded(self.dataset.text).encode_batch(list(captions))
 
     def for_drawing(self, text: TextBatch) -> TextBatch:
         """A batch as the averaged generator takes it."""

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def look(name: Path | str, folder: Path | str) -> Look:
 def _seconds_left(config: TrainConfig, last: dict[str, Any], since: float) -> float:
     left = (config.schedule.kimg * 1000 - last["images_seen"]) / last["images_per_second"]
     minutes = config.schedule.minutes
-    return left if minutes is None else min(left, since + 60 * minutes - time.time())
+    return left if minutes is None else min(left, since + 60 * minutes - datetime.now().timestamp())
 
 
 def _duration(seconds: float) -> str:

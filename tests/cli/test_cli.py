@@ -43,7 +43,8 @@ OPTIONS = {
     "--resolution --shapes --shard --shards --split --strict --text-encoder --val-fraction --workers",
     "train": "--accumulate --amp --arch --batch --begin-with --best-by --checkpoint-minutes --conditioning --config "
     "--device --dry-run --eval-every --gpus --growing --kimg --loss --lr-d --lr-g --minutes --on-nan --out "
-    "--penalty --penalty-every --precision --preset --resume --seed --text-encoder --threads",
+    "--patience --penalty --penalty-every --precision --preset --resume --sample-prompts --seed --text-encoder "
+    "--threads",
     "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --text-encoder --truncation -o",
     "push": "--half --licence --private",
     "ui": "--allow-training --device --host --open --password --port --share",

