@@ -73,11 +73,10 @@ def test_a_run_goes_on_as_it_would_have(arch, resumed, left):
         for name, value in renamed.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=0.02, msg=name)
         return
-    # Some biases change nothing (a key's before a softmax, those before AdaIN): their gradients are rounding, of which
-    # Adam makes steps.
-    apart = torch.cat([(found[name] - value).abs().flatten() for name, value in renamed.items()])
-    near = torch.cat([(1e-5 + 1e-4 * value.abs()).flatten() for value in renamed.values()])
-    assert (apart > near).float().mean() < 0.01 and apart.max() < 0.01
+    for name, value in renamed.items():
+        # A softmax does not see a key's bias, nor AdaIN one: their gradients are rounding, of which Adam makes steps.
+        if not name.endswith(("pooler.key.bias", "blocks.4.layer1.bias")):
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("arch", SEEN)
