@@ -36,8 +36,7 @@ def fetch(name: Path | str) -> Path:
         try:
             folder = Path(hub.snapshot_download(match["repo"], **wanted))
         except LocalEntryNotFoundError as error:
-            offline = hub.constants.is_offline_mode() or "it cannot be reached"
-            why = "HF_HUB_OFFLINE is set" if offline is True else offline
+            why = "HF_HUB_OFFLINE is set" if hub.constants.is_offline_mode() else "it cannot be reached"
             raise UserError(
                 f"{name}: no such folder here, and not in the Hugging Face hub's cache either ({why})"
             ) from error

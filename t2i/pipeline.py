@@ -3,13 +3,15 @@
 import math
 import operator
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
+from torch import Tensor
 
 from t2i.device import pick_device
 from t2i.errors import UsageError
@@ -195,6 +197,19 @@ class TextToImagePipeline:
             return PipelineOutput(images.permute(0, 3, 1, 2).float() / 255)
         arrays = images.numpy()
         return PipelineOutput(arrays if output_type == "np" else [PIL.Image.fromarray(image) for image in arrays])
+
+    def draw_each(
+        self, condition: Tensor, seeds: Sequence[int], truncation_psi: float = 1.0
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Every condition [N, E] (`sampler.pool`) with every seed: (number of the condition, seed, uint8 [R, R, 3])."""
+        jobs = [(row, seed) for row in range(len(condition)) for seed in seeds]
+        noise = torch.stack([self.sampler.noise(seed) for _, seed in jobs])
+        rows = torch.tensor([row for row, _ in jobs], device=self.device)
+        images = (
+            image for group in self.sampler.draw(noise, condition[rows], truncation_psi) for image in group.numpy()
+        )
+        for (row, seed), image in zip(jobs, images):
+            yield row, seed, image
 
     def encode(self, prompts: Sequence[str]) -> TextBatch:
         """Prompts as token embeddings on the CPU. Raises UsageError where one is empty."""

@@ -71,16 +71,11 @@ def generate(
     pipe.sampler.group = batch or pipe.sampler.group
     condition = pipe.sampler.pool(encode(pipe, texts, console.warn))
     target.check()  # before the work, after all other checks
-    import torch
-
-    jobs = [(index, seed) for index in range(len(texts)) for seed in numbers]
-    noise = torch.stack([pipe.sampler.noise(seed) for _, seed in jobs])
-    rows = torch.tensor([index for index, _ in jobs], device=pipe.device)
-    images = (image for group in pipe.sampler.draw(noise, condition[rows], truncation) for image in group.numpy())
+    images = pipe.draw_each(condition, numbers, truncation)
     if target.stdout:
-        return _print_image(pipe, list(images), texts, numbers, truncation)
+        return _print_image(pipe, [image for *_, image in images], texts, numbers, truncation)
     written = []
-    for number, ((index, seed), image) in enumerate(zip(jobs, images)):
+    for number, (index, seed, image) in enumerate(images):
         path = target.name(number)
         save_image(image, path, pipe.image_facts(texts[index], seed, truncation))
         written.append({"path": str(path), "prompt": texts[index], "seed": seed})

@@ -1,7 +1,10 @@
 """t2i ui: a page to draw and to train on."""
 
 import ipaddress
-from typing import Annotated
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -9,6 +12,9 @@ from t2i.cli import console
 from t2i.cli.options import Device, ModelArgument
 from t2i.errors import UsageError, UserError
 from t2i.files import first_line
+
+if TYPE_CHECKING:
+    from gradio import Blocks
 
 USER = "t2i"  # the name beside --password
 
@@ -46,9 +52,19 @@ def ui(
     from t2i.ui.watching import Trainings
 
     pick_device(device)
-    models = Models(device, any_folder=not open_to_others, first=None if model is None else str(model))
-    models.load(models.names()[0])  # a wrong one shows now
-    app = page.build(models, Trainings(), training_allowed=allow_training or not open_to_others)
+    first = None if model is None else str(model)
+    with tempfile.TemporaryDirectory(prefix="t2i-ui-", ignore_cleanup_errors=True) as files:
+        os.environ["GRADIO_TEMP_DIR"] = os.path.join(files, "served")  # its copies go with ours
+        models = Models(device, Path(files), any_folder=not open_to_others, first=first)
+        models.load(models.names()[0])  # a wrong one shows now
+        app = page.build(models, Trainings(), training_allowed=allow_training or not open_to_others)
+        _serve(app, host, port, share, password, open_browser)
+
+
+def _serve(app: "Blocks", host: str, port: int | None, share: bool, password: str | None, open_browser: bool) -> None:
+    """Until a signal ends it. Raises UserError, one line, where the address is taken."""
+    from t2i.ui import page
+
     try:
         _, address, public = app.launch(
             server_name=host, server_port=port, share=share, auth=(USER, password) if password else None,

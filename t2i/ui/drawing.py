@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-import torch
 from PIL import Image
 
 from t2i.animations import save_animation
@@ -37,11 +36,14 @@ class Drawn:
 class Models:
     """Models by their names, as --model takes them; the last few stay loaded.
 
+    files: the folder that images are written to.
     any_folder: whether a model may be named that is not in `names`; on a page that others see it may not.
     """
 
-    def __init__(self, device: str, runs: Path | str = "runs", any_folder: bool = True, first: str | None = None):
-        self.device, self.runs, self.any_folder, self.first = device, Path(runs), any_folder, first
+    def __init__(
+        self, device: str, files: Path, runs: Path | str = "runs", any_folder: bool = True, first: str | None = None
+    ):
+        self.device, self.files, self.runs, self.any_folder, self.first = device, files, Path(runs), any_folder, first
         self._loaded: OrderedDict[str, TextToImagePipeline] = OrderedDict()
         self._lock = Lock()
 
@@ -74,6 +76,10 @@ class Models:
             warn(growing)
         return pipe
 
+    def new_folder(self) -> Path:
+        """For the files of one click."""
+        return Path(tempfile.mkdtemp(dir=self.files))
+
 
 def _changed(folder: Path) -> float:
     index = folder / "model_index.json"
@@ -91,13 +97,9 @@ def draw(models: Models, model: str, prompts: str, seeds: str, truncation: float
     _check_count(len(texts) * len(numbers))
     pipe = models.load(model, warn)
     condition = pipe.sampler.pool(encode(pipe, texts, warn))
-    jobs = [(text, seed) for text in range(len(texts)) for seed in numbers]
-    noise = torch.stack([pipe.sampler.noise(seed) for _, seed in jobs])
-    rows = torch.tensor([text for text, _ in jobs], device=pipe.device)
-    folder = new_folder()
+    folder = models.new_folder()
     files: list[tuple[str, str]] = []
-    images = (image for group in pipe.sampler.draw(noise, condition[rows], truncation) for image in group.numpy())
-    for (text, seed), image in zip(jobs, images):
+    for text, seed, image in pipe.draw_each(condition, numbers, truncation):
         path = folder / f"{slug(texts[text])}-{len(files)}-seed-{seed}.png"
         save_image(image, path, pipe.image_facts(texts[text], seed, truncation))
         files.append((str(path), f"{texts[text]}, {seed}" if len(texts) > 1 else f"seed {seed}"))
@@ -125,7 +127,7 @@ def between(
     pipe = models.load(model, warn)
     grids = interpolation_frames(pipe, ends, numbers, int(steps), truncation, warn)
     sheets: list[Image.Image] = [table_grid(grid.draw(), grid.labels, grid.columns, grid.title) for grid in grids]
-    path = new_folder() / f"{slug(ends[0])}-to-{slug(ends[1])}.gif"
+    path = models.new_folder() / f"{slug(ends[0])}-to-{slug(ends[1])}.gif"
     facts = {**pipe.image_facts(" | ".join(ends), numbers[0], truncation), "seeds": ",".join(map(str, numbers))}
     save_animation(sheets, path, [STEP] * len(sheets), facts)
     words = ["t2i", "sample-grid", "--interpolate", *map(shell_word, ends), "--model", shell_word(model), "--seeds"]
@@ -150,11 +152,6 @@ def next_seeds(seeds: str) -> str:
 def slug(prompt: str) -> str:
     """A prompt as a part of a file's name."""
     return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40] or "image"
-
-
-def new_folder() -> Path:
-    """For the files of one click; below the folder that Gradio may serve from."""
-    return Path(tempfile.mkdtemp(prefix="t2i-ui-"))
 
 
 def _check_count(count: int) -> None:

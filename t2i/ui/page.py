@@ -1,8 +1,8 @@
 """The page: two tabs over drawing.py and watching.py, laid out by Gradio. Errors are the command line's lines."""
 
 import functools
-import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -37,7 +37,7 @@ def build(models: drawing.Models, trainings: watching.Trainings, training_allowe
             with gr.Tab("Mix"):
                 lists += [(_between_tab(models), models.names)]
             with gr.Tab("Training"):
-                run, data = _training_tab(trainings, training_allowed)
+                run, data = _training_tab(trainings, models.files, training_allowed)
                 lists += [(run, lambda: watching.list_runs(trainings.runs)), (data, watching.data_sets)]
         for dropdown, choices in lists:
             _look_anew(page, dropdown, choices)
@@ -154,8 +154,7 @@ def _between_tab(models: drawing.Models) -> gr.Dropdown:
 # ------------------------------------------------------------------------------------------------ training
 
 
-def _training_tab(trainings: watching.Trainings, allowed: bool) -> tuple[gr.Dropdown, gr.Dropdown]:
-    plots = tempfile.mkdtemp(prefix="t2i-ui-")
+def _training_tab(trainings: watching.Trainings, files: Path, allowed: bool) -> tuple[gr.Dropdown, gr.Dropdown]:
     runs = watching.list_runs(trainings.runs)
     run = gr.Dropdown(runs, value=runs[0] if runs else None, label="Run", elem_id="run")
     headline = gr.Markdown(elem_id="headline")
@@ -186,7 +185,7 @@ def _training_tab(trainings: watching.Trainings, allowed: bool) -> tuple[gr.Drop
     def look(run: str | None) -> list[Any]:
         if not run:
             return ["no run yet: start one below, or with `t2i train`", None, None, None, ""]
-        seen = watching.look(run, plots)
+        seen = watching.look(run, files)
         plot, samples = (str(path) if path else None for path in (seen.plot, seen.samples))
         return [seen.headline, plot, samples, seen.scores or None, seen.log]
 

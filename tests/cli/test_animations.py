@@ -1,6 +1,7 @@
 """Animations: a run over time, and the way from one prompt to another."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,5 +106,5 @@ def test_an_mp4_plays_for_as_long_as_its_frames(tmp_path):
 
 
 def test_without_the_extra_an_mp4_is_refused_before_the_work(refused, tiny_run, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     refused(2, "pip install 't2i[video]'", "sample-grid", "--over-time", "--model", tiny_run, "-o", Path("x.mp4"))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -215,5 +216,5 @@ def test_a_page_that_trains_for_others_needs_a_password(refused, monkeypatch):
 
 
 def test_without_the_extra_a_page_says_what_to_install(refused, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     refused(1, "pip install 't2i[ui]'", "ui")

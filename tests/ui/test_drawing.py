@@ -17,8 +17,8 @@ def nothing(line):
 
 
 @pytest.fixture
-def models(tiny_run):
-    return Models("cpu", tiny_run.parent)
+def models(tiny_run, tmp_path):
+    return Models("cpu", tmp_path, tiny_run.parent)
 
 
 def test_the_same_pixels_and_text_as_generate_by_the_command_that_is_shown(here, t2i, tiny_run, models):
@@ -42,12 +42,12 @@ def test_the_same_film_as_sample_grid(here, t2i, tiny_run, models):
 def test_models_are_listed_newest_first_and_read_again_when_they_change(models, tiny_run):
     names = models.names()
     assert names[:3] == [str(tiny_run), f"{tiny_run}@48", f"{tiny_run}@32"] and names[-1] == "emoji"
-    assert Models("cpu", tiny_run.parent, first="mine").names()[0] == "mine"
+    assert Models("cpu", models.files, tiny_run.parent, first="mine").names()[0] == "mine"
     assert models.load(str(tiny_run)) is models.load(f"{tiny_run}@48") is not models.load(f"{tiny_run}@32")
 
 
-def test_others_may_not_name_a_folder(tiny_run, tiny_model):
-    models = Models("cpu", tiny_run.parent, any_folder=False)
+def test_others_may_not_name_a_folder(tiny_run, tiny_model, tmp_path):
+    models = Models("cpu", tmp_path, tiny_run.parent, any_folder=False)
     assert models.load(str(tiny_run)).resolution == 16
     with pytest.raises(UserError, match="not one of this page's models"):
         models.load(str(tiny_model))

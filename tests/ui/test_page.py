@@ -45,7 +45,10 @@ def serving(folder, *options):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "t2i", "ui", "--no-open", "--port", str(port), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
+    temporary = folder / f"tmp-{port}"
+    temporary.mkdir()
+    there = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, env=there)
     try:
         assert process.stdout.readline().startswith("t2i ui: http://")
         yield f"http://127.0.0.1:{port}"
@@ -56,6 +59,9 @@ def serving(folder, *options):
             if at_work := holder(run):
                 os.kill(at_work.pid, signal.SIGKILL)
     assert code == 130
+    assert (
+        list((folder / "tmp").glob("t2i-ui-*")) == [] and not (folder / "tmp" / "gradio").exists()
+    )  # it leaves nothing
 
 
 @pytest.fixture(scope="module")
