@@ -33,7 +33,7 @@ class Copier:
 
     def images(self, text: TextBatch, seeds: Sequence[int], truncation_psi: float = 1.0) -> torch.Tensor:
         nearest = (sentence_vector(text.to("cpu")) @ self.known.T).argmax(1).numpy()
-        return torch.from_numpy(self.data.images(self.owners[nearest]))
+        return torch.from_numpy(self.data.rgb(self.owners[nearest]))
 
 
 def encode(prompts: Sequence[str]) -> TextBatch:

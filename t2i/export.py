@@ -1,7 +1,7 @@
 """ONNX export: one file from token ids to pixels, and the tokenizer that makes the ids.
 
 OUT/model.onnx      text encoder, pooler and generator: input_ids and attention_mask int64 [N, L], noise float32 [N, Z]
-                    -> images uint8 [N, R, R, 3]
+                    -> images uint8 [N, h, w, 3 or 4]
 OUT/tokenizer.json  for the library tokenizers: captions to ids and mask, cut and padded
 OUT/README.md       how to generate images with them, without torch and without t2i
 
@@ -21,6 +21,7 @@ from t2i.errors import UserError
 from t2i.files import atomic_write, first_line, make_folder, sweep
 from t2i.models.growing import enlarge
 from t2i.pipeline import TextToImagePipeline
+from t2i.pixels import shown
 from t2i.precision import to_pixels
 from t2i.text.frozen import as_kept
 from t2i.text.minilm import Linear
@@ -33,14 +34,15 @@ FILES = ("model.onnx", "tokenizer.json", "README.md")
 
 
 class EndToEndModel(nn.Module):
-    """A pipeline as one module on the CPU: input_ids, attention_mask int64 [N, L], noise [N, Z] -> uint8 [N, R, R, 3].
+    """A pipeline as one module on the CPU: input_ids, attention_mask int64 [N, L] and noise [N, Z] -> images uint8
+    [N, h, w, 3 or 4].
 
     Its images equal the pipeline's up to rounding: the pipeline pools captions of one length at a time, unpadded.
     """
 
     def __init__(self, pipe: TextToImagePipeline):
         super().__init__()
-        self.generator, self.resolution = pipe.generator, pipe.resolution
+        self.generator, self.resolution, self.form = pipe.generator, pipe.resolution, pipe.description.form
         encoder = pipe.text_encoder
         self.text_encoder = encoder.encoder if isinstance(encoder, TrainedEncoder) else encoder.model
         self.hidden = None if isinstance(encoder, TrainedEncoder) else encoder.hidden
@@ -52,7 +54,7 @@ class EndToEndModel(nn.Module):
         else:
             tokens = as_kept(self.hidden(input_ids, attention_mask)).float()
         condition = self.generator.pool(TextBatch(tokens, mask))
-        return to_pixels(enlarge(self.generator.synthesis(noise, condition), self.resolution))
+        return shown(to_pixels(enlarge(self.generator.synthesis(noise, condition), self.resolution)), self.form)
 
 
 def export_onnx(pipe: TextToImagePipeline, folder: Path | str) -> None:
@@ -136,7 +138,8 @@ def _plain_linear(module: nn.Module) -> Iterator[None]:
 def readme(pipe: TextToImagePipeline) -> str:
     """README.md: how to generate images with the files, and the facts of the model."""
     prompt = json.dumps((pipe.known_prompts or ["a table"])[0], ensure_ascii=False)
-    about, side, z_dim = pipe.description, pipe.resolution, pipe.generator.z_dim
+    about, z_dim = pipe.description, pipe.generator.z_dim
+    (width, height), channels = about.form.size(pipe.resolution), 4 if about.form.transparent else 3
     terms = about.training.get("licences")
     # To a trained encoder "[PAD]" in a caption is text; tokenizer.json cannot express that.
     trained = isinstance(pipe.text_encoder, TrainedEncoder)
@@ -144,7 +147,7 @@ def readme(pipe: TextToImagePipeline) -> str:
     licences = f"Licences of its training images: {terms.rstrip('.')}.\n" if terms else ""
     return f"""# A text-to-image model as ONNX
 
-{about.architecture}, {side} x {side} px, text by {about.text_encoder["name"]}, trained on
+{about.architecture}, {width} x {height} px, text by {about.text_encoder["name"]}, trained on
 {about.training.get("data", "unknown data")}; exported by t2i {__version__}.
 {licences}
 `pip install onnxruntime tokenizers numpy pillow`, and then, in this folder:
@@ -167,7 +170,7 @@ for number, image in enumerate(images):
     Image.fromarray(image).save(f"{{number:03}}.png")
 ```
 
-images: uint8 [prompts, {side}, {side}, 3]. A prompt must not be empty. The seed is numpy's, so the image differs
-from that of `t2i generate`, whose noise is
+images: uint8 [prompts, {height}, {width}, {channels}]. A prompt must not be empty. The seed is numpy's, so the
+image differs from that of `t2i generate`, whose noise is
 `torch.randn({z_dim}, generator=torch.Generator().manual_seed(seed))`.
 """

@@ -15,6 +15,7 @@ from t2i.files import encodable
 from t2i.fonts import MAX_LABEL, Font, label_fonts
 
 BACKGROUND, INK, SOFT_INK, RULE = (255, 255, 255), (34, 34, 34), (96, 96, 96), (214, 214, 214)
+SQUARE = 8  # px, under transparent images
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; viewers and encoders choke soon after
 
 
@@ -31,8 +32,8 @@ def captioned_grid(
 ) -> Image.Image:
     """A contact sheet, filled row by row, each image with its caption wrapped beneath it.
 
-    images: N >= 1 arrays [H, W, 3], uint8, all of one shape; small ones are enlarged by a whole factor,
-    nearest neighbour, to about 96 to 128 px. captions: N strings; what does not fit into `caption_lines`
+    images: N >= 1 arrays [H, W, 3], or [H, W, 4] with alpha, uint8, all of one shape; small ones are enlarged by a
+    whole factor, nearest neighbour, to about 96 to 128 px. captions: N strings; what does not fit into `caption_lines`
     lines ends in an ellipsis. Returns an RGB image. Raises UsageError where the sheet would pass 100
     megapixels, ValueError where the arguments do not fit together.
     """
@@ -75,7 +76,7 @@ def table_grid(
 ) -> Image.Image:
     """A table of images: a row for each prompt, labelled at its left; a column for each seed.
 
-    rows: R >= 1 rows of arrays [H, W, 3], uint8, all of one shape (a short row leaves cells empty); enlarged
+    rows: R >= 1 rows of arrays [H, W, 3 or 4], uint8, all of one shape (a short row leaves cells empty); enlarged
     as in `captioned_grid`. row_labels: R strings, wrapped to an image's height. column_labels: one for each
     column, or None. Returns an RGB image. Raises UsageError where the sheet would pass 100 megapixels,
     ValueError where the arguments do not fit together.
@@ -129,8 +130,8 @@ def _tile_size(images: Sequence[np.ndarray]) -> tuple[int, int, int]:
     if len(images) == 0:
         raise ValueError("a grid needs at least one image")
     shape = images[0].shape
-    if len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        raise ValueError(f"images must be [H, W, 3], not {shape}")
+    if len(shape) != 3 or shape[2] not in (3, 4) or 0 in shape:
+        raise ValueError(f"images must be [H, W, 3] or [H, W, 4], not {shape}")
     for image in images:
         if image.dtype != np.uint8 or image.shape != shape:
             raise ValueError(f"images must all be uint8 {shape}, not {image.dtype} {image.shape}")
@@ -174,11 +175,20 @@ def _new_sheet(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDra
 
 
 def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: np.ndarray, factor: int, left: int, top: int) -> None:
-    """Paste an image [H, W, 3] onto the sheet, enlarged by `factor`, nearest neighbour."""
+    """Paste an image [H, W, 3 or 4] onto the sheet, enlarged by `factor`, nearest neighbour."""
     tile = Image.fromarray(np.ascontiguousarray(image.repeat(factor, axis=0).repeat(factor, axis=1)))
     # A hairline around each image: an image with a white background has no edge.
     draw.rectangle((left - 1, top - 1, left + tile.width, top + tile.height), outline=RULE)
+    if tile.mode == "RGBA":
+        tile = Image.alpha_composite(_squares(*tile.size), tile)
     sheet.paste(tile, (left, top))
+
+
+def _squares(width: int, height: int) -> Image.Image:
+    """The pattern that stands for nothing: white and light grey squares, RGBA."""
+    rows, columns = np.mgrid[:height, :width] // SQUARE
+    shade = np.where((rows + columns) % 2, 236, 255).astype(np.uint8)
+    return Image.fromarray(shade).convert("RGBA")
 
 
 # -------------------------------------------------------------------------------------------------- text

@@ -31,9 +31,10 @@ def encode_png(image: Image.Image | np.ndarray, text: dict[str, str] | None = No
 def save_image(image: Image.Image | np.ndarray, path: Path | str, text: dict[str, str] | None = None) -> None:
     """Write an image file atomically, with `text` as metadata that `read_image_text` reads.
 
-    image: a PIL image, or an array uint8 [H, W, 3] or [H, W]. The suffix of `path` picks the format: .png
-    (each item of `text` a text chunk, its key 1 to 79 Latin-1 characters), .jpg, .jpeg and .webp (`text` as
-    JSON in the EXIF description, left out where it is too long for that). A missing parent folder is made.
+    image: a PIL image, or an array uint8 [H, W, 3], [H, W, 4] with alpha (on white in a JPEG) or [H, W].
+    The suffix of `path` picks the format: .png (each item of `text` a text chunk, its key 1 to 79 Latin-1
+    characters), .jpg, .jpeg and .webp (`text` as JSON in the EXIF description, left out where it is too long for
+    that). A missing parent folder is made.
     Raises UsageError at an unknown suffix, UserError where the file cannot be written.
     """
     path = Path(path)
@@ -46,7 +47,9 @@ def save_image(image: Image.Image | np.ndarray, path: Path | str, text: dict[str
         options["pnginfo"] = _chunks(text or {})
     else:
         options["quality"] = 95
-        if image.mode not in ("RGB", "L"):
+        if image.mode == "RGBA" and kind == "JPEG":
+            image = on_colour(image, (255, 255, 255))
+        elif image.mode not in ("RGB", "L", "RGBA"):
             image = image.convert("RGB")
         options["exif"] = exif_of(text or {})
     encoded = io.BytesIO()
@@ -58,6 +61,12 @@ def save_image(image: Image.Image | np.ndarray, path: Path | str, text: dict[str
     make_folder(path.parent)
     with atomic_write(path) as stream:
         stream.write(encoded.getbuffer())
+
+
+def on_colour(image: Image.Image | np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """An RGBA image (or array [H, W, 4]) on a colour, RGB."""
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    return Image.alpha_composite(Image.new("RGBA", image.size, (*colour, 255)), image).convert("RGB")
 
 
 def _chunks(text: dict[str, str]) -> PngImagePlugin.PngInfo:

@@ -35,7 +35,8 @@ from t2i.version import __version__
 
 @dataclass(frozen=True)
 class PipelineOutput:
-    """images: a list of PIL images, a uint8 array [N, R, R, 3], or a float tensor [N, 3, R, R] in [0, 1]."""
+    """images: a list of PIL images, a uint8 array [N, h, w, 3], or a float tensor [N, 3, h, w] in [0, 1]; 4 channels,
+    the last one alpha, where the model draws transparent images."""
 
     images: Any
 
@@ -62,7 +63,7 @@ class TextToImagePipeline:
         self.generator = generator.eval().to(memory_format=torch.channels_last).to(self.device)
         self.description = description
         self.weights_sha256 = weights_sha256
-        self.sampler = Sampler(self.generator, self.device)
+        self.sampler = Sampler(self.generator, self.device, form=description.form)
         self._instead = text_encoder if isinstance(text_encoder, Path | str) else None
         self._text_encoder = None if isinstance(text_encoder, Path | str) else text_encoder
 
@@ -172,7 +173,7 @@ class TextToImagePipeline:
         gives another image, the same prompt and seed the same one.
         generator: where the noise comes from without seeds; None: torch's global generator.
         truncation_psi: 1: as varied as trained; towards 0: the typical image of a prompt, whatever the seed.
-        output_type: "pil", "np" (uint8 [N, R, R, 3]) or "pt" (float [N, 3, R, R] in [0, 1]).
+        output_type: "pil", "np" or "pt", see PipelineOutput.
         Raises UsageError for an empty prompt or a bad argument.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -192,7 +193,7 @@ class TextToImagePipeline:
             where = generator.device if generator is not None else "cpu"
             noise = torch.randn(len(prompts) * count, self.generator.z_dim, generator=generator, device=where).cpu()
         condition = self.sampler.pool(self.encode(prompts)).repeat_interleave(count, dim=0)
-        images = torch.cat(list(self.sampler.draw(noise, condition, truncation_psi)))  # uint8 [N, R, R, 3]
+        images = torch.cat(list(self.sampler.draw(noise, condition, truncation_psi)))
         if output_type == "pt":
             return PipelineOutput(images.permute(0, 3, 1, 2).float() / 255)
         arrays = images.numpy()
@@ -201,7 +202,8 @@ class TextToImagePipeline:
     def draw_each(
         self, condition: Tensor, seeds: Sequence[int], truncation_psi: float = 1.0
     ) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Every condition [N, E] (`sampler.pool`) with every seed: (number of the condition, seed, uint8 [R, R, 3])."""
+        """Every condition [N, E] (`sampler.pool`) with every seed: number of the condition, seed, and the image, uint8
+        [h, w, 3 or 4]."""
         jobs = [(row, seed) for row in range(len(condition)) for seed in seeds]
         noise = torch.stack([self.sampler.noise(seed) for _, seed in jobs])
         rows = torch.tensor([row for row, _ in jobs], device=self.device)

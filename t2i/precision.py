@@ -10,6 +10,6 @@ def at_least_fp32(x: Tensor) -> Tensor:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """[B, 3, R, R], about [-1, 1] -> uint8 [B, R, R, 3] on the CPU, clamped and rounded."""
+    """[B, C, R, R], about [-1, 1] -> uint8 [B, R, R, C] on the CPU, clamped and rounded."""
     pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().contiguous()

@@ -12,6 +12,7 @@ from torch import Tensor
 from t2i.errors import UsageError
 from t2i.models.base import Generator
 from t2i.models.growing import Growth, enlarge
+from t2i.pixels import PixelFormat, on_white, shown
 from t2i.precision import to_pixels
 from t2i.tensors import noise_of_seed
 from t2i.text.pooler import TextBatch
@@ -22,7 +23,9 @@ COARSE_LAYERS = 4  # of style mixing: two a resolution, at 4 and 8 px
 class Sampler:
     """Generates images with a generator in eval mode.
 
-    growth: the stage of growing; None: the generator's own. group: images computed at once.
+    growth: the stage of growing; None: the generator's own. group: images computed at once. form: of the images, which
+    are then yielded as a person sees them, uint8 [N, h, w, 3 or 4]; None: as a network does, squares [N, R, R, 3],
+    transparent ones on white.
     """
 
     def __init__(
@@ -31,9 +34,11 @@ class Sampler:
         device: torch.device | str = "cpu",
         growth: Growth | None = None,
         group: int | None = None,
+        form: PixelFormat | None = None,
     ):
         self.generator, self.device = generator, torch.device(device)
         self.growth = growth or generator.growth
+        self.form = form
         self.group = group or (16 if self.device.type == "cuda" else 4)
 
     def noise(self, seed: int) -> Tensor:
@@ -60,7 +65,7 @@ class Sampler:
 
     @torch.inference_mode()
     def draw(self, noise: Tensor, condition: Tensor, truncation_psi: float = 1.0) -> Iterator[Tensor]:
-        """noise [N, Z] and conditions [N, E] -> uint8 images [<= group, R, R, 3] on the CPU, group by group."""
+        """noise [N, Z] and conditions [N, E] -> uint8 images [<= group, h, w, 3 or 4] on the CPU, group by group."""
         for rows in self._groups(len(noise)):
             part = condition[rows.to(self.device)]
             images = self.generator.synthesis(noise[rows].to(self.device), part, truncation_psi, self.growth)
@@ -88,13 +93,16 @@ class Sampler:
             yield self._pixels(images, rows, len(coarse[0]))
 
     def images(self, text: TextBatch, seeds: Sequence[int], truncation_psi: float = 1.0) -> Tensor:
-        """One image for each caption and seed: uint8 [N, R, R, 3]."""
+        """One image for each caption and seed, as `draw` yields them: [N, ...]."""
         noise = torch.stack([self.noise(int(seed)) for seed in seeds])
         return torch.cat(list(self.draw(noise, self.pool(text), truncation_psi)))
 
     def _pixels(self, images: Tensor, rows: Tensor, count: int) -> Tensor:
         """The images of a group without the filled-up rows, at full size."""
-        return to_pixels(enlarge(images[: count - int(rows[0])], self.generator.resolution))
+        pixels = to_pixels(enlarge(images[: count - int(rows[0])], self.generator.resolution))
+        if self.form is not None:
+            return shown(pixels, self.form)
+        return pixels if pixels.shape[-1] == 3 else torch.from_numpy(on_white(pixels.numpy()))
 
     def _groups(self, count: int) -> Iterator[Tensor]:
         """Row numbers in groups of one size; the last group is filled up with the last row."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from t2i.cli import console
-from t2i.cli.options import Device, Json, Model, PromptFile, TextEncoderFolder, Truncation
+from t2i.cli.options import Device, Json, Model, PromptFile, TextEncoderFolder, Truncation, parse_colour
 from t2i.errors import UsageError
 from t2i.files import check_writable
 from t2i.prompts import check_truncation, encode, parse_seeds, read_prompts
@@ -38,6 +38,10 @@ def generate(
     seeds: Annotated[str | None, Option(help="Seeds of each prompt, such as 0-7,12.", show_default=False)] = None,
     num: Annotated[int, Option(help="Images a prompt, with consecutive seeds from --seed on.")] = 1,
     truncation: Truncation = 1.0,
+    background: Annotated[
+        str | None,
+        Option(help="Lay a transparent model's images on white, black, grey or #rrggbb.", show_default=False),
+    ] = None,
     batch: Annotated[
         int | None,
         Option(
@@ -62,16 +66,23 @@ def generate(
     if not 1 <= num <= 100_000 or not 0 <= (seed or 0) < 10**18 or not 1 <= (1 if batch is None else batch) <= 1024:
         raise UsageError("--num lies between 1 and 100,000, --seed between 0 and 10^18, --batch between 1 and 1,024")
     check_truncation(truncation)
+    ground = None if background is None else parse_colour(background)
     numbers = list(range(seed or 0, (seed or 0) + num)) if seeds is None else parse_seeds(seeds)
 
-    from t2i.image_files import save_image
+    import numpy as np
+
+    from t2i.image_files import on_colour, save_image
 
     target = _Target(out, len(texts) * len(numbers), json)
     pipe = console.load_pipeline(model, device, quiet=json or target.stdout, text_encoder=text_encoder)
+    if ground is not None and not pipe.description.form.transparent:
+        raise UsageError("--background is for a model that draws transparent images; this one's are opaque")
     pipe.sampler.group = batch or pipe.sampler.group
     condition = pipe.sampler.pool(encode(pipe, texts, console.warn))
     target.check()  # before the work, after all other checks
     images = pipe.draw_each(condition, numbers, truncation)
+    if ground is not None:
+        images = ((index, seed, np.asarray(on_colour(image, ground))) for index, seed, image in images)
     if target.stdout:
         return _print_image(pipe, [image for *_, image in images], texts, numbers, truncation)
     written = []

@@ -57,6 +57,7 @@ def _dataset(path: Path) -> dict[str, Any]:
     info, text = dataset.info, dataset.info["text"]
     return {
         "name": info["name"], "split": info["split"], "resolution": info["resolution"],
+        **dataset.form.describe(),
         "pictures": info["pictures"], "captions": info["captions"], "caption uses": info["caption_uses"],
         "skipped": sum(info["skipped"].values()), "text encoder": text["name"], "text encoder sha256": text["sha256"],
         "tokens": text["tokens"], "source": info["source"], "fingerprint": info["fingerprint"],
@@ -122,7 +123,7 @@ def _model(path: Path) -> dict[str, Any]:
     parameters = sum(value.numel() for value in generator.parameters())
     return {
         "architecture": description.architecture, "resolution": description.resolution,
-        **({"grown to": stage} if stage < description.resolution else {}),
+        **description.form.describe(), **({"grown to": stage} if stage < description.resolution else {}),
         "conditioning": description.conditioning, "parameters": parameters, "sha256": digest,
         "text encoder": description.text_encoder["name"], **description.training,
         "made with": f"t2i {read_json(path / 'model_index.json').get('t2i_version')}",

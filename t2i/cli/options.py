@@ -1,9 +1,12 @@
 """Options that several commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
+
+from t2i.errors import UsageError
 
 _MODEL = (
     "Model folder, run, RUN@N, RUN@best, emoji, the built-in model, or ORG/NAME on the Hugging Face hub "
@@ -21,3 +24,15 @@ TextEncoderFolder = Annotated[
     Path | None,
     Option("--text-encoder", help="Folder of the model's text encoder, if it has moved.", show_default=False),
 ]
+
+COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), "gray": (128, 128, 128)}
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """What --background takes. Raises UsageError, one line."""
+    if text in COLOURS:
+        return COLOURS[text]
+    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        raise UsageError(f"--background {text!r:.40}: white, black, grey or #rrggbb")
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue

@@ -64,12 +64,16 @@ def prepare(
     ] = None,
     split: Annotated[str, Option(help="Which part of the source: train, val.")] = "train",
     resolution: Annotated[
-        int, Option(help="Side of the pictures, px: a power of two from 8 to 1024 (drawn shapes: 16 to 256).")
+        int, Option(help="(Longer) side of the pictures, px: a power of two from 8 to 1024 (drawn shapes: 16 to 256).")
     ] = 64,
-    fit: Annotated[str, Option(help="crop: the centre square; pad: all of it, the background at its sides.")] = "crop",
+    fit: Annotated[str, Option(help="crop: the centre; pad: all of it, the background at its sides.")] = "crop",
     background: Annotated[
         str, Option(help="Under transparent parts, and at the sides: white, black, grey or #rrggbb.")
     ] = "white",
+    channels: Annotated[
+        str, Option(help="rgb; rgba: transparent images stay transparent; grey: shades of grey.")
+    ] = "rgb",
+    aspect: Annotated[str, Option(help="Width to height of the images, such as 3:2 or 9:16.")] = "1:1",
     min_size: Annotated[int, Option(help="Skip images whose shorter side has fewer pixels.")] = 0,
     follow_links: Annotated[
         bool, Option("--follow-links", help="Take linked files and folders outside of the source, too.")
@@ -103,12 +107,14 @@ def prepare(
     """
     from t2i.data.prepare import PrepareOptions
     from t2i.data.prepared import PreparedDataset
+    from t2i.data.records import Framing
 
     _check(resolution, fraction, limit, val_fraction, workers, max_skipped)
     part_of = _parse_shard(shard)
     share = (0.1 if shapes else 0.0) if val_fraction is None else val_fraction
-    framing = parse_framing(fit, background, min_size)
-    if shapes is not None and (framing.describe() or follow_links):
+    framing = parse_framing(fit, background, min_size, channels, aspect)
+    form = framing.form
+    if shapes is not None and (framing != Framing(form=form) or follow_links):
         raise UsageError("--fit, --background, --min-size and --follow-links say nothing of drawn shapes")
     named = Named(
         coco=coco, images=images, captions=captions, annotations=annotations, caption_from=caption_from,
@@ -116,8 +122,10 @@ def prepare(
         shapes=shapes, split=split, follow_links=follow_links,
     ).at_home()  # fmt: skip
     out = out and out.expanduser()
-    sources = find_sources(named, share, resolution)
-    suffix = (f"-f{fraction:g}" if fraction < 1 else "") + (f"-limit{limit}" if limit is not None else "")
+    sources = find_sources(named, share, resolution, form)
+    shape = "x".join(map(str, form.aspect))
+    suffix = "".join(f"-{part}" for part in (channels, shape) if part not in ("rgb", "1x1"))
+    suffix += (f"-f{fraction:g}" if fraction < 1 else "") + (f"-limit{limit}" if limit is not None else "")
     if part_of is None and text_encoder != "minilm":  # that one came with the installation, and torch takes a second
         from t2i.text.encoders import check_encoder
 
@@ -204,7 +212,7 @@ def _stoppable() -> "Iterator[None]":
 
 def _report(summary: "Summary", options: "PrepareOptions") -> None:
     rows = {
-        "pictures": f"{summary.pictures:,} at {options.resolution} px"
+        "pictures": f"{summary.pictures:,} at {options.framing.form.in_words(options.resolution)}"
         + (f" ({summary.resumed_at:,} from an earlier run)" if summary.resumed_at else ""),
     }
     if options.shard is None:

@@ -1,17 +1,17 @@
 """Which source of images and captions the options of `t2i prepare` name."""
 
 import os
-import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from t2i.cli.options import parse_colour
 from t2i.errors import UsageError
 
 if TYPE_CHECKING:
     from t2i.data.records import Framing, Source
-
-COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), "gray": (128, 128, 128)}
+    from t2i.pixels import PixelFormat
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,19 @@ class Named:
         return replace(self, **changed)
 
 
-def find_sources(named: Named, val_share: float, resolution: int) -> "list[tuple[Source, str]]":
+def find_sources(named: Named, val_share: float, resolution: int, form: "PixelFormat") -> "list[tuple[Source, str]]":
     """The source, once for each data set to write; beside it which part of it to keep. Raises UserError, one line."""
     from t2i.data import shapes as drawn
 
     _check(named)
     if named.shapes is not None:
         drawn.check_resolution(resolution)
+        source_of = partial(drawn.ShapesSource, transparent=form.transparent)
         if val_share and named.split == "train":
             held_out = max(1, round(named.shapes * val_share))
             rest = named.shapes - held_out if named.shapes > held_out else named.shapes
-            return [(drawn.ShapesSource(rest, "train"), "all"), (drawn.ShapesSource(held_out, "val"), "all")]
-        return [(drawn.ShapesSource(named.shapes, named.split), "all")]
+            return [(source_of(rest, "train"), "all"), (source_of(held_out, "val"), "all")]
+        return [(source_of(named.shapes, named.split), "all")]
     source = _read(named)
     return [(source, "train"), (source, "val")] if val_share else [(source, "all")]
 
@@ -108,18 +109,22 @@ def _check(named: Named) -> None:
         raise UsageError(f"--caption-from {named.caption_from!r:.40}: folder or name")
 
 
-def parse_framing(fit: str, background: str, min_size: int) -> "Framing":
+def parse_framing(fit: str, background: str, min_size: int, channels: str, aspect: str) -> "Framing":
     """Raises UsageError, one line."""
     from t2i.data.records import Framing
+    from t2i.pixels import CHANNELS, PixelFormat, parse_aspect
 
+    if channels not in CHANNELS:
+        raise UsageError(f"--channels {channels!r:.40}: {', '.join(CHANNELS)}")
+    try:
+        form = PixelFormat(channels, parse_aspect(aspect))
+    except ValueError:
+        raise UsageError(f"--aspect {aspect!r:.40}: width to height, such as 3:2 or 9:16, up to 4:1") from None
+    if form.transparent and background != "white":
+        raise UsageError("--background lies under transparent images, which --channels rgba keeps transparent")
     if fit not in ("crop", "pad"):
         raise UsageError(f"--fit {fit!r:.40}: crop or pad")
     way: Literal["crop", "pad"] = "pad" if fit == "pad" else "crop"
     if min_size < 0:
         raise UsageError(f"--min-size {min_size}: pixels, not negative")
-    if background in COLOURS:
-        return Framing(way, COLOURS[background], min_size)
-    if not re.fullmatch("#[0-9a-fA-F]{6}", background):
-        raise UsageError(f"--background {background!r:.40}: white, black, grey or #rrggbb")
-    red, green, blue = bytes.fromhex(background[1:])
-    return Framing(way, (red, green, blue), min_size)
+    return Framing(way, parse_colour(background), min_size, form)

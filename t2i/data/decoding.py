@@ -31,7 +31,7 @@ TASK = 16  # pictures a worker decodes per task
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """pixels: uint8 [R, R, 3]. size: the image's own (width, height) in px; None for what is drawn."""
+    """pixels: uint8 [R, R, C]. size: the image's own (width, height) in px; None for what is drawn."""
 
     pixels: np.ndarray
     size: tuple[int, int] | None = None

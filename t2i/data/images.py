@@ -98,7 +98,8 @@ def load_picture(source: Path | BinaryIO | bytes, resolution: int) -> np.ndarray
 def load_framed(
     source: Path | BinaryIO | bytes, resolution: int, framing: Framing = PLAIN
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """The same in another framing; beside it the image's own width and height in pixels, as it is seen upright."""
+    """The same in another framing, uint8 [resolution, resolution, C] (pixels.py); beside it the image's own width and
+    height in pixels, as it is seen upright."""
     if resolution < 1:
         raise ValueError(f"resolution {resolution} is below 1")
     return _decoded(source, functools.partial(_square, resolution=resolution, framing=framing))
@@ -158,9 +159,9 @@ def _whole(picture: Image.Image) -> Image.Image:
     orientation = _orientation(picture)
     profile = picture.info.get("icc_profile")
     if (picture.mode not in ("L", "RGB") or "transparency" in picture.info) and not has_own_ink(picture, profile):
-        picture = _plain(picture, (0, 0, *picture.size), PLAIN.background)
+        picture = _plain(picture, (0, 0, *picture.size), PLAIN)
     picture = to_srgb(picture, profile)
-    return Image.fromarray(np.ascontiguousarray(_upright(_on_ground(picture, PLAIN.background), orientation)))
+    return Image.fromarray(np.ascontiguousarray(_upright(_with_channels(picture, PLAIN), orientation)))
 
 
 def _load(picture: Image.Image, resolution: int | None) -> Any:
@@ -197,19 +198,20 @@ def _square(picture: Image.Image, resolution: int, framing: Framing) -> tuple[np
     else:
         scale = drafted[1][2] / width
     orientation = _orientation(picture)
-    side = min(width, height)
-    margin = max(width, height) - side
+    aspect = framing.form.aspect if orientation < 5 else framing.form.aspect[::-1]  # of the picture as it is stored
+    unit = min(width / aspect[0], height / aspect[1])
+    wide, high = round(unit * aspect[0]), round(unit * aspect[1])
     # An odd margin is cut the same way in the upright picture whichever way round it is stored.
-    flipped = orientation in ((2, 3, 7, 8) if width > height else (3, 4, 6, 7))
-    offset = margin - margin // 2 if flipped else margin // 2
-    left, top = (offset, 0) if width > height else (0, offset)
-    right, bottom = left + side, top + side
+    left = _half(width - wide, more=orientation in (2, 3, 7, 8))
+    top = _half(height - high, more=orientation in (3, 4, 6, 7))
+    right, bottom = left + wide, top + high
     size = resolution, resolution
     if framing.fit == "pad":
         left, top, right, bottom = 0, 0, width, height
+        unit = max(width / aspect[0], height / aspect[1])
         size = (
-            max(1, round(resolution * width / max(width, height))),
-            max(1, round(resolution * height / max(width, height))),
+            max(1, round(resolution * width / (unit * aspect[0]))),
+            max(1, round(resolution * height / (unit * aspect[1]))),
         )
     # Fractions of a pixel count: at a quarter, 426 pixels are 106.5. Rounded, the picture would be off by that half.
     box = (left * scale, top * scale, right * scale, bottom * scale)
@@ -217,35 +219,45 @@ def _square(picture: Image.Image, resolution: int, framing: Framing) -> tuple[np
     profile = picture.info.get("icc_profile")
     if (picture.mode not in ("L", "RGB") or "transparency" in picture.info) and not has_own_ink(picture, profile):
         cut = (math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3]))
-        picture = _plain(picture, cut, framing.background)
+        picture = _plain(picture, cut, framing)
         box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
     small = to_srgb(picture.resize(size, FILTER, box, REDUCING_GAP), profile)
-    pixels = np.array(
-        _upright(_on_ground(small, framing.background), orientation), order="C"
-    )  # a copy: Pillow's is read-only
+    pixels = np.array(_upright(_with_channels(small, framing), orientation), order="C")  # a copy: Pillow's is read-only
     own = (height, width) if orientation >= 5 else (width, height)
     if size != (resolution, resolution):
         top, left = ((resolution - length) // 2 for length in pixels.shape[:2])
-        square = np.empty((resolution, resolution, 3), np.uint8)
-        square[:] = framing.background
+        square = np.empty((resolution, resolution, pixels.shape[2]), np.uint8)
+        nothing = framing.form.transparent
+        square[:] = 0 if nothing else _with_channels(Image.new("RGB", (1, 1), framing.background), framing)
         square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         pixels = square
     return pixels, own
 
 
-def _on_ground(picture: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
-    """L, RGB or RGBa -> uint8 [H, W, 3]."""
+def _with_channels(picture: Image.Image, framing: Framing) -> np.ndarray:
+    """L, RGB or RGBa -> uint8 [H, W, C], the data set's channels."""
     pixels = np.asarray(picture)
-    if pixels.ndim == 2:  # grey
-        return np.repeat(pixels[:, :, None], 3, axis=2)
-    if pixels.shape[2] == 4:  # RGBa, colours already multiplied by alpha: what is missing is the background
+    if framing.form.transparent:
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+        opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+        return pixels if pixels.shape[2] == 4 else np.concatenate([pixels, opaque], axis=2)
+    if pixels.ndim == 3 and pixels.shape[2] == 4:  # colours already multiplied by alpha: the background is missing
         missing = 255 - pixels[:, :, 3:].astype(np.int32)
-        ground = (missing * np.array(background) + 127) // 255
-        return np.clip(pixels[:, :, :3] + ground, 0, 255).astype(np.uint8)
-    return pixels
+        ground = (missing * np.array(framing.background) + 127) // 255
+        pixels = np.clip(pixels[:, :, :3] + ground, 0, 255).astype(np.uint8)
+    if framing.form.channels == "grey":
+        grey = pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
+        return grey[:, :, None]
+    return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
-def _plain(picture: Image.Image, box: tuple[int, int, int, int], background: tuple[int, int, int]) -> Image.Image:
+def _half(margin: int, more: bool) -> int:
+    """Half of a margin, rounded; more: up."""
+    return margin - margin // 2 if more else margin // 2
+
+
+def _plain(picture: Image.Image, box: tuple[int, int, int, int], framing: Framing) -> Image.Image:
     """Cut `box` out, any mode -> L, RGB or RGBa.
 
     RGBa is premultiplied: averaging leaves no dark fringe round what is cut out.
@@ -253,7 +265,7 @@ def _plain(picture: Image.Image, box: tuple[int, int, int, int], background: tup
     mode = picture.mode
     crop = picture.crop(box)
     if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
-        return _from_16_bits(crop, getattr(picture, "tag_v2", {}), background)
+        return _from_16_bits(crop, getattr(picture, "tag_v2", {}), framing)
     if mode in ("I", "F"):  # 32-bit integers and floats: nothing in the file says which value is white
         raise PictureError("unsupported pixels", f"mode {mode}")
     if crop.has_transparency_data:
@@ -261,8 +273,8 @@ def _plain(picture: Image.Image, box: tuple[int, int, int, int], background: tup
     return crop.convert("L" if mode == "1" else "RGB")
 
 
-def _from_16_bits(picture: Image.Image, tags: Mapping[int, Any], background: tuple[int, int, int]) -> Image.Image:
-    """Grey at 16 bits (in a TIFF, 12 too: `tags` says) -> L; RGB where a value is transparent on a coloured ground."""
+def _from_16_bits(picture: Image.Image, tags: Mapping[int, Any], framing: Framing) -> Image.Image:
+    """Grey at 16 bits (in a TIFF, 12 too: `tags` says) -> L; RGBa or RGB where a value is transparent."""
     white = 2 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
     values = np.asarray(picture).astype(np.uint32)
     grey = np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
@@ -270,11 +282,8 @@ def _from_16_bits(picture: Image.Image, tags: Mapping[int, Any], background: tup
         grey = 255 - grey
     see_through = picture.info.get("transparency")  # PNG's tRNS: one value that is not there
     if isinstance(see_through, int):
-        if len(set(background)) > 1:
-            return Image.fromarray(
-                np.where((values == see_through)[..., None], background, grey[..., None]).astype(np.uint8)
-            )
-        grey[values == see_through] = background[0]
+        alpha = np.where(values == see_through, 0, 255).astype(np.uint8)
+        return Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)]).convert("RGBA").convert("RGBa")
     return Image.fromarray(grey)
 
 

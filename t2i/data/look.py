@@ -10,6 +10,7 @@ import numpy as np
 from t2i.data.arrays import save_array
 from t2i.data.decoding import Decoded
 from t2i.data.records import Framing
+from t2i.pixels import PLAIN_FORMAT, PixelFormat
 
 # What is known of each picture of a shard, in looks-00000.npy until the data set is finished.
 LOOK = np.dtype([("digest", "<u8"), ("plain", "?"), ("small", "?"), ("long", "?"), ("drawn", "?")])
@@ -20,16 +21,17 @@ FEW_PICTURES = 8  # below which shares say nothing
 COMMON = 0.25  # of all captions, where one text is so many of them
 
 
-def look_at(decoded: Decoded, resolution: int) -> tuple[int, bool, bool, bool, bool]:
+def look_at(decoded: Decoded, resolution: int, form: PixelFormat = PLAIN_FORMAT) -> tuple[int, bool, bool, bool, bool]:
     """A row of LOOK."""
     pixels = decoded.pixels
     digest = int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8).digest(), "little")
-    flat = pixels.reshape(-1, 3)
+    flat = pixels.reshape(-1, pixels.shape[2])
     plain = bool((flat[0].astype(int) - flat[-1] < FLAT).all()) and bool(np.ptp(flat, axis=0).max() < FLAT)
     if decoded.size is None:
         return digest, plain, False, False, True
-    width, height = decoded.size
-    return digest, plain, min(width, height) < resolution, max(width, height) > LONG * min(width, height), False
+    wanted = form.size(resolution)
+    width, height = (own / there for own, there in zip(decoded.size, wanted))  # 1: no pixel to spare
+    return digest, plain, min(width, height) < 1, max(width, height) > LONG * min(width, height), False
 
 
 def save_looks(path: Path, rows: list[tuple[int, bool, bool, bool, bool]]) -> None:
@@ -62,13 +64,14 @@ def remarks(look: dict[str, Any], pictures: int, resolution: int, framing: Frami
     if pictures < FEW_PICTURES:
         return []
     other = "black" if sum(framing.background) > 382 else "white"
+    help = f" (where they are transparent, --background {other} or --channels rgba may show it)"
     lines = {
-        "one_colour": f"are of one colour: nothing is seen on them (where they are transparent, --background {other} "
-        "may show it)",
+        "one_colour": "are of one colour: nothing is seen on them" + ("" if framing.form.transparent else help),
         "equal": "are equal to another one (a validation share, --val-fraction, would hold what training has seen)",
         "enlarged": f"are smaller than {resolution} px and were enlarged (--min-size {resolution} leaves them out, a "
         "smaller --resolution fits them)",
-        "beyond_2_to_1": "are longer than 2:1, and the crop cuts more than half away (--fit pad keeps all of them)",
+        "beyond_2_to_1": "have another shape, and the crop cuts more than half away (--fit pad keeps all of them, "
+        "--aspect gives them their shape)",
     }
     if framing.fit == "pad":
         del lines["beyond_2_to_1"]

@@ -171,7 +171,7 @@ def _write_shard(
     options: PrepareOptions,
     tick: Callable[[int], None],
 ) -> dict[str, Any]:
-    images = np.empty((length, options.resolution, options.resolution, 3), np.uint8)
+    images = np.empty((length, options.resolution, options.resolution, options.framing.form.count), np.uint8)
     records: list[Record] = []
     skips: list[Skip] = []
     looks: list[tuple[int, bool, bool, bool, bool]] = []
@@ -186,7 +186,7 @@ def _write_shard(
         else:
             assert decoded is not None
             images[len(records)] = decoded.pixels
-            looks.append(look_at(decoded, options.resolution))
+            looks.append(look_at(decoded, options.resolution, options.framing.form))
             records.append(entry)
     assert len(records) + len(skips) == length
     description = partial / f"shard-{number:05d}.json"

@@ -409,9 +409,13 @@ def _remark(summary: Summary, options: PrepareOptions) -> None:
 
 
 def _draw_preview(dataset: PreparedDataset) -> None:
+    import torch
+
     from t2i.grids import captioned_grid
     from t2i.image_files import save_image
+    from t2i.pixels import shown
 
     indices = np.unique(np.linspace(0, len(dataset) - 1, PREVIEW).astype(np.int64))
     captions = [dataset.caption(int(dataset.caption_ids(int(i))[0])) for i in indices]
-    save_image(captioned_grid(list(dataset.images(indices)), captions, columns=8), dataset.path / "preview.png")
+    pictures = shown(torch.from_numpy(dataset.images(indices)), dataset.form).numpy()
+    save_image(captioned_grid(list(pictures), captions, columns=8), dataset.path / "preview.png")

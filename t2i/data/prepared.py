@@ -1,7 +1,7 @@
 """A prepared data set: pictures of one size and encoded captions, memory-mapped.
 
     dataset.json            what it is: resolution, counts, source, text encoder with hash, fingerprint
-    images-00000.npy        uint8 [n, R, R, 3], RGB; a shard of the pictures, in the source's order
+    images-00000.npy        uint8 [n, R, R, C], RGB (pixels.py); a shard of the pictures, in the source's order
     records-00000.jsonl     one line a picture: key, captions, attributes (where the source knows them)
     picture-captions.npy    int32, the caption ids of all pictures, one after the other
     picture-offsets.npy     int64 [pictures + 1], where each picture's ids start
@@ -28,6 +28,7 @@ from t2i.data import DATA_ROOT
 from t2i.data.records import HELD_OUT, VALIDATION, plain_split
 from t2i.errors import UserError
 from t2i.files import describe_os_error, read_json
+from t2i.pixels import PixelFormat, on_white
 
 FORMAT = 1
 CAPTIONS_PER_CHUNK = 8192
@@ -53,6 +54,7 @@ class PreparedDataset:
             )
         try:
             self.resolution = int(self.info["resolution"])
+            self.form = PixelFormat.of(self.info.get("framing", {}))
             self.name = str(self.info["name"])
             self.split = str(self.info["split"])
             self.fingerprint = str(self.info["fingerprint"])
@@ -86,7 +88,7 @@ class PreparedDataset:
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:
-        return self.resolution, self.resolution, 3
+        return self.resolution, self.resolution, self.form.count
 
     @property
     def caption_count(self) -> int:
@@ -94,13 +96,17 @@ class PreparedDataset:
         return len(self._caption_offsets) - 1
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Pictures, uint8 [B, R, R, 3]."""
+        """Pictures as networks see them, uint8 [B, R, R, C] (pixels.py)."""
         indices = np.asarray(indices)
         shards = np.searchsorted(self._starts, indices, side="right") - 1
         out = np.empty((len(indices), *self.picture_shape), np.uint8)
         for row, (place, shard) in enumerate(zip((indices - self._starts[shards]).tolist(), shards.tolist())):
             out[row] = self._images[shard][place]
         return out
+
+    def rgb(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Pictures, uint8 [B, R, R, 3], transparent ones on white."""
+        return on_white(self.images(indices))
 
     def caption_counts(self, indices: np.ndarray) -> np.ndarray:
         """How many captions each picture has, int64 [B]."""
@@ -272,6 +278,6 @@ def find_validation(train: PreparedDataset) -> PreparedDataset | None:
             found = PreparedDataset(path)
         except UserError:  # damaged, or another version's: not the one
             continue
-        if (found.name, found.resolution) == (train.name, train.resolution):
+        if (found.name, found.resolution, found.form) == (train.name, train.resolution, train.form):
             splits.setdefault(plain_split(found.split), found)
     return next((splits[name] for name in VALIDATION if name in splits), None)

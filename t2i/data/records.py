@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from t2i.pixels import PLAIN_FORMAT, PixelFormat
+
 # Splits that a model is scored on, by the names that they are given; of one kind, the usual one first.
 VALIDATION = ("val", "valid", "validation")
 HELD_OUT = (*VALIDATION, "dev", "test")
@@ -34,23 +36,24 @@ class PictureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How an image becomes a square.
+    """How an image gets the size and the channels of the data set.
 
-    fit: "crop" takes the centre square, "pad" the whole image with `background` at its sides.
-    background: RGB, 0 to 255, under what is transparent and at the sides. min_size: refuse images whose shorter side
-    has fewer pixels.
+    fit: "crop" takes the centre, "pad" the whole image with `background` at its sides (nothing, where images are
+    transparent). background: RGB, 0 to 255, under what is transparent and at the sides. min_size: refuse images whose
+    shorter side has fewer pixels. form: channels and aspect.
     """
 
     fit: Literal["crop", "pad"] = "crop"
     background: tuple[int, int, int] = (255, 255, 255)
     min_size: int = 0
+    form: PixelFormat = PLAIN_FORMAT
 
     def describe(self) -> dict[str, Any]:
         """What differs from the usual framing, JSON-able."""
         usual = Framing()
         values = {"fit": self.fit, "background": list(self.background), "min_size": self.min_size}
         plain = {"fit": usual.fit, "background": list(usual.background), "min_size": usual.min_size}
-        return {name: value for name, value in values.items() if value != plain[name]}
+        return {name: value for name, value in values.items() if value != plain[name]} | self.form.describe()
 
 
 PLAIN = Framing()

@@ -8,15 +8,16 @@ One pair in eight of colour and shape is never drawn for training: does a model 
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from t2i.data.records import Record
+from t2i.data.records import Framing, Record
 from t2i.data.shapes_captions import captions
 from t2i.errors import UsageError
+from t2i.pixels import PLAIN_FORMAT, PixelFormat
 
 RGB = tuple[int, int, int]
 T = TypeVar("T")
@@ -306,21 +307,37 @@ def check_resolution(resolution: int) -> None:
         raise UsageError(f"shapes are drawn at {RESOLUTIONS.start} to {RESOLUTIONS.stop - 1} px, not {resolution}")
 
 
-def draw(scene: Scene, resolution: int) -> np.ndarray:
-    """The scene, antialiased: uint8 [resolution, resolution, 3]. Raises UsageError outside 16..256 px."""
+def draw(scene: Scene, resolution: int, form: PixelFormat = PLAIN_FORMAT) -> np.ndarray:
+    """The scene, antialiased: uint8 [resolution, resolution, C] (pixels.py). Raises UsageError outside 16..256 px.
+
+    A page of another aspect is longer on one side, and objects lie further apart there. On a transparent one there is
+    no background.
+    """
     check_resolution(resolution)
     fine = max(4, 512 // resolution)  # drawn so many times larger, then averaged
     side = resolution * fine
-    page = Image.new("RGB", (side, side), scene.background_rgb)
+    stretch = np.array(form.aspect) / min(form.aspect)
+    ground: tuple[int, ...] = scene.background_rgb
+    page = Image.new("RGB", tuple((stretch * side).round().astype(int).tolist()), ground)
+    if form.transparent:  # nothing, whose colours times alpha are 0 too
+        ground = 0, 0, 0, 0
+        page = Image.new("RGBA", page.size, ground)
     pen = ImageDraw.Draw(page)
     for item in scene.items:
         outline = OUTLINES[item.shape] * math.sqrt(SIZES[item.size])
-        centre = np.array([item.x, item.y])
+        centre = np.array([item.x, item.y]) * stretch
         # Pillow counts from the centre of the first pixel: hence the half.
         pen.polygon(((outline + centre) * side - 0.5).ravel().tolist(), fill=item.rgb)
         if item.shape == "ring":
-            pen.polygon(((outline * RING_HOLE + centre) * side - 0.5).ravel().tolist(), fill=scene.background_rgb)
-    return np.asarray(page.reduce(fine))
+            pen.polygon(((outline * RING_HOLE + centre) * side - 0.5).ravel().tolist(), fill=ground)
+    if form.aspect == (1, 1):
+        page = page.reduce(fine)
+    else:
+        # As premultiplied, which they are: Pillow would divide by alpha otherwise.
+        bands = [band.resize((resolution, resolution), Image.Resampling.BOX) for band in page.split()]
+        page = Image.merge(page.mode, bands)
+    pixels = np.asarray(page.convert("L") if form.channels == "grey" else page)
+    return pixels[:, :, None] if form.channels == "grey" else pixels
 
 
 # --- the source ---------------------------------------------------------------------------------------------
@@ -336,6 +353,10 @@ class ShapesPicture:
         """uint8 [resolution, resolution, 3]. Raises UsageError outside 16..256 px."""
         return draw(self.scene, resolution)
 
+    def framed(self, resolution: int, framing: Framing) -> tuple[np.ndarray, None]:
+        """uint8 [resolution, resolution, C]; it has no size of its own. Raises UsageError outside 16..256 px."""
+        return draw(self.scene, resolution, framing.form), None
+
     def stamp(self) -> tuple[int, int]:
         """No file."""
         return 0, 0
@@ -344,12 +365,13 @@ class ShapesPicture:
 class ShapesSource:
     """`count` drawn pictures with three captions each; record i depends on (seed, split, i) alone.
 
-    Nothing is kept: a walk over a million needs the memory of one. Raises UsageError for a bad option.
+    Nothing is kept: a walk over a million needs the memory of one. transparent: the captions do not speak of a
+    background. Raises UsageError for a bad option.
     """
 
     name = "shapes"
 
-    def __init__(self, count: int, split: str = "train", seed: int = 0):
+    def __init__(self, count: int, split: str = "train", seed: int = 0, transparent: bool = False):
         if count < 1:
             raise UsageError(f"--shapes {count}: a data set needs at least 1 picture")
         if split not in SPLITS:
@@ -357,6 +379,7 @@ class ShapesSource:
         self.count = count
         self.split = split
         self.seed = seed
+        self.transparent = transparent
         self.notes: list[str] = []
 
     def __len__(self) -> int:
@@ -364,11 +387,15 @@ class ShapesSource:
 
     def record(self, index: int) -> Record:
         scene = scene_at(self.seed, index, self.split)
-        texts = captions(scene, _Dice("captions", self.seed, self.split, index).uniform)
+        if self.transparent:  # as it is scored: laid on white
+            scene = replace(scene, background="white", background_rgb=BACKGROUNDS["white"])
+        dice = _Dice("captions", self.seed, self.split, index)
+        texts = captions(scene, dice.uniform, page=not self.transparent)
         return Record(f"{self.split}-{index:06d}", texts, ShapesPicture(scene), scene.to_dict())
 
     def __iter__(self) -> Iterator[Record]:
         return (self.record(index) for index in range(self.count))
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "shapes", "count": self.count, "split": self.split, "seed": self.seed}
+        usual = {"kind": "shapes", "count": self.count, "split": self.split, "seed": self.seed}
+        return {**usual, "transparent": True} if self.transparent else usual

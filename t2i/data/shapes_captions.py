@@ -146,8 +146,8 @@ def _two(scene: "Scene", uniform: Callable[[], float]) -> str:
     return f"{one} {where} {other}"
 
 
-def caption(scene: "Scene", uniform: Callable[[], float]) -> str:
-    """One caption of the scene; `uniform` gives the random numbers in [0, 1)."""
+def caption(scene: "Scene", uniform: Callable[[], float], page: bool = True) -> str:
+    """One caption of the scene; `uniform` gives the random numbers in [0, 1). page: speak of the background, often."""
     lead, stands_alone = _pick(uniform, _LEADS), False
     if len(scene.items) == 2:
         text = _two(scene, uniform)
@@ -156,20 +156,20 @@ def caption(scene: "Scene", uniform: Callable[[], float]) -> str:
         text, stands_alone = _statement(scene.items[0], uniform), True
     else:
         text = _name(scene.items[0], uniform)
-    if uniform() < SAY_BACKGROUND:
-        page = _pick(uniform, BACKGROUND_WORDS[scene.background])
+    if page and uniform() < SAY_BACKGROUND:
+        colour = _pick(uniform, BACKGROUND_WORDS[scene.background])
         if stands_alone or lead or uniform() < 0.6:
-            text = _pick(uniform, _PAGES_AFTER).format(a="{a}", thing=text, page=page)
+            text = _pick(uniform, _PAGES_AFTER).format(a="{a}", thing=text, page=colour)
         else:
-            text, lead = _pick(uniform, _PAGES_BEFORE).format(a="{a}", thing=text, page=page), ""
+            text, lead = _pick(uniform, _PAGES_BEFORE).format(a="{a}", thing=text, page=colour), ""
     return _articles(text if stands_alone else lead + text)
 
 
-def captions(scene: "Scene", uniform: Callable[[], float], count: int = 3) -> tuple[str, ...]:
-    """`count` different captions of the scene."""
+def captions(scene: "Scene", uniform: Callable[[], float], count: int = 3, page: bool = True) -> tuple[str, ...]:
+    """`count` different captions of the scene. page: see `caption`."""
     found: dict[str, None] = {}
     while len(found) < count:  # each scene has hundreds, so repeats are rare
-        found.setdefault(caption(scene, uniform))
+        found.setdefault(caption(scene, uniform, page))
     return tuple(found)
 
 

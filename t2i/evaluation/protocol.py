@@ -313,7 +313,7 @@ def data_features(
         for start in range(0, len(order), CHUNK):
             progress(stage, start, len(order))
             numbers = order[start : start + CHUNK]
-            images = data.images(numbers)
+            images = data.rgb(numbers)
             out[start : start + CHUNK] = network(degrade(images, numbers) if degraded else images)
         progress(stage, len(order), len(order))
         return {"features": out}
@@ -335,7 +335,7 @@ def shared_images(data: PreparedDataset, other: PreparedDataset, progress: Progr
 def _hashes(data: PreparedDataset, progress: Progress) -> Iterator[bytes]:
     for start in range(0, len(data), CHUNK):
         progress(f"comparing {_what(data)}", start, len(data))
-        for image in data.images(np.arange(start, min(start + CHUNK, len(data)))):
+        for image in data.rgb(np.arange(start, min(start + CHUNK, len(data)))):
             yield hashlib.blake2b(image.data, digest_size=12).digest()
 
 

@@ -19,8 +19,9 @@ CHUNK = 64  # images in memory at once
 class CaptionSampler:
     """Generates images from captions and seeds, as `t2i generate` does.
 
-    resolution: R of the images, px. encode: prompts -> token embeddings. encoder_sha256: of the text encoder; the
-    embeddings of a data set with the same encoder are used as they are.
+    sampler: one without a form. resolution: R of the images, px. aspect: of what the model draws. encode: prompts ->
+    token embeddings. encoder_sha256: of the text encoder; the embeddings of a data set with the same encoder are used
+    as they are.
     """
 
     sampler: Sampler
@@ -28,19 +29,26 @@ class CaptionSampler:
     encode: Callable[[Sequence[str]], TextBatch]
     encoder_sha256: str
     truncation_psi: float = 1.0
+    aspect: tuple[int, int] = (1, 1)
 
     @classmethod
     def of_pipeline(cls, pipe: Any, truncation_psi: float = 1.0) -> "CaptionSampler":
         """pipe: a TextToImagePipeline."""
         sha256 = str(pipe.description.text_encoder["sha256"])
-        return cls(pipe.sampler, pipe.resolution, pipe.encode, sha256, truncation_psi)
+        sampler = Sampler(pipe.generator, pipe.device)
+        return cls(sampler, pipe.resolution, pipe.encode, sha256, truncation_psi, pipe.description.form.aspect)
 
     def check(self, data: PreparedDataset) -> None:
-        """Raises UserError, one line, where the model and the data set have different resolutions."""
+        """Raises UserError, one line, where the model and the data set have different resolutions or aspects."""
         if self.resolution != data.resolution:
             raise UserError(
                 f"the model generates {self.resolution} px, {data.path} holds {data.resolution} px: prepare the "
                 f"data with --resolution {self.resolution}"
+            )
+        if self.aspect != data.form.aspect:
+            drawn, held = ("{}:{}".format(*aspect) for aspect in (self.aspect, data.form.aspect))
+            raise UserError(
+                f"the model's images are {drawn}, those of {data.path} {held}: prepare the data with --aspect {drawn}"
             )
 
     def captions(self, data: PreparedDataset, caption_ids: Sequence[int] | np.ndarray) -> TextBatch:

@@ -40,7 +40,7 @@ def best_and_worst(evaluator: "Evaluator", sampler: CaptionSampler, report: Repo
         images = sampler.draw(captions, range(TRIES))
         margins = retrieval.margins(evaluator.networks[name](images), np.full(TRIES, sample))
         ranked = images[np.argsort(-margins, kind="stable")]
-        real = data.images([int(evaluator.images[sample])])
+        real = data.rgb([int(evaluator.images[sample])])
         rows.append([*real, *ranked[:SHOWN], *ranked[-SHOWN:]])
         labels.append(f"{'+' if place < count else '-'} {data.caption(int(evaluator.caption_ids[sample]))}")
     columns = ["real", *(["best"] * SHOWN), *(["worst"] * SHOWN)]

@@ -77,7 +77,7 @@ class Variety:
             shared, shared_in = found, train
         if len(shared) < LEAST:
             return cls(data, network, np.unique(caption_ids)[:CAPTIONS], None)
-        own = ratios(network, [shared_in.images(images) for images in shared.values()])
+        own = ratios(network, [shared_in.rgb(images) for images in shared.values()])
         return cls(shared_in, network, np.array(list(shared)), own)
 
     def scores(self, sampler: CaptionSampler) -> list[Score]:

@@ -20,13 +20,16 @@ class Features(NamedTuple):
 
 
 class Generator(nn.Module):
-    """Noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]: pool, then synthesis.
+    """Noise [B, Z] and a TextBatch -> images [B, C, r, r], about [-1, 1]: pool, then synthesis.
+
+    channels: C, 3 but for grey and transparent images (pixels.py).
 
     resolution: of the images when fully grown. rgb_resolutions: resolutions of possible images. growth: the default
     stage of growing. rgb_skips: the image is a sum over resolutions.
     """
 
     z_dim: int
+    channels: int
     resolution: int
     pooler: AttentionPooler | SentencePooler
     rgb_resolutions: Sequence[int]

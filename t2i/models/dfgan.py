@@ -54,7 +54,7 @@ from t2i.precision import at_least_fp32
 from t2i.text.pooler import Conditioning
 
 
-def channels(resolution: int, nf: int) -> list[int]:
+def widths_to(resolution: int, nf: int) -> list[int]:
     """Widths from the image inwards to 4 x 4: at 64 px and nf 32 [32, 64, 128, 256, 256]."""
     stages = resolution.bit_length() - 2  # 64 px -> 5
     return [nf * min(2**stage, 8) for stage in range(stages)]
@@ -109,7 +109,7 @@ class GeneratorBlock(nn.Module):
 
 
 class DFGANGenerator(Generator):
-    """noise [B, z_dim] and a TextBatch -> images [B, 3, R, R].
+    """noise [B, z_dim] and a TextBatch -> images [B, C, R, R].
 
     With output "tanh" the images lie in [-1, 1]; with "linear" they are clamped to it when they are saved.
     `truncation_psi` scales the noise: 1 as trained; 0 gives one image a prompt.
@@ -122,6 +122,7 @@ class DFGANGenerator(Generator):
         *,
         growth: Sequence[float] | None = None,
         rgb_resolutions: Iterable[int] = (),
+        channels: int = 3,
         nf: int = 32,
         z_dim: int = 100,
         output: str = "linear",
@@ -130,14 +131,14 @@ class DFGANGenerator(Generator):
         super().__init__()
         if output not in ("linear", "tanh"):
             raise ValueError(f"output is linear or tanh, not {output!r}")
-        self.resolution, self.z_dim, self.output = resolution, z_dim, output
+        self.resolution, self.z_dim, self.channels, self.output = resolution, z_dim, channels, output
         self.rgb_resolutions, self.growth = [resolution], growth_at(growth, [resolution])
-        widths = channels(resolution, nf)[::-1]
+        widths = widths_to(resolution, nf)[::-1]
         self.pooler = text.pooler(learns_mixer=False)
         condition = z_dim + self.pooler.out_width
         self.stem = nn.Linear(z_dim, widths[0] * 4 * 4)
         self.blocks = nn.ModuleList(GeneratorBlock(c_in, c_out, condition) for c_in, c_out in pairwise(widths))
-        self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.to_rgb = nn.Conv2d(widths[-1], channels, 3, padding=1)
         sides = [4 * 2**number for number in range(len(widths))]
         check_layout(layout_mlp, sides)
         self.layout_side, self.layout = layout_mlp, None
@@ -211,7 +212,7 @@ class DFGANDiscriminator(Discriminator):
         gamma: float = 0.0,
     ):
         super().__init__()
-        widths = channels(resolution, nf)
+        widths = widths_to(resolution, nf)
         self.pooler = text.pooler()
         self.from_rgb = Conv2d(3, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(DiscriminatorBlock(c_in, c_out, gamma) for c_in, c_out in pairwise(widths))

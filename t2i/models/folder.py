@@ -34,6 +34,7 @@ from t2i.files import (
 from t2i.models.base import Generator
 from t2i.models.card import model_card
 from t2i.models.registry import get_architecture
+from t2i.pixels import PLAIN_FORMAT, PixelFormat
 from t2i.tensors import save_tensors, tensors_in
 from t2i.text.pooler import Conditioning, TextStatistics
 from t2i.version import __version__
@@ -48,7 +49,7 @@ class ModelDescription:
 
     text_encoder: name, sha256, width, max_tokens. text: conditioning, layers, lr_multiplier of the pooler.
     generator: settings of the generator. rgb_resolutions: resolutions of possible images. growth: [resolution, alpha]
-    of a model saved while it grew, None at full resolution. training: free facts.
+    of a model saved while it grew, None at full resolution. training: free facts. form: of its images.
     """
 
     architecture: str
@@ -59,6 +60,7 @@ class ModelDescription:
     rgb_resolutions: list[int] = field(default_factory=list)
     growth: list[float] | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    form: PixelFormat = PLAIN_FORMAT
 
     @property
     def conditioning(self) -> str:
@@ -82,6 +84,7 @@ def save_model(
     if dtype is not None:
         state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
     config = asdict(description)
+    config.pop("form")
     index = {
         "_class_name": CLASS_NAME,
         "format": FORMAT,
@@ -91,6 +94,7 @@ def save_model(
         "text_encoder": config.pop("text_encoder"),
         "training": config.pop("training"),
     }
+    config |= description.form.describe()
     try:
         save_tensors(weights, state)
         index["weights_sha256"] = sha256(weights)
@@ -123,7 +127,10 @@ def load_model(folder: Path | str) -> tuple[Generator, ModelDescription, str]:
     try:
         if index["format"] == 1:
             config = rename_model_config(config, index.get("growth"))
-        description = ModelDescription(text_encoder=index["text_encoder"], training=index.get("training", {}), **config)
+        form = PixelFormat.of({name: config.pop(name) for name in ("channels", "aspect") if name in config})
+        description = ModelDescription(
+            text_encoder=index["text_encoder"], training=index.get("training", {}), form=form, **config
+        )
         _check_description(description)
         generator = build_generator(description)
         content = weights.read_bytes()
@@ -151,7 +158,8 @@ def build_generator(description: ModelDescription) -> Generator:
     conditioning = Conditioning(statistics, text["conditioning"], text["layers"], text["lr_multiplier"])
     return get_architecture(description.architecture).generator(
         description.resolution, conditioning,
-        growth=description.growth, rgb_resolutions=description.rgb_resolutions, **description.generator,
+        channels=description.form.count, growth=description.growth, rgb_resolutions=description.rgb_resolutions,
+        **description.generator,
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import torch
 from t2i.models.base import Discriminator, Generator
 from t2i.text.pooler import Conditioning
 
-NO_OPTIONS = ("resolution", "text", "growth", "rgb_resolutions")  # constructor arguments that are no settings
+# Constructor arguments that are no settings.
+NO_OPTIONS = ("resolution", "text", "growth", "rgb_resolutions", "channels")
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,17 @@ def build_networks(
     discriminator: Mapping[str, Any],
     rgb_resolutions: Sequence[int],
     seed: int,
+    channels: int = 3,
 ) -> tuple[Generator, Discriminator]:
     """A new generator and discriminator; the same seed gives the same weights. The global RNG is unchanged.
 
     generator, discriminator: their settings. kind: of the discriminator. rgb_resolutions: the stages of growing.
+    channels: of the generator's images; the discriminator sees RGB.
     Raises ValueError or TypeError for invalid settings.
     """
     shared = {"rgb_resolutions": tuple(rgb_resolutions)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        g = get_architecture(arch).generator(resolution, text, **shared, **generator)
+        g = get_architecture(arch).generator(resolution, text, channels=channels, **shared, **generator)
         d = get_discriminator(kind)(resolution, text, **shared, **discriminator)
     return g, d

@@ -147,7 +147,7 @@ class SynthesisBlock(nn.Module):
 
 
 class StyleGANGenerator(Generator):
-    """Noise [B, Z] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
+    """Noise [B, Z] and a TextBatch -> images [B, C, r, r], about [-1, 1]; r = growth.resolution.
 
     rgb_resolutions: those with a ToRGB; `resolution` is always one. growth: the default stage, [resolution, alpha];
     None: fully grown. random_noise: the noise inputs are new for each image in training; else constant there too.
@@ -164,6 +164,7 @@ class StyleGANGenerator(Generator):
         *,
         growth: Sequence[float] | None = None,
         rgb_resolutions: Iterable[int] = (),
+        channels: int = 3,
         z_dim: int = 512,
         w_dim: int = 512,
         mapping_layers: int = 8,
@@ -174,6 +175,7 @@ class StyleGANGenerator(Generator):
     ):
         super().__init__()
         self.resolution, self.z_dim, self.w_width, self.random_noise = resolution, z_dim, w_dim, random_noise
+        self.channels = channels
         self.rgb_resolutions = sorted({*rgb_resolutions, resolution})
         self.growth = growth_at(growth, self.rgb_resolutions)
         self.pooler = text.pooler(learns_mixer=False)
@@ -184,7 +186,7 @@ class StyleGANGenerator(Generator):
             {str(side): SynthesisBlock(widths.get(side // 2, 0), widths[side], side, w_dim) for side in sides}
         )
         self.to_rgb = nn.ModuleDict(
-            {str(side): EqualConv2d(widths[side], 3, 1, gain=1.0) for side in self.rgb_resolutions}
+            {str(side): EqualConv2d(widths[side], channels, 1, gain=1.0) for side in self.rgb_resolutions}
         )
         check_layout(layout_mlp, sides)
         self.layout_side, self.layout = layout_mlp, None

@@ -108,19 +108,19 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """[B, C, h, w] and w -> [B, 3, h, w] in at least fp32: modulated conv1, not demodulated (SG2, fig. 7b)."""
+    """[B, C, h, w] and w -> [B, out, h, w] in at least fp32: modulated conv1, not demodulated (SG2, fig. 7b)."""
 
-    def __init__(self, channels: int, w_dim: int):
+    def __init__(self, channels: int, w_dim: int, out: int = 3):
         super().__init__()
-        self.conv = ModulatedConv2d(channels, 3, 1, w_dim, demodulate=False)
-        self.bias = nn.Parameter(torch.zeros(3))
+        self.conv = ModulatedConv2d(channels, out, 1, w_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(out))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return self.conv(x, w, self.bias)
 
 
 class StyleGAN2Generator(Generator):
-    """Noise [B, z_dim] and a TextBatch -> images [B, 3, r, r], about [-1, 1]; r = growth.resolution.
+    """Noise [B, z_dim] and a TextBatch -> images [B, C, r, r], about [-1, 1]; r = growth.resolution.
 
     growth: the default stage, [resolution, alpha]; None: fully grown. layout_mlp: resolution of the features that a
     LayoutMLP is added to; 0: none. Raises ValueError for an impossible resolution.
@@ -136,6 +136,7 @@ class StyleGAN2Generator(Generator):
         *,
         growth: Sequence[float] | None = None,
         rgb_resolutions: Iterable[int] = (),
+        channels: int = 3,
         z_dim: int = 64,
         w_dim: int = 512,
         mapping_layers: int = 2,
@@ -144,22 +145,21 @@ class StyleGAN2Generator(Generator):
         layout_mlp: int = 0,
     ):
         super().__init__()
-        self.resolution, self.z_dim = resolution, z_dim
+        self.resolution, self.z_dim, self.channels = resolution, z_dim, channels
         self.rgb_resolutions = sides = resolutions_to(resolution)  # all: images of every size are summed
         self.growth = growth_at(growth, sides)
         self.pooler = text.pooler(learns_mixer=False)
         self.text_layer = TextLayer(self.pooler.out_width, w_dim)
         self.text = EqualLinear(w_dim, w_dim, gain=1.0)
         self.mapping = mapping_network(z_dim, w_dim, mapping_layers)
-        channels = [width(side, fmap_base, fmap_max) for side in sides]
+        widths = [width(side, fmap_base, fmap_max) for side in sides]
         self.w_width = both = 2 * w_dim
-        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
-        self.first = StyledConv(channels[0], channels[0], both)
+        self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
+        self.first = StyledConv(widths[0], widths[0], both)
         self.convs = nn.ModuleList(
-            nn.ModuleList([StyledConv(a, b, both, upsampled=True), StyledConv(b, b, both)])
-            for a, b in pairwise(channels)
+            nn.ModuleList([StyledConv(a, b, both, upsampled=True), StyledConv(b, b, both)]) for a, b in pairwise(widths)
         )
-        self.to_rgb = nn.ModuleList(ToRGB(c, both) for c in channels)
+        self.to_rgb = nn.ModuleList(ToRGB(c, both, channels) for c in widths)
         check_layout(layout_mlp, sides)
         self.layout_side, self.layout = layout_mlp, None
         if layout_mlp:

@@ -92,10 +92,12 @@ class Source:
         here = {
             "arch": settings.arch, "conditioning": settings.text.conditioning, "text.layers": settings.text.layers,
             "text.lr_multiplier": settings.text.lr_multiplier, **settings.generator,
+            "channels": dataset.form.channels, "aspect": "{}:{}".format(*dataset.form.aspect),
         }  # fmt: skip
         there = {
             "arch": model.architecture, "conditioning": model.text["conditioning"], "text.layers": model.text["layers"],
             "text.lr_multiplier": model.text["lr_multiplier"], **model.generator,
+            "channels": model.form.channels, "aspect": "{}:{}".format(*model.form.aspect),
         }  # fmt: skip
         for name, value in here.items():
             if there.get(name, value) != value:

@@ -23,7 +23,7 @@ RESIDENT_SHARE = 0.25  # of the free memory of a GPU, which a data set may take
 
 
 def resident_images(dataset: PreparedDataset, device: torch.device) -> Tensor | None:
-    """All pictures, uint8 [N, R, R, 3], on a GPU that has the room for them; None on another device."""
+    """All pictures, uint8 [N, R, R, C], on a GPU that has the room for them; None on another device."""
     if device.type != "cuda":
         return None
     size = len(dataset) * math.prod(dataset.picture_shape)
@@ -33,7 +33,7 @@ def resident_images(dataset: PreparedDataset, device: torch.device) -> Tensor | 
 
 
 def gather_images(dataset: PreparedDataset, device: torch.device, step: int = 4096) -> Tensor:
-    """All pictures, uint8 [N, R, R, 3], on `device`; read `step` at a time."""
+    """All pictures, uint8 [N, R, R, C], on `device`; read `step` at a time."""
     pictures = torch.empty(len(dataset), *dataset.picture_shape, dtype=torch.uint8, device=device)
     for start in range(0, len(dataset), step):
         part = dataset.images(range(start, min(start + step, len(dataset))))
@@ -79,7 +79,7 @@ class BatchLoader:
         self._ahead = following, self._thread.submit(self._read_both, *following)
         if self.resident is not None:  # the pictures' numbers were read in their place
             batch = batch.with_images(self.resident[send(batch.images, self.device)])
-        if mirrored is not None:  # uint8 [B, R, R, 3]: the third axis is the width
+        if mirrored is not None:  # uint8 [B, R, R, C]: the third axis is the width
             rows = send(mirrored, batch.images.device)[:, None, None, None]
             batch = batch.with_images(torch.where(rows, batch.images.flip(2), batch.images))
         return to_device(batch, self.ranks.rows(size), self.device)
@@ -141,7 +141,7 @@ class BatchLoader:
 
 
 def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
-    """uint8 [B, R, R, 3] and half-precision tokens on the CPU -> what a step takes, on `device`.
+    """uint8 [B, R, R, C] and half-precision tokens on the CPU -> what a step takes, on `device`.
 
     rows: which of the whole batch's captions are the pictures' own; they are moved once.
     """

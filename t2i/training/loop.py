@@ -136,7 +136,7 @@ class Loop:
         text = make_text(config, dataset, run.folder, write=ranks.first)
         if text.cut and not resume:
             say(text.cut)
-        self.trainer = Trainer(config, dataset.resolution, text, device, ranks)
+        self.trainer = Trainer(config, dataset.resolution, text, device, ranks, channels=dataset.form.count)
         self.progress = Progress(config)
         if resume:
             self.progress.restart(*restore(self.trainer, run, ranks, say))

@@ -11,6 +11,7 @@ from t2i.grids import captioned_grid, table_grid
 from t2i.image_files import save_image
 from t2i.models.base import Generator
 from t2i.models.growing import Growth
+from t2i.pixels import shown
 from t2i.sampling import Sampler
 from t2i.tensors import noise_of_seed
 from t2i.training.text import PreparedText, TrainedText
@@ -41,7 +42,8 @@ class Preview:
         self.source = text
         self.text = batch.to(device, torch.float32 if batch.tokens.is_floating_point() else batch.tokens.dtype)
         self.noise = torch.stack([noise_of_seed(seed, z_dim) for seed in range(COLUMNS)]).to(device)
-        self.reals = dataset.images(self.pictures)
+        self.form = dataset.form
+        self.reals = shown(torch.from_numpy(dataset.images(self.pictures)), self.form).numpy()
 
     def save_reals(self, path: Path) -> None:
         """Real pictures, with their captions."""
@@ -49,7 +51,7 @@ class Preview:
 
     def save(self, generator: Generator, growth: Growth, path: Path, title: str) -> None:
         """A grid of prompts by noises, drawn by a generator that stands at `growth`."""
-        sampler = Sampler(generator, self.noise.device, growth)
+        sampler = Sampler(generator, self.noise.device, growth, form=self.form)
         condition = sampler.pool(self.source.for_drawing(self.text))
         prompts, columns = len(self.prompts), len(self.noise)
         noise = self.noise.repeat(prompts, 1)

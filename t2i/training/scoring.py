@@ -39,8 +39,9 @@ def held_out(config: TrainConfig, dataset: PreparedDataset) -> PreparedDataset:
             f"{dataset.path}: t2i prepare --split val or --val-fraction makes one, eval.data in a run.toml names one"
         )
     data.check()
-    if data.resolution != dataset.resolution:
-        raise UserError(f"{data.path} holds {data.resolution} px, {dataset.path} {dataset.resolution} px")
+    if (data.resolution, data.form) != (dataset.resolution, dataset.form):
+        there, here = (each.form.in_words(each.resolution) for each in (data, dataset))
+        raise UserError(f"{data.path} holds {there}, {dataset.path} {here}")
     if config.text.encoder == "prepared" and data.text["sha256"] != dataset.text["sha256"]:
         raise UserError(f"{data.path} was prepared with another text encoder than {dataset.path}")
     return data
@@ -76,7 +77,10 @@ class Scoring:
         """Scores of a generator in eval mode, {column: value}, and whether it is the best so far, which the run then
         remembers."""
         sha256 = "" if isinstance(self.text, TrainedText) else self.evaluator.data.text["sha256"]
-        sampler = CaptionSampler(Sampler(generator, self.device, growth), generator.resolution, self._encode, sha256)
+        sampler = CaptionSampler(
+            Sampler(generator, self.device, growth), generator.resolution, self._encode, sha256,
+            aspect=self.evaluator.data.form.aspect,
+        )  # fmt: skip
         values = self.evaluator.score(sampler).values()
         name = CHOICES[self.best_by]
         seen = description.training["images_seen"]

@@ -61,6 +61,7 @@ class Snapshots:
             rgb_resolutions=list(trainer.generator.rgb_resolutions),
             growth=None if grown else [growth.resolution, float(growth.alpha)],
             training=training,
+            form=self.dataset.form,
         )
         return trainer.ema.model, description, growth
 

@@ -42,7 +42,7 @@ class Trainer:
     """Networks, averages, optimisers. Built anew from a config; `load` fills it from a checkpoint.
 
     text: how captions reach it. ranks: the processes that share each batch. networks, optimizers: generator and
-    discriminator, and their optimisers, where the caller has them already.
+    discriminator, and their optimisers, where the caller has them already. channels: of the images.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class Trainer:
         ranks: Ranks = ALONE,
         networks: tuple[Generator, Discriminator] | None = None,
         optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] | None = None,
+        channels: int = 3,
     ):
         self.config, self.text, self.resolution = config, text, resolution
         self.device, self.ranks = device, ranks
         make_current(device)
-        self.generator, self.discriminator = networks or make_networks(config, resolution, text.statistics)
+        self.generator, self.discriminator = networks or make_networks(config, resolution, text.statistics, channels)
         sync_token_mixer(self.discriminator.pooler, self.generator.pooler)
         self.terms = make_terms(config, self.generator, self.discriminator, resolution)
         for network in (self.generator, self.discriminator):
@@ -235,7 +236,9 @@ class Trainer:
         return False
 
 
-def make_networks(config: TrainConfig, resolution: int, statistics: TextStatistics) -> tuple[Generator, Discriminator]:
+def make_networks(
+    config: TrainConfig, resolution: int, statistics: TextStatistics, channels: int = 3
+) -> tuple[Generator, Discriminator]:
     """New networks of a run. Raises ValueError or TypeError where their settings make none."""
     return build_networks(
         config.arch,
@@ -246,6 +249,7 @@ def make_networks(config: TrainConfig, resolution: int, statistics: TextStatisti
         config.discriminator,
         Schedule(config, resolution).resolutions,
         derive_seed(config.run.seed, "weights"),
+        channels,
     )
 
 
