@@ -96,7 +96,8 @@ def assert_same_bits(first, second):
 
 def new_trainer(data, arch="dfgan", **changes):
     """One that has taken no step; changes: of `config`."""
-    return Trainer(config(arch, **changes), data.resolution, PreparedText(data), CPU)
+    channels = data.form.count
+    return Trainer(config(arch, **changes), data.resolution, PreparedText(data), CPU, channels=channels)
 
 
 def first_batch(data, count=8, text=None, **how):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small import captions, networks
 
-from t2i.models.dfgan import Affine, DiscriminatorBlock, channels
+from t2i.models.dfgan import Affine, DiscriminatorBlock, widths_to
 
 PUBLISHED = {64: (4.87, 3.21, 0.30), 256: (9.74, 6.62, 0.30)}  # million parameters: generator, trunk, head
 
@@ -23,9 +23,9 @@ def test_parameter_counts_are_the_published_ones(resolution):
 
 
 def test_widths_follow_the_published_table():
-    assert channels(64, 32) == [32, 64, 128, 256, 256]
-    assert channels(128, 32) == [32, 64, 128, 256, 256, 256]
-    assert channels(256, 32) == [32, 64, 128, 256, 256, 256, 256]
+    assert widths_to(64, 32) == [32, 64, 128, 256, 256]
+    assert widths_to(128, 32) == [32, 64, 128, 256, 256, 256]
+    assert widths_to(256, 32) == [32, 64, 128, 256, 256, 256, 256]
 
 
 def test_affine_starts_as_the_identity():
