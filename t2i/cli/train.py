@@ -80,7 +80,9 @@ def train(
     on_nan: Annotated[str | None, _setting("run.on_nan", "stop|rollback")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     out: Annotated[Path, Option(help="Folder that the run folder is made in.")] = RUNS,
-    dry_run: Annotated[bool, Option("--dry-run", help="Print all settings, as a file for --config, and stop.")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print all settings, as a file for --config, time a few steps, and stop.")
+    ] = False,
 ) -> None:
     """Train an architecture on a prepared data set.
 
@@ -323,6 +325,12 @@ def _show(
         console.say(f"# {name:<9} {value}")
     console.say("")
     console.say(to_toml(effective(settings)).rstrip())
+    if request.processes == 1:
+        from t2i.training.rehearsal import rehearse
+
+        console.say("")
+        for line in rehearse(settings, dataset, device).lines(settings):
+            console.say(f"# {line}")
 
 
 def _train(

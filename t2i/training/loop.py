@@ -27,7 +27,7 @@ from t2i.training.nan_guard import NotFinite
 from t2i.training.progress import Progress
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run
-from t2i.training.schedule import Schedule
+from t2i.training.schedule import Schedule, StepPlan
 from t2i.training.scoring import SCORES, Scoring
 from t2i.training.snapshots import Snapshots
 from t2i.training.text import make_text
@@ -161,12 +161,16 @@ class Loop:
             self.snapshots.save_reals()
 
     def step(self) -> None:
-        progress = self.progress
-        plan = self.schedule.plan(progress.images_seen)
+        plan = self.schedule.plan(self.progress.images_seen)
+        self.take(plan)
+        self.progress.images_seen += plan.batch
+
+    def take(self, plan: StepPlan) -> None:
+        """Take a step on the images that it begins at."""
         batch = self.loader.load(plan.images_seen, plan.batch)
         batch = batch.with_images(real_at(batch.images, plan.growth))
-        self.trainer.step(plan, batch, StepRandom(progress.seed, plan.images_seen, plan.batch, device=str(self.device)))
-        progress.images_seen += plan.batch
+        rng = StepRandom(self.progress.seed, plan.images_seen, plan.batch, device=str(self.device))
+        self.trainer.step(plan, batch, rng)
 
     def log(self, score: bool, on_status: Callable[[Status], None]) -> bool:
         """Write the means since the last line, with `score` the scores too; whether those are the best so far."""
