@@ -52,7 +52,7 @@ def test_memory_that_will_not_do_is_foreseen(shapes_data, monkeypatch):
     found = rehearse(settings, shapes_data, CPU)
     assert [part.name for part in found.parts] == ["8 px"]
     last = found.lines(settings)[-1]
-    assert last.startswith("16 px: out of memory with a micro-batch of 8 at 16 px; --accumulate 2 halves it to 4")
+    assert last.startswith("16 px fading in: out of memory with a micro-batch of 8 at 16 px; --accumulate 2 halves it")
 
 
 def test_what_is_said():
