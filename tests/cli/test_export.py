@@ -145,7 +145,7 @@ def test_half_precision_safetensors_are_a_model_of_half_the_size(tiny_run, tiny_
 
 
 def test_a_format_that_there_is_not(refused, tiny_run):
-    refused(2, "--format is safetensors or onnx, not 'gguf'", "export", tiny_run, "--format", "gguf")
+    refused(2, "--format is safetensors, onnx or web, not 'gguf'", "export", tiny_run, "--format", "gguf")
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(refused, tiny_run, here):
