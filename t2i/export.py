@@ -38,7 +38,8 @@ FILES = ("model.onnx", "tokenizer.json", "README.md")
 class EndToEndModel(nn.Module):
     """A pipeline as one module on the CPU.
 
-    input_ids, attention_mask int64 [N, L], noise [N, Z], truncation [] -> images uint8 [N, R, R, 3]. Its images equal the pipeline's up to rounding: the pipeline pools captions of one length at a time, unpadded.
+    input_ids, attention_mask int64 [N, L], noise [N, Z], truncation [] -> images uint8 [N, R, R, 3]. They equal the
+    pipeline's up to rounding: the pipeline pools captions of one length at a time, unpadded.
     """
 
     def __init__(self, pipe: TextToImagePipeline):

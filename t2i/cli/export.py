@@ -18,8 +18,8 @@ def export(
     format: Annotated[
         str,
         Option(
-            help="safetensors: model folder in half precision; onnx: from token ids to pixels; web: a folder that draws "
-            "in the browser."
+            help="safetensors: model folder in half precision; onnx: from token ids to pixels; "
+            "web: a folder that draws in the browser."
         ),
     ] = "safetensors",
     out: Annotated[

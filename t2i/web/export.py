@@ -85,8 +85,8 @@ def require_tokenizer(encoder: Any) -> None:
     )
     if not agrees:
         raise UserError(
-            f"the text encoder {encoder.name!r} has a tokenizer that the page in the browser does not have: it has that "
-            "of BERT without case, as of minilm, and that of --text-encoder transformer; --format onnx takes any"
+            f"the text encoder {encoder.name!r} has a tokenizer that the page in the browser does not have: it has "
+            "those of minilm (BERT's, without case) and of --text-encoder transformer; --format onnx takes any"
         )
 
 
