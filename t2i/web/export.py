@@ -9,6 +9,7 @@ OUT/README.md                           how to serve it
 """
 
 import contextlib
+import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -44,7 +45,8 @@ def export_web(pipe: TextToImagePipeline, folder: Path | str, runtime_files: dic
     facts = {
         "architecture": about.architecture, "resolution": pipe.resolution, "z_dim": pipe.generator.z_dim,
         "data": about.training.get("data", "unknown data"), "licences": about.training.get("licences", ""),
-        "prompts": pipe.known_prompts[:8], "bytes": len(model), "t2i_version": __version__,
+        "prompts": pipe.known_prompts[:8], "bytes": len(model), "sha256": hashlib.sha256(model).hexdigest(),
+        "t2i_version": __version__,
     }  # fmt: skip
     contents = {
         "model.json": json.dumps(facts, indent=2, ensure_ascii=False).encode("utf-8", "replace"),

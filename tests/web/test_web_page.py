@@ -146,7 +146,7 @@ def test_eight_seeds_the_next_seed_a_download_and_errors(emoji, browser):
         captions = page.locator("figcaption").all_inner_texts()
         assert [text.split()[:2] for text in captions] == [["seed", str(seed)] for seed in range(8)]
         page.click("#next")
-        page.get_by_text("seed 1").wait_for()
+        page.get_by_text("ms an image").wait_for()
         assert page.input_value("#seed") == "1" and page.locator("canvas").count() == 1
         page.get_by_role("button", name="a purple heart").click()
         page.get_by_role("img", name="a purple heart, seed 1").wait_for()

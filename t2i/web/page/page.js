@@ -4,7 +4,7 @@ import { LARGEST_SEED } from "./noise.js";
 import { clean } from "./tokenizer.js";
 
 const at = (id) => document.getElementById(id);
-const model = await (await fetch("model.json")).json();
+const model = await (await fetch("model.json", { cache: "no-cache" })).json();
 const worker = new Worker("worker.js", { type: "module" });
 const megabytes = `${(model.bytes / 1e6).toFixed(0)} MB`;
 let click = 0; // the newest one, and its images: prompt and seed, or milliseconds once it is drawn

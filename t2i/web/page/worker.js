@@ -20,8 +20,9 @@ self.onmessage = ({ data }) => {
 };
 
 async function load() {
-  const [model, tokenizer] = await Promise.all(["model.json", "tokenizer.json"].map(readJson));
-  const bytes = await download("model.onnx", model.bytes);
+  const model = await (await get("model.json")).json();
+  const tokenizer = await (await get("tokenizer.json", model.sha256)).json();
+  const bytes = await download("model.onnx", model);
   tell({ loading: 1 });
   const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
   tell({ ready: true });
@@ -49,21 +50,19 @@ async function draw({ session, read, z_dim, resolution }, { prompt, seed, trunca
   }
 }
 
-async function readJson(name) {
-  return (await get(name)).json();
-}
-
-async function get(name) {
-  const response = await fetch(new URL(name, import.meta.url));
+/** A file of this folder. version: so that a browser does not take that of an earlier export from its cache. */
+async function get(name, version = "") {
+  const url = new URL(version ? `${name}?${version}` : name, import.meta.url);
+  const response = await fetch(url, { cache: version ? "default" : "no-cache" });
   if (!response.ok) throw new Error(`${name}: the server answers ${response.status}`);
   return response;
 }
 
-/** A file of `size` bytes as one array; tells how much of it is here. */
-async function download(name, size) {
+/** A large file as one array; tells how much of it is here. */
+async function download(name, { bytes: size, sha256 }) {
   const bytes = new Uint8Array(size);
   let here = 0;
-  for (const reader = (await get(name)).body.getReader(); ; ) {
+  for (const reader = (await get(name, sha256)).body.getReader(); ; ) {
     const { done, value } = await reader.read();
     if (done) break;
     if (here + value.length > size) throw new Error(`${name} is larger than model.json says`);
