@@ -1,4 +1,4 @@
-"""Where onnxruntime-web comes from: a package that is given, the cache, the registry; and errors in one line."""
+"""`t2i export --format web` without a browser: the package onnxruntime-web, the files, errors in one line."""
 
 import base64
 import hashlib
@@ -7,9 +7,13 @@ import json
 import tarfile
 
 import pytest
+from folders import listing
+from untrained import pipeline, trained_encoder
 
 from t2i.errors import UserError
-from t2i.web import runtime
+from t2i.text.encoders import load_encoder
+from t2i.web import export, runtime
+from t2i.web.export import export_web
 from t2i.web.runtime import ARCHIVE, FILES, VERSION, read_runtime
 
 CONTENTS = {name: f"content of {name}".encode() for name in FILES}
@@ -80,12 +84,24 @@ def test_a_runtime_that_is_not_there_or_another_file(tiny_run, archive, refused,
         refused(1, words, "export", tiny_run, "--format", "web", "--runtime", name)
 
 
+def test_a_page_that_is_there_is_whole(here, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "onnx_model", lambda pipe, half: b"the model")
+    pipe = pipeline("dfgan", trained_encoder())
+    names = export_web(pipe, here, CONTENTS)
+    assert sorted(names) == sorted(path for path, size in listing(here).items() if size >= 0)
+    assert json.loads((here / "model.json").read_text())["bytes"] == 9
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(UserError, match="no space left"):
+            export_web(pipe, here, CONTENTS)
+    assert sorted(set(names) - set(listing(here))) == ["index.html"]
+    assert export_web(pipe, here, CONTENTS) == names and (here / "index.html").is_file()
+
+
 def test_an_encoder_with_another_tokenizer_is_one_line(tiny_bert, archive):
-    from untrained import pipeline
-
-    from t2i.text.encoders import load_encoder
-    from t2i.web.export import export_web
-
     with pytest.raises(UserError, match="has a tokenizer that the page in the browser does not have") as caught:
         export_web(pipeline("dfgan", load_encoder(str(tiny_bert))), archive.parent / "out", CONTENTS)
     assert "\n" not in str(caught.value) and not (archive.parent / "out").exists()
