@@ -12,7 +12,7 @@ FILES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(RO
 # From the top down; a module imports from its own layer and from those below it. A module of t2i/ that is not named
 # here (config, files, errors, ...) belongs to the lowest layer.
 LAYERS = (
-    "cli", "ui", "grid_kinds", "prompts", "compat", "export", "pipeline", "training", "evaluation", "sampling",
+    "cli", "ui", "grid_kinds", "prompts", "compat", "web", "export", "pipeline", "training", "evaluation", "sampling",
     "losses", "models", "text", "data",
 )  # fmt: skip
 # A term is written for what a step hands to it: in annotations alone, nothing is imported.

@@ -42,9 +42,12 @@ class Generator(nn.Module):
         return self.pooler(text)
 
     def synthesis(
-        self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None
+        self, z: Tensor, condition: Tensor, truncation_psi: float | Tensor = 1.0, growth: Growth | None = None
     ) -> Tensor:
-        """Noise and condition -> images. truncation_psi: 1 as trained, towards 0 less varied."""
+        """Noise and condition -> images.
+
+        truncation_psi: 1 as trained, towards 0 less varied; a scalar tensor where it is an input of an ONNX graph.
+        """
         raise NotImplementedError
 
     def training_noise(self, growth: Growth | None = None) -> int:

@@ -147,7 +147,7 @@ class DFGANGenerator(Generator):
             self.layout = LayoutMLP(condition, channels_there, layout_mlp, lr_multiplier=text.lr_multiplier)
 
     def synthesis(
-        self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None
+        self, z: Tensor, condition: Tensor, truncation_psi: float | Tensor = 1.0, growth: Growth | None = None
     ) -> Tensor:
         z = z * truncation_psi
         condition = torch.cat([z, condition], dim=1)  # [B, Z + E]

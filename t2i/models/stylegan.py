@@ -200,13 +200,15 @@ class StyleGANGenerator(Generator):
         sides = resolutions_to((growth or self.growth).resolution) if self.random_noise else []
         return self.z_dim + 2 + sum(2 * side * side for side in sides)
 
-    def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None) -> Tensor:
+    def styles(
+        self, z: Tensor, condition: Tensor, truncation_psi: float | Tensor = 1.0, growth: Growth | None = None
+    ) -> Tensor:
         """w for each layer, [B, layers, W]; with a layout MLP, [B, layers, W + E]: the condition goes along.
 
         truncation_psi pulls w to the mean w of the prompt (SG1, sec. B).
         """
         w = self.mapping(z, condition)
-        if truncation_psi != 1:
+        if isinstance(truncation_psi, Tensor) or truncation_psi != 1:
             count = len(condition)
             every = self.mapping(self.w_avg_samples.repeat(count, 1), condition.repeat_interleave(W_AVG_SAMPLES, 0))
             centre = every.unflatten(0, (count, W_AVG_SAMPLES)).mean(1)
@@ -241,7 +243,7 @@ class StyleGANGenerator(Generator):
         return at_least_fp32(self.to_rgb[str(side)](x))
 
     def synthesis(
-        self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None
+        self, z: Tensor, condition: Tensor, truncation_psi: float | Tensor = 1.0, growth: Growth | None = None
     ) -> Tensor:
         return self.render(self.styles(z, condition, truncation_psi, growth), growth)
 

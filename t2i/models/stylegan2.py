@@ -174,14 +174,16 @@ class StyleGAN2Generator(Generator):
             x = leaky_relu(layer(x))
         return at_least_fp32(x)
 
-    def styles(self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None) -> Tensor:
+    def styles(
+        self, z: Tensor, condition: Tensor, truncation_psi: float | Tensor = 1.0, growth: Growth | None = None
+    ) -> Tensor:
         """w for each layer, [B, layers, 2 W]: the mapped noise and the text.
 
         With a layout MLP, [B, layers, 2 W + E], the condition included. truncation_psi pulls the mapped noise to its
         mean (Karras et al. 2019, sec. B); the text is unchanged.
         """
         w = self.map(z)
-        if truncation_psi != 1:
+        if isinstance(truncation_psi, Tensor) or truncation_psi != 1:
             w = self.map(self.w_avg_samples).mean(0, keepdim=True).lerp(w, truncation_psi)
         text = pixel_norm(self.text(self.text_layer(condition)))
         parts = [w, text] if self.layout is None else [w, text, at_least_fp32(condition)]
@@ -207,7 +209,7 @@ class StyleGAN2Generator(Generator):
         return rgb if not growth.fades else blend(repeat_pixels(old), rgb, growth.alpha)
 
     def synthesis(
-        self, z: Tensor, condition: Tensor, truncation_psi: float = 1.0, growth: Growth | None = None
+        self, z: Tensor, condition: Tensor, truncation_psi: float | Tensor = 1.0, growth: Growth | None = None
     ) -> Tensor:
         return self.render(self.styles(z, condition, truncation_psi, growth), growth)
 

@@ -52,7 +52,7 @@ OPTIONS = {
     "--text-encoder --truncation --truncation-sweep -o",
     "evaluate": "--clip --device --inception-weights --json --metrics --out --samples --seed --text-encoder "
     "--train-data --truncation",
-    "export": "--format --json --out --text-encoder -o",
+    "export": "--format --half --json --out --runtime --text-encoder -o",
     "info": "--json",
     "demo": "--minutes --out --pictures",
 }  # fmt: skip

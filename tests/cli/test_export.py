@@ -1,76 +1,57 @@
 """`t2i export`: what other tools draw with the files is what t2i draws with the model."""
 
 import json
+import math
 import re
 import shutil
 import sys
-from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnxruntime import InferenceSession
-from shape_captions import CAPTIONS, PROMPTS
-from short_runs import config
+from shape_captions import PROMPTS
 from tokenizers import Tokenizer
+from untrained import pipeline, trained_encoder
 
 from t2i import export as module
 from t2i.cli import run
 from t2i.errors import UserError
-from t2i.export import export_onnx
+from t2i.export import SMALL, export_onnx, pack
 from t2i.models import list_architectures
-from t2i.models.folder import ModelDescription, build_generator
 from t2i.models.growing import Growth
 from t2i.pipeline import TextToImagePipeline
 from t2i.text.encoders import load_encoder
-from t2i.text.tokenizer import CaptionTokenizer
-from t2i.text.transformer import TrainedEncoder, TransformerEncoder
 
 pytestmark = pytest.mark.usefixtures("one_encoder")
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    """A text encoder that was trained with its GAN, so to speak."""
-    tokenizer = CaptionTokenizer.train(CAPTIONS, vocabulary=300, max_tokens=12)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = TransformerEncoder(
-            tokenizer.vocabulary_size, width=16, layers=1, heads=2, feed_forward=16, max_tokens=12
-        )
-    return TrainedEncoder(network, tokenizer)
+    return trained_encoder()
 
 
-def pipeline(arch, encoder, conditioning="attention", **more):
-    """A pipeline at 32 px whose weights are all somewhere."""
-    settings = config(arch)
-    text = {"conditioning": conditioning, "layers": int(conditioning == "attention"), "lr_multiplier": 1.0}
-    description = ModelDescription(arch, 32, encoder.describe(), text, settings.generator, **more)
-    generator = build_generator(description)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        for parameter in generator.parameters():
-            parameter.data.add_(0.05 * torch.randn_like(parameter))
-    return TextToImagePipeline(generator.requires_grad_(False), description, text_encoder=encoder)
-
-
-def generated_elsewhere(folder, prompts, noise):
+def generated_elsewhere(folder, prompts, noise, truncation=1.0):
     """Images by onnxruntime and tokenizers, uint8 [N, R, R, 3]."""
     read = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(prompts)
     feeds = {
         "input_ids": np.array([caption.ids for caption in read], np.int64),
         "attention_mask": np.array([caption.attention_mask for caption in read], np.int64),
         "noise": noise.numpy(),
+        "truncation": np.array(truncation, np.float32),
     }
     return InferenceSession(folder / "model.onnx").run(["images"], feeds)[0]
 
 
-def assert_draws_the_same(pipe, folder, prompts):
-    ours = pipe(prompts, seeds=[5], output_type="np").images
-    theirs = generated_elsewhere(folder, prompts, torch.stack([pipe.sampler.noise(5)] * len(prompts)))
-    assert theirs.dtype == np.uint8 and theirs.shape == ours.shape
-    assert np.abs(theirs.astype(int) - ours).max() <= 1  # rounding
-    assert ours.std() > 1
+def assert_draws_the_same(pipe, folder, prompts, within=1):
+    for truncation in (1, 0.6, 0):
+        ours = pipe(prompts, seeds=[5], truncation_psi=truncation, output_type="np").images
+        noise = torch.stack([pipe.sampler.noise(5)] * len(prompts))
+        theirs = generated_elsewhere(folder, prompts, noise, truncation)
+        assert theirs.dtype == np.uint8 and theirs.shape == ours.shape
+        assert np.abs(theirs.astype(int) - ours).max() <= within  # rounding
+        assert ours.std() > 1
 
 
 @pytest.mark.slow
@@ -81,6 +62,32 @@ def test_every_architecture_gives_the_same_images_as_onnx(arch, encoder, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "model.onnx", "tokenizer.json"]
     assert_draws_the_same(pipe, tmp_path, PROMPTS)  # of several lengths, the longest is cut
     assert_draws_the_same(pipe, tmp_path, ["a red circle"])
+
+
+@pytest.mark.slow
+def test_weights_in_sixteen_bits_are_half_the_size_and_draw_the_same(encoder, tmp_path):
+    pipe = pipeline("stylegan2", encoder)
+    export_onnx(pipe, tmp_path / "whole")
+    export_onnx(pipe, tmp_path / "half", half=True)
+    assert_draws_the_same(pipe, tmp_path / "half", PROMPTS, within=2)
+    whole, half = (onnx.load(tmp_path / name / "model.onnx").graph.initializer for name in ("whole", "half"))
+    large = {tensor.name: len(tensor.raw_data) for tensor in whole if math.prod(tensor.dims) >= SMALL}
+    packed = {tensor.name.removesuffix(".packed"): len(tensor.raw_data) for tensor in half}
+    assert large and all(packed[name] == size / 2 for name, size in large.items())
+
+
+def test_a_weight_is_stored_in_the_nearest_sixteen_bits():
+    values = np.random.default_rng(0).standard_normal((64, 96)).astype(np.float32)
+    exact = values.astype(np.float16).astype(np.float32)
+    assert pack(exact)[1] is None and (pack(exact)[0] == exact).all()
+    rows = values * 10.0 ** np.arange(-4, 4).repeat(8)[:, None].astype(np.float32)
+    rows[3] = 0
+    for value in (rows, rows.T, rows.reshape(64, 4, 4, 6)):
+        packed, scale = pack(value)
+        assert packed.dtype == np.int16 and scale.size in (64, 96)
+        error = np.abs(packed * scale - value).max() / np.abs(value).max()
+        assert error < 2e-5 and not np.any((packed * scale)[value == 0])
+    assert np.isfinite(pack(values * 1e6)[0]).all()  # fp16 ends at 65504
 
 
 @pytest.mark.slow
@@ -145,12 +152,17 @@ def test_half_precision_safetensors_are_a_model_of_half_the_size(tiny_run, tiny_
 
 
 def test_a_format_that_there_is_not(refused, tiny_run):
-    refused(2, "--format is safetensors or onnx, not 'gguf'", "export", tiny_run, "--format", "gguf")
+    refused(2, "--format is safetensors, onnx or web, not 'gguf'", "export", tiny_run, "--format", "gguf")
+
+
+def test_an_option_of_another_format(refused, tiny_run):
+    refused(2, "safetensors is in 16 bits anyway", "export", tiny_run, "--half")
+    refused(2, "--runtime is for --format web", "export", tiny_run, "--format", "onnx", "--runtime", ".")
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(refused, tiny_run, here):
     (here / "README.md").write_text("mine")
-    for kind in ("safetensors", "onnx"):
+    for kind in ("safetensors", "onnx", "web"):
         refused(2, "not empty, and no earlier export", "export", tiny_run, "--format", kind, "-o", here)
 
 
@@ -193,8 +205,7 @@ def test_a_disk_that_is_full_leaves_the_earlier_export(encoder, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     (tmp_path / "model.onnx").write_bytes(b"earlier")
-    program = SimpleNamespace(model_proto=SimpleNamespace(SerializeToString=lambda: b"half"))
-    monkeypatch.setattr(module, "_translate", lambda *_: program)
+    monkeypatch.setattr(module, "onnx_model", lambda *_: b"half")
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="no space left"):
         export_onnx(pipeline("dfgan", encoder), tmp_path)
