@@ -87,7 +87,7 @@ def test_a_seed_has_torch_s_noise():
         const {{ noiseOfSeed }} = await import("{(PAGE / "noise.js").as_uri()}");
         console.log(JSON.stringify(given.map(([seed, width]) => Array.from(noiseOfSeed(seed, width)))));"""
     for (seed, width), noise in zip(cases, by_node(script, cases)):
-        torch.testing.assert_close(torch.tensor(noise), noise_of_seed(seed, width), rtol=0, atol=2e-6)
+        assert len(noise) == width and (torch.tensor(noise) - noise_of_seed(seed, width)).abs().max() < 2e-6
 
 
 @pytest.mark.parametrize("kind", ["minilm", "trained"])
