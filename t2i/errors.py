@@ -11,6 +11,7 @@ EXIT_CODES = {
     "129": "A terminal that was closed (SIGHUP).",
     "130": "Ctrl-C (SIGINT).",
     "143": "SIGTERM.",
+    "149": "Ctrl-Break (Windows).",
 }
 
 

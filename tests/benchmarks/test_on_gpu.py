@@ -50,8 +50,9 @@ def test_every_script_and_test_that_it_calls_exists(on_gpu, tmp_path):
 
 
 def test_with_no_time_it_says_what_was_not_run(on_gpu, tmp_path, shapes_data):
-    command = [sys.executable, SCRIPTS / "on_gpu.py", "--minutes", "0.001", "--data", shapes_data.path, "--device", "cpu"]
-    done = subprocess.run([*map(str, command), "--only", "step", "published"], capture_output=True, text=True)
+    command = [sys.executable, SCRIPTS / "on_gpu.py", "--minutes", "0.001", "--data", shapes_data.path]
+    options = ["--device", "cpu", "--only", "step", "published"]
+    done = subprocess.run([*map(str, command), *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("## ") == 2 and "not run: its minutes were over" in done.stdout
 

@@ -35,6 +35,9 @@ def commands(text: str) -> list[str]:
     """The commands of a block: lines joined at backslashes, cut at && and |, without comments."""
     found = []
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        if line.startswith("t2i train ["):  # a form: "[--minutes 20 | --kimg 200]"
+            found.append(line)
+            continue
         line = line if line.startswith("#") else re.sub(r"\s+#.*", "", line)
         quoted = re.split(r"""("[^"]*"|'[^']*')""", line)
         # Only outside of quotes do && and | part commands.
