@@ -280,13 +280,14 @@ def test_freed_memory_is_left_to_other_c_libraries(monkeypatch, platform):
 
 def test_modules_of_one_system_are_imported_where_they_are_asked_for():
     """`import t2i.cli` on a Python without them."""
-    program = (
-        "import sys\n"
-        "import subprocess, types, typer, rich.progress, torch.distributed, torch._dynamo, torchvision\n"  # what they import there, they imported before
-        "sys.platform, sys.modules['msvcrt'] = 'win32', types.ModuleType('msvcrt')\n"
-        "for name in ('fcntl', 'resource', 'termios', 'pwd', 'grp'): sys.modules[name] = None\n"
-        "import t2i.cli, t2i.locks, t2i.training.loop, t2i.data.prepare, t2i.ui.watching\n"
-    )
+    program = """if True:
+        import subprocess, sys, types  # what they import there, they imported before
+        import rich.progress, torch._dynamo, torch.distributed, torchvision, typer
+        sys.platform, sys.modules["msvcrt"] = "win32", types.ModuleType("msvcrt")
+        for name in ("fcntl", "resource", "termios", "pwd", "grp"):
+            sys.modules[name] = None
+        import t2i.cli, t2i.locks, t2i.training.loop, t2i.data.prepare, t2i.ui.watching
+    """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr == ""
 
 
