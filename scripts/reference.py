@@ -21,7 +21,7 @@ from typing import Any, Literal
 import typer
 
 from t2i.cli import app
-from t2i.config import FIELDS, GROUPS, type_of
+from t2i.config import FIELDS, GROUPS, TrainConfig, type_of
 from t2i.errors import EXIT_CODES
 from t2i.losses.registry import TERMS
 from t2i.models import get_architecture, list_architectures
@@ -33,6 +33,7 @@ from t2i.training.tables import help_for
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "reference"
 SIDES = (32, 64, 128, 256)
+ARCHITECTURES = sorted(list_architectures(), key=lambda arch: (arch != TrainConfig.arch, arch))  # the default first
 NOTE = "<!-- Written by scripts/reference.py from the code. Do not edit. -->\n"
 
 
@@ -218,14 +219,14 @@ def presets_page() -> str:
         "stands with its command and machine in the [research log](../research-log/index.md).\n",
     ]
     rows = []
-    for arch in list_architectures():
+    for arch in ARCHITECTURES:
         for name in list_presets(arch):
             said = facts(file_of(arch, name))
             rows.append(
                 (f"{arch} [{name}](#{arch})", *(said[key] for key in ("for", "hardware", "minutes", "quality")))
             )
     parts.append(table(["preset", "for", "hardware", "minutes", "quality measured"], rows))
-    for arch in list_architectures():
+    for arch in ARCHITECTURES:
         parts += preset_tables(arch)
     return "\n".join(parts)
 
