@@ -1,10 +1,13 @@
 """The manual: every link leads somewhere, every setting and script that it names exists, its sentences are short."""
 
 import re
+import subprocess
 from types import SimpleNamespace
 
 import pytest
 from manual_pages import DOCS, GUIDES, LOG, PAGES, ROOT, TEXTS, anchors, links, name, sentences, words
+
+from t2i.version import __version__
 
 LONGEST = 25  # words of a sentence
 
@@ -109,3 +112,18 @@ def test_a_page_that_the_index_does_not_link_is_not_reached():
     assert DOCS / "reference" / "cli.md" in reachable(1)
     assert reachable(0) == {DOCS / "index.md"}
     assert set(GUIDES) - reachable(2) <= {ROOT / "README.md"}
+
+
+def test_the_version_is_one():
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"[{__version__}]" in TEXTS[DOCS / "CHANGELOG.md"]
+
+
+def test_the_workflow_calls_parts_that_ci_has():
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    called = {part for line in re.findall(r"run: \.ci/run (.+)", workflow) for part in line.split()}
+    assert called == {"quick", "lint", "docs"}
+    script = (ROOT / ".ci" / "run").read_text()
+    assert all(f"\n{part}() {{" in script for part in (*called, "slow"))
+    done = subprocess.run([ROOT / ".ci" / "run", "nonsense"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "no part nonsense: quick, lint, docs or slow\n")
