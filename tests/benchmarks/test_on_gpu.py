@@ -59,12 +59,12 @@ def test_with_no_time_it_says_what_was_not_run(on_gpu, tmp_path, shapes_data):
 
 @pytest.mark.slow
 def test_it_measures_within_its_minutes(tmp_path):
-    command = [sys.executable, SCRIPTS / "on_gpu.py", "--minutes", "3", "--images", "100", "--device", "cpu"]
+    command = [sys.executable, SCRIPTS / "on_gpu.py", "--minutes", "6", "--images", "100", "--device", "cpu"]
     began = time.monotonic()
     done = subprocess.run(
         [*map(str, command), "--only", "step", "published", "quality", "--out", str(tmp_path / "report.md")],
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0 and time.monotonic() - began < 300, done.stderr
+    assert done.returncode == 0 and time.monotonic() - began < 420, done.stderr
     assert (tmp_path / "report.md").read_text() == done.stdout
     assert re.search(r"\| published \| [\d.]+ \| 1.00 \|", done.stdout), done.stdout

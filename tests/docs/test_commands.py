@@ -63,7 +63,8 @@ SHORTER = {
     r"path/to/coco|\bCOCO\b": "coco",
     r"/shared/": "shared/",
     r"--samples \d+": "--samples 100",
-    r"--eval-every \d+": "--eval-every 64",
+    r"--fraction 0\.1": "--fraction 0.4",
+    r"-f0\.1": "-f0.4",
 }
 TRAINS_ON = re.compile(r"^t2i train(?!.*--minutes)")
 WITH_PROGRAMS = [page for page in GUIDES if any(kind == "python" for kind, _ in code_blocks(page))]
@@ -82,7 +83,7 @@ def workshop(here, tiny_bert):
         for folder in ("pics", "captions"):
             (here / folder / f"{number}.txt").write_text(f"a table in colour {number}\n")
     noise = np.random.default_rng(0)
-    for split, count in (("train", 1200), ("val", 120)):  # a tenth has as many as scores need
+    for split, count in (("train", 300), ("val", 120)):  # scores need 100
         images, captions = [], []
         for number in range(count):
             file = f"{number:012d}.jpg"
