@@ -28,13 +28,14 @@ def setting(
     below: float | None = None,
     most: float | None = None,
     needs: str | None = None,
+    paper: str = "",
 ) -> Any:
     """A field of a group of settings.
 
     help: one line that ends in a full stop. option: its option of `t2i train`. above, least, below, most: its range.
-    needs: the dotted name of the setting without which it has no effect, or "name=value".
+    needs: the dotted name of the setting without which it has no effect, or "name=value". paper: where it is from.
     """
-    metadata = {"help": help, "option": option, "needs": needs,
+    metadata = {"help": help, "option": option, "needs": needs, "paper": paper,
                 "above": above, "least": least, "below": below, "most": most}  # fmt: skip
     return field(default=default, metadata=metadata)
 
@@ -44,7 +45,10 @@ class Text:
     """[text]: how captions enter both networks."""
 
     conditioning: Literal["attention", "sentence"] = setting(
-        "attention", "Attention pooling over the tokens, or one sentence vector.", option="--conditioning"
+        "attention",
+        "Attention pooling over the tokens, or one sentence vector.",
+        option="--conditioning",
+        paper="sentence: Tao et al. 2022",
     )
     encoder: Literal["prepared", "transformer"] = setting(
         "prepared",
@@ -52,7 +56,11 @@ class Text:
         option="--text-encoder",
     )
     layers: int = setting(
-        0, "Self-attention layers over the tokens before they are pooled.", least=0, needs="text.conditioning=attention"
+        0,
+        "Self-attention layers over the tokens before they are pooled.",
+        least=0,
+        needs="text.conditioning=attention",
+        paper="ALiBi: Press et al. 2022",
     )
     lr_multiplier: float = setting(1.0, "Learning-rate multiplier of the layers that read text.", above=0)
 
@@ -63,7 +71,9 @@ class Transformer:
 
     vocabulary: int = setting(4096, "Subwords in the vocabulary.", least=1, needs="text.encoder=transformer")
     width: int = setting(256, "Width of a token embedding.", least=1, needs="text.encoder=transformer")
-    layers: int = setting(6, "Transformer layers.", least=1, needs="text.encoder=transformer")
+    layers: int = setting(
+        6, "Transformer layers.", least=1, needs="text.encoder=transformer", paper="Vaswani et al. 2017"
+    )
     heads: int = setting(8, "Attention heads a layer.", least=1, needs="text.encoder=transformer")
     feed_forward: int = setting(2048, "Width of the feed-forward layers.", least=1, needs="text.encoder=transformer")
     max_tokens: int = setting(100, "Longest caption, in tokens.", least=1, needs="text.encoder=transformer")
@@ -82,9 +92,14 @@ class Optim:
     lr_d: float = setting(4e-4, "Adam's learning rate of the discriminator.", option="--lr-d", above=0)
     beta1: float = setting(0.0, "Adam's beta 1.", least=0, below=1)
     beta2: float = setting(0.9, "Adam's beta 2.", least=0, below=1)
-    ema_kimg: float = setting(10.0, "Half-life of the generator's moving average, in thousand images.", above=0)
+    ema_kimg: float = setting(
+        10.0, "Half-life of the generator's moving average, in thousand images.", above=0, paper="Karras et al. 2018"
+    )
     freeze_d: int = setting(
-        0, "Freeze this many blocks of the discriminator, from the image on (FreezeD, Mo et al. 2020).", least=0
+        0,
+        "Freeze this many blocks of the discriminator, from the image on.",
+        least=0,
+        paper="FreezeD: Mo et al. 2020",
     )
     precision: Literal["fp32", "bf16", "fp16"] = setting(
         "fp32", "Number format of the networks; --amp chooses the quickest.", option="--precision"
@@ -118,6 +133,7 @@ class Timetable:
         "For so many thousand images the generator trains alone, by the energy score of coarse colours.",
         least=0,
         needs="loss.energy.weight",
+        paper="Gneiting & Raftery 2007",
     )
     warm_up_lr: float | None = setting(
         None,
@@ -125,7 +141,9 @@ class Timetable:
         above=0,
         needs="schedule.warm_up_kimg",
     )
-    growing: bool = setting(False, "Grow progressively through the stages.", option="--growing/--no-growing")
+    growing: bool = setting(
+        False, "Grow progressively through the stages.", option="--growing/--no-growing", paper="Karras et al. 2018"
+    )
     stages: tuple[Stage, ...] = setting((), "Resolutions to grow through, a table each.", needs="schedule.growing")
     grow_kimg: float | None = setting(
         None,
@@ -143,15 +161,22 @@ class Adversarial:
     """[loss.adversarial]: the GAN loss and what the discriminator sees."""
 
     kind: Literal["hinge", "logistic", "wgan-gp", "relativistic"] = setting(
-        "hinge", "Adversarial loss.", option="--loss"
+        "hinge",
+        "Adversarial loss.",
+        option="--loss",
+        paper="hinge: Lim & Ye 2017; logistic: Goodfellow et al. 2014; wgan-gp: Gulrajani et al. 2017; "
+        "relativistic: Jolicoeur-Martineau 2019",
     )
-    mismatches: int = setting(1, "Wrong captions that the discriminator sees with each real image.", least=1)
+    mismatches: int = setting(
+        1, "Wrong captions that the discriminator sees with each real image.", least=1, paper="Reed et al. 2016"
+    )
     shared_fakes: bool = setting(
         False, "The generator learns from the images that the discriminator has just seen: one drawing a step."
     )
     augment: tuple[Literal["translation", "cutout", "flip"], ...] = setting(
         ("translation",),
-        "DiffAugment of real and generated images (Zhao et al. 2020); flip: real ones mirrored where captions allow.",
+        "DiffAugment of real and generated images; flip: real ones mirrored where captions allow; [] for none.",
+        paper="Zhao et al. 2020",
     )
 
 
@@ -159,10 +184,25 @@ class Adversarial:
 class Penalty:
     """[loss.penalty]: the gradient penalty on the discriminator."""
 
-    kind: Literal["ma-gp", "r1", "wgan-gp", "none"] = setting("ma-gp", "Gradient penalty.", option="--penalty")
-    weight: float | None = setting(None, "Weight; left out, the published one.", least=0, needs="loss.penalty.kind")
+    kind: Literal["ma-gp", "r1", "wgan-gp", "none"] = setting(
+        "ma-gp",
+        "Gradient penalty.",
+        option="--penalty",
+        paper="ma-gp: Tao et al. 2022; r1: Mescheder et al. 2018; wgan-gp: Gulrajani et al. 2017",
+    )
+    weight: float | None = setting(
+        None,
+        "Weight; left out, 2 of ma-gp, 10 of wgan-gp, 0.0002 * resolution^2 / batch of r1.",
+        least=0,
+        needs="loss.penalty.kind",
+    )
     every: int = setting(
-        1, "Take it every k-th step, k times as heavy.", option="--penalty-every", least=1, needs="loss.penalty.kind"
+        1,
+        "Take it every k-th step, k times as heavy.",
+        option="--penalty-every",
+        least=1,
+        needs="loss.penalty.kind",
+        paper="Karras et al. 2020",
     )
 
 

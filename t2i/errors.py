@@ -4,6 +4,16 @@ Each is one line with the problem, its place and a remedy. The command line prin
 `exit_code`; a library caller catches them as ValueError.
 """
 
+EXIT_CODES = {
+    "0": "Done.",
+    "1": "A problem outside t2i: a file, a folder, a data set, a full disk, too little memory.",
+    "2": "A wrong call: an unknown option, options that exclude each other, a value out of range.",
+    "129": "A terminal that was closed (SIGHUP).",
+    "130": "Ctrl-C (SIGINT).",
+    "143": "SIGTERM.",
+    "149": "Ctrl-Break (Windows).",
+}
+
 
 class UserError(ValueError):
     """A problem outside the program: a file, a folder, a data set, a full disk. Exit code 1."""

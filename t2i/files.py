@@ -8,6 +8,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +166,8 @@ def brief(name: str, limit: int = 100) -> str:
 def shell_word(text: Path | str) -> str:
     """A text quoted as one word of a shell, in double quotes where they are safe."""
     text = str(text)
+    if sys.platform == "win32":  # whose shells know double quotes alone
+        return subprocess.list2cmdline([text])
     if re.fullmatch(r"[\w ,.;:'()/+-]*", text) and " " in text:
         return f'"{text}"'
     return shlex.quote(text)

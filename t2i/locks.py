@@ -26,7 +26,9 @@ else:
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 _UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_WINDOWS_BYTES = 1024  # an exclusive lock takes all of these, a shared one any of them
+# Windows: an exclusive lock takes all of these bytes, a shared one any of them. They lie far behind the text, which
+# nobody else could read there if it were locked.
+_WINDOWS_START, _WINDOWS_BYTES = 1 << 20, 1024
 _PATIENCE = 2.0  # seconds; the last holder of a shared lock removes its file much sooner
 
 
@@ -51,6 +53,7 @@ def lock(folder: Path | str, what: str, shared: bool = False) -> Iterator[None]:
     try:
         with contextlib.suppress(OSError):  # for the message above
             os.truncate(handle, 0)
+            os.lseek(handle, 0, os.SEEK_SET)
             os.write(handle, f"{os.getpid()} {platform.node()}\n".encode())
         yield
     finally:
@@ -96,7 +99,7 @@ def _try(handle: int, shared: bool) -> bool:
         if sys.platform != "win32":
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         else:
-            os.lseek(handle, os.getpid() % _WINDOWS_BYTES if shared else 0, os.SEEK_SET)
+            os.lseek(handle, _WINDOWS_START + (os.getpid() % _WINDOWS_BYTES if shared else 0), os.SEEK_SET)
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1 if shared else _WINDOWS_BYTES)
     except OSError as error:
         if error.errno in _TAKEN:
@@ -120,7 +123,11 @@ def holder(folder: Path | str) -> Holder | None:
     with contextlib.suppress(OSError, ValueError):
         process, host = file.read_text(encoding="utf-8", errors="replace").split()
         if host == platform.node():
-            if sys.platform != "win32":  # there it would end the process
+            if sys.platform == "win32":  # os.kill would end the process there
+                with open(file, "r+b") as probe:
+                    if _try(probe.fileno(), shared=False):  # a killed one leaves its file, unlocked
+                        return None
+            else:
                 os.kill(int(process), 0)  # a killed one leaves its file
             return Holder(int(process), file.stat().st_mtime)
     return None

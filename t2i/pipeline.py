@@ -44,8 +44,8 @@ class PipelineOutput:
 class TextToImagePipeline:
     """Generates images from prompts with a trained model.
 
-    >>> pipe = TextToImagePipeline.from_pretrained()  # the built-in model; or "runs/00003-..."
-    >>> pipe("a red apple", generator=torch.Generator().manual_seed(0)).images[0].save("out.png")
+        pipe = TextToImagePipeline.from_pretrained()  # the built-in model; or "runs/00003-..."
+        pipe("a red apple", generator=torch.Generator().manual_seed(0)).images[0].save("out.png")
 
     The same prompt and seed give the same pixels alone, in a batch and across runs on one machine (t2i/sampling.py).
     """

@@ -4,8 +4,11 @@ import signal
 
 
 def stop_signals() -> list[int]:
-    """SIGINT (Ctrl-C), SIGTERM, and SIGHUP where a terminal that closes ends the command: not under nohup."""
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    """SIGINT (Ctrl-C), SIGTERM, and SIGHUP where a terminal that closes ends the command: not under nohup. On Windows
+    Ctrl-Break in its place, the one that a process can be sent by another."""
+    if hasattr(signal, "SIGBREAK"):
+        return [signal.SIGINT, signal.SIGTERM, signal.SIGBREAK]
+    hangup = getattr(signal, "SIGHUP", None)
     if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
         return [signal.SIGINT, signal.SIGTERM]
     return [signal.SIGINT, signal.SIGTERM, hangup]

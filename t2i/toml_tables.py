@@ -1,7 +1,7 @@
 """Tables of settings as TOML, and as flat dictionaries with dotted names: {"optim.lr_g": 0.001} is [optim] lr_g."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,17 @@ def read_tables(path: Path | str) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML ({first_line(error)})") from error
 
 
-def to_toml(tables: Mapping[str, Any], prefix: str = "") -> str:
-    """Tables as TOML. A value of None, which TOML has not, is left out."""
+def to_toml(tables: Mapping[str, Any], comment: Callable[[str], str] = lambda name: "", prefix: str = "") -> str:
+    """Tables as TOML. A value of None, which TOML has not, is left out. comment: dotted name -> what stands behind the
+    value, "" for nothing."""
     lines, below = [], []
     for key, value in tables.items():
         if isinstance(value, Mapping):
-            if text := to_toml(value, f"{prefix}{key}."):
+            if text := to_toml(value, comment, f"{prefix}{key}."):
                 below.append(text)
         elif value is not None:
-            lines.append(f"{key} = {_toml(value)}\n")
+            said = comment(prefix + key)
+            lines.append(f"{key} = {_toml(value)}" + (f"  # {said}\n" if said else "\n"))
     head = f"[{prefix[:-1]}]\n" if prefix and lines else ""
     return "\n".join(part for part in [head + "".join(lines), *below] if part)
 

@@ -55,7 +55,10 @@ def no_stop_is_lost(again: Callable[[], object] = lambda: None) -> Iterator[None
             return before(unraisable)
         again()
         main, number = threading.main_thread().ident, unraisable.exc_value.number
-        threading.Timer(0.01, signal.pthread_kill, (main, number)).start()
+        if hasattr(signal, "pthread_kill"):
+            threading.Timer(0.01, signal.pthread_kill, (main, number)).start()
+        else:  # Windows, where any thread's signal is handled in the main one
+            threading.Timer(0.01, signal.raise_signal, (number,)).start()
 
     before, sys.unraisablehook = sys.unraisablehook, send_again
     try:

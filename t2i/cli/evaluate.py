@@ -207,7 +207,7 @@ def _show(report: "Report") -> None:
     attributes: dict[str, dict[str, dict[str, Score]]] = {}
     for score in report.scores:
         name, *rest = score.name.split(", ")
-        if rest:
+        if attribute := len(rest) == 2:  # "colour, one object, seen"; not "variety, pixels"
             attributes.setdefault(rest[0], {}).setdefault(name, {})[rest[1]] = score
         else:
             error = f" ± {readable(score.error, 2)}" if score.error is not None else ""
@@ -215,7 +215,7 @@ def _show(report: "Report") -> None:
             table.add_row(score.name, *cells, score.better)
         ceiling = f"; ceiling: {score.ceiling_of}" if score.ceiling_of else ""
         about = f"{score.network}; {score.samples:,} samples against {score.reference}{ceiling}"
-        groups.setdefault(about, []).append("attributes" if rest else score.name)
+        groups.setdefault(about, []).append("attributes" if attribute else score.name)
         if score.note:
             report.notes.append(f"{score.name}: {score.note}")
     if table.row_count:

@@ -277,7 +277,7 @@ def _show(
     from t2i.text.pooler import TextStatistics
     from t2i.toml_tables import flatten, to_toml
     from t2i.training.schedule import Schedule
-    from t2i.training.tables import effective
+    from t2i.training.tables import effective, help_for
     from t2i.training.trainer import make_networks
 
     width = settings.transformer.width if settings.text.encoder == "transformer" else dataset.text["width"]
@@ -324,7 +324,7 @@ def _show(
     for name, value in rows.items():
         console.say(f"# {name:<9} {value}")
     console.say("")
-    console.say(to_toml(effective(settings)).rstrip())
+    console.say(to_toml(effective(settings), help_for).rstrip())
     if request.processes == 1:
         from t2i.training.rehearsal import rehearse
 

@@ -337,7 +337,7 @@ def _publish(partial: Path, out: Path) -> None:
     _make_newest(partial)
     sync_folder(partial)
     old = _replaced(out)
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir():  # an empty folder too: Windows renames onto none
         os.rename(out, old)
     os.rename(partial, out)
     sync_folder(out.parent)

@@ -16,6 +16,7 @@
 Opening one costs the same at any size, and so does the memory that training needs.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -239,9 +240,10 @@ def _allow_open_files(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         wanted = soft + count
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-        )
+        with contextlib.suppress(OSError, ValueError):  # macOS allows fewer than its hard limit says
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+            )
 
 
 def _parse(data: bytes, kind: type) -> Any:

@@ -4,7 +4,7 @@ A term lives in one file: its settings (the table [loss.NAME]), its head if it h
 lists them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -111,14 +111,14 @@ class Term:
 
     name: of its table [loss.NAME], of its part of a checkpoint. Settings: a frozen dataclass of config.setting fields,
     `weight` among them: the term is in use where that is above 0. Its parts are weighted.
-    columns: what it logs. needs_captions: it compares images with all captions of the batch. pairs_images: it compares
-    generated with real images, which must then be augmented alike.
+    columns: what it logs, {name: what it is}. needs_captions: it compares images with all captions of the batch.
+    pairs_images: it compares generated with real images, which must then be augmented alike.
     module: what it trains in the discriminator's phase, or None.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type]
-    columns: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[Mapping[str, str]] = {}
     needs_captions: ClassVar[bool] = False
     pairs_images: ClassVar[bool] = False
 

@@ -8,7 +8,7 @@ the captions of all but only its own images, adds its share of the whole.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,10 +81,18 @@ def contrastive_loss(logits: Tensor, own: Tensor | None = None, belongs: Tensor 
 class Contrastive(Term):
     @dataclass(frozen=True)
     class Settings:
-        weight: float = setting(0.0, "Weight of the contrastive loss between images and captions.", least=0)
+        weight: float = setting(
+            0.0,
+            "Weight of the contrastive loss between images and captions.",
+            least=0,
+            paper="Zhang et al. 2021; SigLIP: Zhai et al. 2023",
+        )
 
     name = "contrastive"
-    columns = ("contrastive_d", "contrastive_g")
+    columns: ClassVar = {
+        "contrastive_d": "Contrastive loss of the discriminator, on real images.",
+        "contrastive_g": "Contrastive loss of the generator.",
+    }
     needs_captions = True
 
     def __init__(self, settings: Any, networks: Networks, lr_multiplier: float = 1.0):

@@ -15,7 +15,7 @@ alone is that of ES.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,12 @@ def feature_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
 class EnergyScore(Term):
     @dataclass(frozen=True)
     class Settings:
-        weight: float = setting(0.0, "Weight of the energy score of coarse colours, at 8 and 16 px.", least=0)
+        weight: float = setting(
+            0.0,
+            "Weight of the energy score of coarse colours, at 8 and 16 px.",
+            least=0,
+            paper="Gneiting & Raftery 2007; Bouchacourt et al. 2016",
+        )
         features: float = setting(
             0.0, "Weight of the energy score of the frozen backbone's features (projected discriminator).", least=0
         )
@@ -65,7 +70,12 @@ class EnergyScore(Term):
         )  # fmt: skip
 
     name = "energy"
-    columns = ("coarse_distance", "coarse_spread", "feature_distance", "feature_spread")
+    columns: ClassVar = {
+        "coarse_distance": "Distance of a generated image to its caption's own, in coarse colours.",
+        "coarse_spread": "Distance of two generated images of one caption, in coarse colours.",
+        "feature_distance": "As coarse_distance, in the features of the frozen backbone.",
+        "feature_spread": "As coarse_spread, in the features of the frozen backbone.",
+    }
     pairs_images = True
 
     def __init__(self, settings: Any, networks: Networks, lr_multiplier: float = 1.0):

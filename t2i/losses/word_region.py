@@ -6,7 +6,7 @@ right, above or below.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -74,11 +74,18 @@ class WordRegion(Term):
     @dataclass(frozen=True)
     class Settings:
         weight: float = setting(
-            0.0, "Weight of the contrastive loss of words and regions, with flipped hard negatives.", least=0
+            0.0,
+            "Weight of the contrastive loss of words and regions, with flipped hard negatives.",
+            least=0,
+            paper="FILIP: Yao et al. 2022",
         )
 
     name = "word_region"
-    columns = ("word_region_d", "word_region_g", "flipped_negatives")
+    columns: ClassVar = {
+        "word_region_d": "Word-region loss of the discriminator, on real images.",
+        "word_region_g": "Word-region loss of the generator.",
+        "flipped_negatives": "Loss on real images flipped against their caption; 0.69 is chance.",
+    }
     needs_captions = True
 
     def __init__(self, settings: Any, networks: Networks, lr_multiplier: float = 1.0):

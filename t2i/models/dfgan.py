@@ -6,8 +6,8 @@ channel-wise affine maps. Read it top to bottom: affine, fusion, generator; bloc
 Departures from the paper:
 - `conditioning="attention"` (default) pools the caption's tokens with learned queries; "sentence" is the paper's.
 - `gamma` starts at 1 in the preset `small`, at 0 in the paper. Without residual branches the discriminator is close to
-  linear in its pixels, and in a short run it learns colours but no shapes (docs/recipes.md).
-- `output="linear"` (default) drops the last tanh, `output="tanh"` is the paper's: see docs/recipes.md.
+  linear in its pixels, and in a short run it learns colours but no shapes (docs/research-log/2026-11-27-recipes.md).
+- `output="linear"` (default) drops the last tanh, `output="tanh"` is the paper's: see the same page.
 - A discriminator shortcut whose width does not change has a 1x1 convolution in the published weights, which is never
   called there. Here it is called, and starts as the identity.
 

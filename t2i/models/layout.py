@@ -1,7 +1,7 @@
 """Layout MLP: a coarse spatial map, computed from styles and text, that is added to a generator's features.
 
 Modulation scales a channel at all positions alike, so positions are learned from text slowly. An MLP is cheap beside
-convolutions and learns them fast (measured in docs/recipes.md).
+convolutions and learns them fast (measured in docs/research-log/2026-11-27-recipes.md).
 """
 
 import math

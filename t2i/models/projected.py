@@ -7,7 +7,7 @@ backbone's pooled features join the summary, by which the contrastive term compa
 
 Departures: no batch norm in the heads, and a spectral norm without state (SpectralConv2d), so that a batch in pieces
 has the gradients of the whole batch. Images may enter at 64 px instead of 224: a step takes a third of the time of
-128 px, and the quality is sufficient for icons (docs/recipes.md).
+128 px, and the quality is sufficient for icons (docs/research-log/2026-11-27-recipes.md).
 """
 
 import copy

@@ -12,6 +12,21 @@ from t2i.text.pooler import Conditioning
 
 # Constructor arguments that are no settings.
 NO_OPTIONS = ("resolution", "text", "growth", "rgb_resolutions", "channels")
+# What each setting of a network does.
+OPTION_HELP = {
+    "z_dim": "Numbers of noise.",
+    "w_dim": "Width of the style vector w.",
+    "mapping_layers": "Layers of the mapping network.",
+    "fmap_base": "Channels at a resolution R are min(fmap_base / R, fmap_max).",
+    "fmap_max": "Most channels of a layer.",
+    "nf": "Channels of the layer nearest to the image; the widest has 8 nf.",
+    "output": "linear, or tanh as in the paper, which can collapse to white pages on icons.",
+    "layout_mlp": "Side of the map that a layout MLP makes of text and noise; 0: none.",
+    "random_noise": "New noise images at each training step; false: the constant ones that drawing uses.",
+    "gamma": "Initial weight of the residual branches; the paper's is 0.",
+    "match_width": "Width of the projection that compares image and text.",
+    "input_resolution": "Side at which images enter the frozen backbone: a multiple of 32 from 64 on.",
+}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Departures from the paper:
 - No noise inputs and no style mixing, as captions describe neither; no path length penalty.
 - R1 is computed in the same optimiser step as the loss.
 - The discriminator downsamples by a convolution of stride 2 without a low-pass filter, and its block works at half the
-  size: cheaper, and shapes are learned earlier (docs/recipes.md).
+  size: cheaper, and shapes are learned earlier (docs/research-log/2026-11-27-recipes.md).
 - Pooled text goes through its own layer in both networks, and a layout MLP (layout.py) can place objects.
 """
 

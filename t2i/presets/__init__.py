@@ -32,6 +32,17 @@ def about(path: Path) -> str:
     return first.lstrip("# ") if first.startswith("#") else ""
 
 
+def facts(path: Path) -> dict[str, str]:
+    """What the comments below it say: for, hardware, minutes, quality; {} of a file that says nothing."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        name, colon, text = line.removeprefix("# ").partition(": ")
+        if not line.startswith("# ") or not colon:
+            break
+        found[name] = text
+    return found
+
+
 def read_preset(path: Path, resolution: int) -> tuple[dict[str, Any], int]:
     """The settings of a preset at the nearest of its resolutions, {dotted name: value}, and that resolution.
 

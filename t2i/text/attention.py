@@ -76,7 +76,7 @@ class TokenMixer(nn.Module):
 
     The last layer of a sentence encoder hardly encodes which of two objects is the left one. With one-directional heads
     a sum does: "left of" after a noun counts for it, before a noun against it. Distance lowers a score linearly, as
-    in ALiBi (Press et al. 2022), with slopes of our own. docs/recipes.md has the measurements.
+    in ALiBi (Press et al. 2022), with slopes of our own. docs/research-log/2026-11-27-recipes.md has the measurements.
 
     forward: tokens [B, L, T] and mask [B, L] -> [B, L, width]; the output at padding is undefined.
     """

@@ -31,7 +31,7 @@ from t2i.files import (
     write_sealed_json,
 )
 from t2i.models.find import MODEL, list_snapshots
-from t2i.tensors import load_tensors, save_tensors
+from t2i.tensors import save_tensors, tensors_in
 
 FORMAT = 3
 OLDER_FORMAT = 2  # of 0.1: other names, and the averages beside the rest
@@ -188,7 +188,8 @@ def read_part(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """The tensors of a part of a verified checkpoint. Raises UserError, one line."""
     path = part_file(folder, name)
     try:
-        tensors = load_tensors(path)
+        # Not mapped: an optimiser keeps its tensors, and Windows could not remove the file.
+        tensors = tensors_in(path.read_bytes(), path)
     except OSError as error:
         raise describe_os_error(error, path) from error
     return rename_tensors(tensors)

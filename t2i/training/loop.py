@@ -33,11 +33,27 @@ from t2i.training.snapshots import Snapshots
 from t2i.training.text import make_text
 from t2i.training.trainer import Trainer
 
-COLUMNS = (
-    "images_seen", "seconds", "images_per_second", "memory_gib", "loss_g", "loss_d", "penalty",
-    "logits_real", "logits_mismatch", "logits_fake", *(name for term in TERMS.values() for name in term.columns),
-    "saturated", "diversity", "gradient_g", "gradient_d", "resolution", "alpha", *SCORES.values(),
-)  # fmt: skip
+# Of metrics.csv, {name: what it is}: means since the line before.
+COLUMNS = {
+    "images_seen": "Real images seen, over all processes.",
+    "seconds": "Training time, over all sittings.",
+    "images_per_second": "Since the line before.",
+    "memory_gib": "Peak memory: of the GPU, or of the process on a CPU.",
+    "loss_g": "Loss of the generator, all terms, weighted.",
+    "loss_d": "Loss of the discriminator, all terms and the penalty, weighted.",
+    "penalty": "Gradient penalty, weighted, of the steps that take it.",
+    "logits_real": "Mean logit of real images with their captions.",
+    "logits_mismatch": "Mean logit of real images with wrong captions.",
+    "logits_fake": "Mean logit of generated images.",
+    **{name: what for term in TERMS.values() for name, what in term.columns.items()},
+    "saturated": "Share of pixel values at the edge of the range, generated minus real.",
+    "diversity": "How far images of different captions lie apart, against the data: 1 as varied, 0 all alike.",
+    "gradient_g": "Norm of the generator's gradient.",
+    "gradient_d": "Norm of the discriminator's gradient.",
+    "resolution": "Resolution that a growing run works at, px.",
+    "alpha": "How far that resolution has faded in: 1 is fully.",
+    **{column: f"Of --eval-every: {score} (the page Evaluation)." for score, column in SCORES.items()},
+}
 SCORED = set(SCORES.values())  # in a line of metrics.jsonl
 ROLLBACKS = 3
 
@@ -153,7 +169,7 @@ class Loop:
         self.snapshots = Snapshots(config, dataset, text, run, self.trainer, self.schedule)
         scores = config.eval.every and ranks.first
         self.scoring = Scoring(config, dataset, text, run, device, say) if scores else None
-        self.metrics_log = MetricsLog(run.folder, COLUMNS, config.run.tensorboard) if ranks.first else None
+        self.metrics_log = MetricsLog(run.folder, tuple(COLUMNS), config.run.tensorboard) if ranks.first else None
         if self.metrics_log:
             for folder in (run.folder, run.samples):
                 sweep(folder)  # what a killed run was writing

@@ -9,7 +9,7 @@ from t2i.errors import UsageError
 from t2i.losses.registry import TERMS
 from t2i.models import get_architecture, list_architectures
 from t2i.models.base import Discriminator, Generator
-from t2i.models.registry import get_discriminator, list_discriminators, options_of
+from t2i.models.registry import OPTION_HELP, get_discriminator, list_discriminators, options_of
 from t2i.setting_layers import Layers, is_on
 from t2i.toml_tables import flatten, nest
 
@@ -74,6 +74,20 @@ def check_losses(layers: Layers, named: Mapping[str, Any]) -> None:
         match name.split("."):
             case ["loss", loss, key] if loss in TERMS and key != "weight" and not in_use(layers.values, loss):
                 raise UsageError(f"{layers.called(name)} has no effect: loss.{loss}.weight is 0")
+
+
+def help_for(name: str) -> str:
+    """What a setting does, by its dotted name; "" where there is no such setting."""
+    if name in FIELDS:
+        return FIELDS[name].metadata["help"]
+    match name.split("."):
+        case ["loss", loss, key] if loss in TERMS:
+            return next((f.metadata["help"] for f in dataclasses.fields(TERMS[loss].Settings) if f.name == key), "")
+        case ["model", "discriminator", "kind"]:
+            return "The discriminator: an architecture's own, or projected, over a frozen backbone."
+        case ["model", _, key]:
+            return OPTION_HELP.get(key, "")
+    return ""
 
 
 def in_use(flat: Mapping[str, Any], loss: str) -> bool:

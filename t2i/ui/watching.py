@@ -137,21 +137,29 @@ class Trainings:
         at_work = holder(run) if run else None
         if at_work is None:
             raise UsageError(f"{run or 'no run'}: no training is at work there")
-        os.kill(at_work.pid, signal.SIGINT)
+        try:
+            # On Windows SIGINT would end it without a checkpoint; Ctrl-Break reaches what this page started.
+            os.kill(at_work.pid, getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
+        except OSError as error:
+            raise UserError(f"{run}: press Ctrl-C where it was started (process {at_work.pid})") from error
 
     def _run(self, options: list[str]) -> str:
         self._started = [process for process in self._started if process.poll() is None]  # ended ones are reaped
-        with tempfile.TemporaryFile() as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "t2i", "train", *options],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )  # fmt: skip
+        # Windows cannot remove the file while the training has it open.
+        with tempfile.TemporaryDirectory(prefix="t2i-training-", ignore_cleanup_errors=True) as folder:
+            output = Path(folder) / "output"
+            with open(output, "wb") as stream:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "t2i", "train", *options],
+                    stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                )  # fmt: skip
             self._started.append(process)
             until = time.monotonic() + PATIENCE
             while time.monotonic() < until:
                 ended = process.poll() is not None
-                said = os.pread(output.fileno(), 1_000_000, 0).decode("utf-8", "replace").splitlines()
+                said = output.read_bytes()[:1_000_000].decode("utf-8", "replace").splitlines()
                 if found := [line.removeprefix("run: ") for line in said if line.startswith("run: ")]:
                     return found[0]
                 if ended:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 from PIL import Image
 
 from t2i.cli import run
+from t2i.cli.evaluate import _show
 from t2i.errors import UsageError
 from t2i.evaluation import inception
-from t2i.evaluation.report import readable
+from t2i.evaluation.report import Report, Score, readable
 from t2i.files import read_json, write_json
 from t2i.models.find import find_model
 from t2i.training.run import Run
@@ -240,3 +242,19 @@ def test_numbers_are_readable():
     values = [0, 0.032146, 0.5, 1, 12.3456, 1024.3, -0.00001234, None]
     assert [readable(v) for v in values] == ["0.000", "0.0321", "0.500", "1.000", "12.35", "1024", "-0.00001", "-"]
     assert [readable(v, 2) for v in (0.0033, 0.51, 1.23)] == ["0.0033", "0.51", "1.23"]
+
+
+def test_scores_of_two_words_stand_beside_the_others(capfd):
+    """variety, features and variety, pixels are no attributes of seen and unseen pairs."""
+    names = (
+        "FD-lite2",
+        "variety, features",
+        "variety, pixels",
+        "colour, one object, seen",
+        "colour, one object, unseen",
+    )
+    bounds = {"ceiling": 0.75, "floor": 0.25}
+    _show(Report([Score(name, 0.5, "higher", "network", "real images", 10, **bounds) for name in names], {}))
+    said = capfd.readouterr().out
+    assert all(re.search(rf"{name} +│ +0\.500 │ +0\.750", said) for name in names[:3])
+    assert re.search(r"colour +│ 0\.50 +│ 0\.75", said)

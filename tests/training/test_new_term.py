@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ class Brightness(Term):
         power: int = setting(2, "Power of the difference.", least=1)
 
     name = "brightness"
-    columns = ("brightness_d", "brightness_g")
+    columns: ClassVar = {"brightness_d": "of the discriminator", "brightness_g": "of the generator"}
 
     def __init__(self, settings, networks, lr_multiplier=1.0):
         super().__init__(settings, networks, lr_multiplier)
@@ -47,7 +48,7 @@ class Brightness(Term):
 @pytest.fixture
 def registered(monkeypatch):
     monkeypatch.setitem(TERMS, "brightness", Brightness)
-    monkeypatch.setattr(loop, "COLUMNS", (*loop.COLUMNS, *Brightness.columns))
+    monkeypatch.setattr(loop, "COLUMNS", {**loop.COLUMNS, **Brightness.columns})
 
 
 def test_it_trains_logs_and_resumes(registered, shapes_data, tmp_path):
