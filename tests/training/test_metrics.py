@@ -16,7 +16,7 @@ from PIL import Image
 
 from t2i.errors import UserError
 from t2i.training.metrics import MetricsLog, read_metrics
-from t2i.training.plots import _smooth, draw_losses
+from t2i.training.plots import draw_losses, smooth
 
 COLUMNS = ("images_seen", "loss_g", "loss_d")
 
@@ -287,8 +287,8 @@ def test_one_explosion_does_not_flatten_the_curves(tmp_path):
 def test_the_moving_average_keeps_a_constant_and_passes_over_gaps():
     values = np.full(200, 3.0)
     values[50:60] = np.nan
-    assert np.allclose(_smooth(values), 3.0, equal_nan=True)
-    assert np.isfinite(_smooth(values)[[0, 49, 60, 199]]).all()
+    assert np.allclose(smooth(values), 3.0, equal_nan=True)
+    assert np.isfinite(smooth(values)[[0, 49, 60, 199]]).all()
 
 
 def test_a_plot_that_cannot_be_written_is_one_line(tmp_path):
