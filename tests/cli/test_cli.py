@@ -51,8 +51,8 @@ OPTIONS = {
     "compare": "--json --out -o",
     "sample-grid": "--cols --device --interpolate --model --models --out --over-time --prompts --rows --seeds "
     "--style-mixing --text-encoder --truncation --truncation-sweep -o",
-    "evaluate": "--clip --device --inception-weights --json --metrics --out --samples --seed --text-encoder "
-    "--train-data --truncation",
+    "evaluate": "--captions --clip --device --images --inception-weights --json --metrics --out --samples --seed "
+    "--text-encoder --train-data --truncation",
     "export": "--format --json --out --text-encoder -o",
     "info": "--json",
     "demo": "--minutes --out --pictures",
