@@ -92,8 +92,9 @@ def test_what_a_user_gets_wrong_is_one_line(here, capfd, saved, tmp_path, data, 
     caption = data.caption(0)
     (tmp_path / "images/bad.png").write_bytes(b"no image")
     names = [f"{number:03}.png" for number in range(100)]
-    lists = {"gone": [("999.png", caption), ("000.png", caption)], "other": [("000.png", "a map"), *zip(names[1:], [caption] * 99)],
-             "bad": [("bad.png", caption), *((name, caption) for name in names)]}  # fmt: skip
+    right = [(name, caption) for name in names]
+    lists = {"gone": [("999.png", caption), *right], "other": [("000.png", "a map"), *right[1:]],
+             "bad": [("bad.png", caption), *right]}  # fmt: skip
     for name, rows in lists.items():
         lines = [json.dumps({"file_name": file, "text": text}) for file, text in rows]
         Path(tmp_path / f"images/{name}.jsonl").write_text("\n".join(lines))
