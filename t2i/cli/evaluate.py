@@ -41,7 +41,7 @@ def evaluate(
     metrics: Annotated[
         str | None,
         Option(
-            help="fd, kd, prdc, r-precision, attributes, fid, kid, clip, comma-separated (default: all possible).",
+            help="fd, kd, prdc, r-precision, variety, attributes, fid, kid, clip (default: all possible), copies.",
             show_default=False,
         ),
     ] = None,
@@ -198,7 +198,7 @@ def _evaluate_images(
             "prepare does"
         )
     report.facts = {"images": {"path": str(images), "captions": str(captions)}, **report.facts}
-    written = {} if out is None else {"history": str(report.append_to(out))}
+    written = {} if out is None else {**_write_copies(evaluator, out), "history": str(report.append_to(out))}
     if json:
         console.print_json({**report.to_dict(), **written})
         return
@@ -257,7 +257,7 @@ def _write(report: "Report", evaluator: "Evaluator", sampler: "CaptionSampler", 
             "the model is in no run folder: --out FOLDER writes the history and the sheet of best and worst"
         )
         return {}
-    written = {}
+    written = _write_copies(evaluator, folder)
     sheet = best_and_worst(evaluator, sampler, report)
     if sheet is not None:
         data = evaluator.data
@@ -265,6 +265,17 @@ def _write(report: "Report", evaluator: "Evaluator", sampler: "CaptionSampler", 
         save_image(sheet, path, {"model": f"sha256:{report.facts['model']['sha256']}", "data": data.fingerprint})
         written["best and worst"] = str(path)
     return {**written, "history": str(report.append_to(folder))}
+
+
+def _write_copies(evaluator: "Evaluator", folder: Path) -> dict[str, str]:
+    """Write the sheet of the nearest pairs, where copies were looked for. Returns {kind: path}."""
+    from t2i.image_files import save_image
+
+    if evaluator.copies is None:
+        return {}
+    path = folder / f"copies-{evaluator.data.name}-{evaluator.data.split}-{evaluator.data.resolution}.png"
+    save_image(evaluator.copies.sheet(), path)
+    return {"nearest training images": str(path)}
 
 
 def _show(report: "Report") -> None:

@@ -21,6 +21,7 @@ from t2i.evaluation import statistics
 from t2i.evaluation.attributes import accuracy
 from t2i.evaluation.cache import cached
 from t2i.evaluation.clip import Clip, load_clip
+from t2i.evaluation.copies import COUNT, Copies
 from t2i.evaluation.distances import Distances, RealFeatures
 from t2i.evaluation.features import RESIZE, FeatureNetwork, Progress, load_lite2, silent
 from t2i.evaluation.inception import load_inception
@@ -34,7 +35,7 @@ from t2i.evaluation.variety import Variety
 LITE2, INCEPTION, CLIP = "lite2", "inception", "clip"
 # The names that --metrics takes, in reading order, with the network that each uses.
 METRICS = {
-    "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "variety": LITE2, "attributes": None,
+    "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "variety": LITE2, "attributes": None, "copies": None,
     "fid": INCEPTION, "kid": INCEPTION, "clip": CLIP,
 }  # fmt: skip
 # The scores between two sets: metric -> kind of statistic, name.
@@ -42,6 +43,7 @@ BETWEEN_SETS = {
     LITE2: {"fd": ("frechet", "FD-lite2"), "kd": ("kernel", "KD-lite2"), "prdc": ("manifold", "")},
     INCEPTION: {"fid": ("frechet", "FID"), "kid": ("kernel", "KID")},
 }
+ASKED_FOR = ("copies",)  # takes minutes: only where it is named
 RETRIEVAL = {"r-precision": "R-precision", "clip": "CLIP R@1"}  # metrics that rank captions for an image
 REFERENCE = 10_000  # at most so many reference images, and samples by default; more where asked for
 DEGRADED = 5_000  # training images that the matcher also sees degraded
@@ -99,8 +101,9 @@ class Evaluator:
         self.retrievals: dict[str, Retrieval] = {}
         self.distances: dict[str, Distances] = {}
         self.variety: Variety | None = None
+        self.copies: Copies | None = None
         self._set_up(progress)
-        if not (self.distances or self.retrievals or self.variety or "attributes" in self.metrics):
+        if not (self.distances or self.retrievals or self.variety or {"attributes", "copies"} & set(self.metrics)):
             raise UserError(self.notes[-1])
 
     def score(self, sampler: Samples, progress: Progress = silent) -> Report:
@@ -125,6 +128,12 @@ class Evaluator:
             assert isinstance(sampler, CaptionSampler)
             progress("attributes", 0, None)
             scores += _attribute_scores(sampler, self.options.scenes, self.options.seed)
+        if self.copies is not None:
+            first = slice(0, COUNT)
+            drawn = [
+                images for _, images in sampler.draw_dataset(self.data, self.caption_ids[first], self.seeds[first])
+            ]
+            scores.append(self.copies.score(np.concatenate(drawn), progress))
         return Report(scores, self.facts(), list(self.notes), margins)
 
     def extract(self, sampler: Samples, samples: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
@@ -189,7 +198,7 @@ class Evaluator:
             if name not in METRICS:
                 raise UsageError(f"--metrics: unknown metric {name!r:.40}; known are {', '.join(METRICS)}")
         chosen = []
-        for name in METRICS if named is None else dict.fromkeys(named):
+        for name in [n for n in METRICS if n not in ASKED_FOR] if named is None else dict.fromkeys(named):
             problem = self._problem(name)
             if problem is None:
                 chosen.append(name)
@@ -211,6 +220,8 @@ class Evaluator:
             return UsageError(f"attributes needs synthetic shapes (t2i prepare --shapes); {self.data.path} has none")
         if self.drawn_before and name in ("variety", "attributes"):
             return UserError(f"saved images are not enough for {name}, which draws prompts of its own")
+        if name == "copies" and self.train is None:
+            return UserError(f"copies needs the training data: {next(iter(self.notes), 'name it with --train-data')}")
         between_sets = any(name in family for family in BETWEEN_SETS.values())
         if between_sets and min(self.samples, len(self.data)) < statistics.LEAST:
             return UserError(
@@ -240,6 +251,9 @@ class Evaluator:
             self.networks[CLIP] = clip.images
         if "variety" in self.metrics:
             self.variety = Variety.of(self.data, self.train, self.networks[LITE2], self.caption_ids)
+        if "copies" in self.metrics:
+            assert self.train is not None
+            self.copies = Copies.of(self.train, progress)
         choices = self._choices()
         for name, network in self.networks.items():
             real = data_features(network, self.data, len(self.reference), progress)
