@@ -29,4 +29,6 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
 def on_post_build(config: Any, **_: Any) -> None:
     if model():
         target = Path(config["site_dir"]) / FOLDER
-        subprocess.run([sys.executable, "-m", "t2i", "export", model(), "--format", "web", "-o", str(target)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "t2i", "export", model(), "--format", "web", "-o", str(target)], check=True
+        )

@@ -25,7 +25,8 @@ SETTINGS = {
     "contrastive": "loss.contrastive.weight", "places": "loss.word_region.weight",
     "eval_every": "eval.every", "eval_samples": "eval.samples", "eval_data": "eval.data", "best_by": "eval.best_by",
     "seed": "run.seed", "log_kimg": "run.log_kimg", "snapshot_kimg": "run.snapshot_kimg",
-    "checkpoint_minutes": "run.checkpoint_minutes", "on_nan": "run.on_nan", "tensorboard": "run.tensorboard",
+    "checkpoint_minutes": "run.checkpoint_minutes", "on_nan": "run.on_nan",
+    "tensorboard": "run.trackers",
     "model.discriminator": "model.discriminator.kind", "model.sketch": "model.generator.layout_mlp",
 }  # fmt: skip
 
@@ -56,6 +57,8 @@ def rename_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
         new = SETTINGS.get(name, name)
         if name == "places":
             value = (flat.get("contrastive") or 1.0) if value is True else 0.0 if value is False else value
+        elif name in ("tensorboard", "run.tensorboard"):  # 0.2 had it in [run] for a while
+            new, value = "run.trackers", {True: ("tensorboard",), False: ()}.get(value, value)
         elif name == "contrastive" and value is None:
             value = 1.0 if flat.get("text_encoder") == "transformer" else 0.0
         elif name == "model.discriminator" and value == "scratch":

@@ -254,7 +254,9 @@ class RunSettings:
         "Where a gradient is NaN: stop, or go back to the last snapshot, at most three times.",
         option="--on-nan",
     )
-    tensorboard: bool = setting(False, "Also write the metrics as TensorBoard events.")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = setting(
+        (), "Send the metrics and the sample grids to these trackers too."
+    )
 
 
 GROUPS: dict[str, type] = {

@@ -44,6 +44,35 @@ def prompts_by_seeds(pipe: "TextToImagePipeline", prompts: list[str], seeds: lis
     return Grid(len(prompts), len(seeds), draw, prompts, columns, None, prompts, seeds)
 
 
+def by_models(
+    names: list[str], pipes: "list[TextToImagePipeline]", prompts: list[str], seeds: list[int], psi: float, warn: Warn
+) -> Grid:
+    """A column for each model, called by these names; a row for each prompt and seed. Smaller images are enlarged by a
+    whole factor. Raises UsageError where that does not make them equally large."""
+    side = max(pipe.resolution for pipe in pipes)
+    if uneven := [f"{name} draws {p.resolution} px" for name, p in zip(names, pipes) if side % p.resolution]:
+        raise UsageError(f"--models: {uneven[0]}, and {side} px, the largest of them, is no multiple of that")
+    encoded = {}  # once for each text encoder
+    for pipe in pipes:
+        key = pipe.description.text_encoder["sha256"]
+        if key not in encoded:
+            encoded[key] = encode(pipe, prompts, warn)
+
+    def draw() -> "list[list[np.ndarray]]":
+        columns = []
+        for pipe in pipes:
+            conditions = pipe.sampler.pool(encoded[pipe.description.text_encoder["sha256"]])
+            images = _draw(pipe, [[_Cell(seed, condition, psi)] for condition in conditions for seed in seeds])
+            factor = side // pipe.resolution
+            columns.append([image.repeat(factor, 0).repeat(factor, 1) for (image,) in images])
+        return [list(row) for row in zip(*columns)]
+
+    one = len(seeds) == 1
+    labels = [text if one else f"{text} (seed {seed})" for text in prompts for seed in seeds]
+    title = f"seed {seeds[0]}" if one else None
+    return Grid(len(labels), len(pipes), draw, labels, names, title, prompts, seeds)
+
+
 def truncation_sweep(pipe: "TextToImagePipeline", prompts: list[str], seed: int, warn: Warn) -> Grid:
     def draw() -> "list[list[np.ndarray]]":
         conditions = pipe.sampler.pool(encoded)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from t2i.cli import console, demo, evaluate, export, generate, info, prepare, push, sample_grid, train, ui
+from t2i.cli import compare, console, demo, evaluate, export, generate, info, prepare, push, sample_grid, train, ui
 from t2i.cli.console import Stopped
 from t2i.cli.launch import tell_exit
 from t2i.errors import UserError, is_out_of_memory
@@ -32,6 +32,7 @@ app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("sample-grid")(sample_grid.sample_grid)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("info")(info.info)
 app.command("demo")(demo.demo)

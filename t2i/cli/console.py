@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(highlight=False, soft_wrap=True, emoji=False, stderr=True)
 
+LISTED = ("--models",)  # options that take every word up to the next option
 NEWEST = "@newest"  # stands for the value of an option that was given without one
 
 
@@ -136,10 +137,16 @@ def arguments() -> list[str]:
 
 
 def take_arguments(given: list[str] | None) -> list[str]:
-    """Remember the command line; `--resume` alone becomes `--resume @newest`: Typer has no optional values."""
+    """Remember the command line. Typer has neither optional values nor options of several: `--resume` alone becomes
+    `--resume @newest`, and `--models A B` becomes `--models A --models B`, up to the next option."""
     _given[:] = sys.argv[1:] if given is None else given
     whole: list[str] = []
+    listed = ""  # the option whose values these are
     for number, argument in enumerate(_given):
+        if argument.startswith("-"):
+            listed = argument if argument in LISTED else ""
+        elif listed and whole[-1] != listed:
+            whole.append(listed)
         whole.append(argument)
         if argument == "--resume" and (number + 1 == len(_given) or _given[number + 1].startswith("-")):
             whole.append(NEWEST)

@@ -1,5 +1,6 @@
 """t2i evaluate: scores of a model on a held-out data set, with their bounds."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from t2i.prompts import check_truncation, still_growing
 
 if TYPE_CHECKING:
     from t2i.data.prepared import PreparedDataset
-    from t2i.evaluation.protocol import Evaluator
+    from t2i.evaluation.protocol import Evaluator, Options
     from t2i.evaluation.report import Report, Score
     from t2i.evaluation.sampler import CaptionSampler
     from t2i.pipeline import TextToImagePipeline
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[
-        Path | None, Argument(help="Model or run folder (default: the newest run).", show_default=False)
+        Path | None,
+        Argument(help="Model or run folder (default: the newest run); none with --images.", show_default=False),
     ] = None,
     data: Annotated[
         Path | None,
@@ -29,10 +31,17 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    images: Annotated[
+        Path | None, Option(help="Score the images of this folder, in place of a model.", show_default=False)
+    ] = None,
+    captions: Annotated[
+        Path | None,
+        Option(help="With --images, a list of their captions: JSON, JSONL, CSV, TSV.", show_default=False),
+    ] = None,
     metrics: Annotated[
         str | None,
         Option(
-            help="fd, kd, prdc, r-precision, attributes, fid, kid, clip, comma-separated (default: all possible).",
+            help="fd, kd, prdc, r-precision, variety, attributes, fid, kid, clip (default: all possible), copies.",
             show_default=False,
         ),
     ] = None,
@@ -77,6 +86,8 @@ def evaluate(
             raise UsageError(f"{option} does nothing here: --metrics names none of {', '.join(sorted(wanted))}")
     if samples is not None and names == ("attributes",):
         raise UsageError("--samples does nothing here: attributes has 400 prompts of its own of each kind")
+    drawing = {"--samples": samples is not None, "--truncation": truncation != 1, "--text-encoder": text_encoder}
+    _check_images(images, captions, model, data, [option for option, given in drawing.items() if given])
 
     from t2i.evaluation.clip import refuse_own_encoder
     from t2i.evaluation.protocol import Evaluator, Options
@@ -85,6 +96,12 @@ def evaluate(
     from t2i.pipeline import TextToImagePipeline
     from t2i.training.run import find_runs, run_of
 
+    options = Options(names, samples, seed, inception_weights, clip)
+    if images is not None:
+        on = data or model  # with --images the first argument is DATA
+        assert captions is not None and on is not None
+        _evaluate_images(images, captions, on, train_data, options, device, out, json)
+        return
     if model is None:
         if not (runs := find_runs()):
             raise UserError("no model here: no run in runs/ has one; train one with t2i train, or name a model")
@@ -107,9 +124,7 @@ def evaluate(
         check_writable(folder)  # before the work
 
     with console.stages(json) as progress:
-        evaluator = Evaluator(
-            dataset, train, Options(names, samples, seed, inception_weights, clip, str(pipe.device)), progress
-        )
+        evaluator = Evaluator(dataset, train, replace(options, device=str(pipe.device)), progress)
         report = evaluator.score(sampler, progress)
     about = {
         "path": str(model), "architecture": pipe.description.architecture, "resolution": pipe.resolution,
@@ -128,6 +143,62 @@ def evaluate(
         about["grown_to"] = pipe.grown.resolution
     report.facts = {"model": about, **report.facts}
     written = _write(report, evaluator, sampler, folder)
+    if json:
+        console.print_json({**report.to_dict(), **written})
+        return
+    _show(report)
+    for what, path in written.items():
+        console.say(f"{what}: {path}")
+
+
+def _check_images(
+    images: Path | None, captions: Path | None, model: Path | None, data: Path | None, drawing: list[str]
+) -> None:
+    """Raises UsageError where --images lacks something, or stands beside what only a model has."""
+    if images is None:
+        if captions is not None:
+            raise UsageError("--captions goes with --images")
+        return
+    if captions is None:
+        raise UsageError("--images needs --captions FILE, a list that names each image and its caption")
+    if (model is None) == (data is None):
+        raise UsageError("--images takes the place of a model: t2i evaluate --images DIR --captions FILE DATA")
+    if drawing:
+        raise UsageError(f"{drawing[0]} does nothing here: the images of --images are drawn already")
+
+
+def _evaluate_images(
+    images: Path, captions: Path, data: Path, train_data: Path | None, options: "Options", device: str,
+    out: Path | None, json: bool,
+) -> None:  # fmt: skip
+    """Score a folder of images in place of a model."""
+    from t2i.data.prepared import PreparedDataset
+    from t2i.device import pick_device
+    from t2i.evaluation.protocol import Evaluator
+    from t2i.evaluation.saved import SavedSamples
+    from t2i.files import check_writable
+
+    dataset = PreparedDataset(data)
+    train = PreparedDataset(train_data) if train_data is not None else None
+    saved = SavedSamples.read(images, captions)
+    if not json:
+        console.say(f"images: {images} ({len(saved.captions):,}, captions of {captions})")
+        console.say(f"data: {dataset.path} ({dataset.name} {dataset.split}, {len(dataset):,} images)")
+    if out is not None:
+        check_writable(out)
+    with console.stages(json) as progress:
+        evaluator = Evaluator(
+            dataset, train, replace(options, device=str(pick_device(device))), progress, saved.captions
+        )
+        report = evaluator.score(saved, progress)
+    report.notes += saved.notes
+    if saved.resized:
+        report.notes.append(
+            f"{saved.resized:,} of the images are not {dataset.resolution} px: they were cropped and resized as t2i "
+            "prepare does"
+        )
+    report.facts = {"images": {"path": str(images), "captions": str(captions)}, **report.facts}
+    written = {} if out is None else {**_write_copies(evaluator, out), "history": str(report.append_to(out))}
     if json:
         console.print_json({**report.to_dict(), **written})
         return
@@ -186,7 +257,7 @@ def _write(report: "Report", evaluator: "Evaluator", sampler: "CaptionSampler", 
             "the model is in no run folder: --out FOLDER writes the history and the sheet of best and worst"
         )
         return {}
-    written = {}
+    written = _write_copies(evaluator, folder)
     sheet = best_and_worst(evaluator, sampler, report)
     if sheet is not None:
         data = evaluator.data
@@ -194,6 +265,17 @@ def _write(report: "Report", evaluator: "Evaluator", sampler: "CaptionSampler", 
         save_image(sheet, path, {"model": f"sha256:{report.facts['model']['sha256']}", "data": data.fingerprint})
         written["best and worst"] = str(path)
     return {**written, "history": str(report.append_to(folder))}
+
+
+def _write_copies(evaluator: "Evaluator", folder: Path) -> dict[str, str]:
+    """Write the sheet of the nearest pairs, where copies were looked for. Returns {kind: path}."""
+    from t2i.image_files import save_image
+
+    if evaluator.copies is None:
+        return {}
+    path = folder / f"copies-{evaluator.data.name}-{evaluator.data.split}-{evaluator.data.resolution}.png"
+    save_image(evaluator.copies.sheet(), path)
+    return {"nearest training images": str(path)}
 
 
 def _show(report: "Report") -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from t2i.data.prepare import PrepareOptions, Summary
-    from t2i.data.records import Source
+    from t2i.data.records import Framing, Source
     from t2i.text.frozen import FrozenEncoder
 
 
@@ -130,11 +130,12 @@ def prepare(
         from t2i.text.encoders import check_encoder
 
         check_encoder(text_encoder)
+    groups = _near_duplicates(sources, framing, workers, quiet=json) if share and shapes is None else {}
     reports = []
     for source, part in sources:
         options = PrepareOptions(
             resolution=resolution, fraction=fraction, limit=limit, val_fraction=share, part=part,
-            workers=workers, strict=strict, max_skipped=max_skipped, shard=part_of, framing=framing,
+            workers=workers, strict=strict, max_skipped=max_skipped, shard=part_of, framing=framing, groups=groups,
         )  # fmt: skip
         label = source.split if part == "all" else part
         if out is None:
@@ -147,6 +148,24 @@ def prepare(
     elif part_of is None:
         path, held_out = shell_word(str(reports[0]["path"])), PreparedDataset(str(reports[0]["path"])).held_out
         console.say(f"score a model on it: t2i evaluate MODEL {path}" if held_out else f"train on it: t2i train {path}")
+
+
+def _near_duplicates(
+    sources: "list[tuple[Source, str]]", framing: "Framing", workers: int, quiet: bool
+) -> dict[str, str]:
+    """Images that must stay in one part, since they show the same: key -> a key for each group."""
+    from t2i.data.near_duplicates import MOST, near_duplicate_groups
+
+    if len(sources[0][0]) > MOST:
+        if not quiet:
+            console.say(f"near-duplicates are not looked for: more than {MOST:,} images; they may be in both parts")
+        return {}
+    with console.stages(quiet) as progress, _stoppable():
+        groups = near_duplicate_groups(sources[0][0], workers, framing, progress)
+    if groups and not quiet:
+        count = len(set(groups.values()))
+        console.say(f"near-duplicates: {len(groups):,} images in {count:,} groups, each of which stays in one part")
+    return groups
 
 
 def _prepare_one(

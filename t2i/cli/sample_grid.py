@@ -30,6 +30,14 @@ def sample_grid(
         ),
     ] = None,
     model: Model = None,
+    models: Annotated[
+        list[str] | None,
+        Option(
+            metavar="A B ...",
+            help="Several models side by side, a column each; prompts stand before.",
+            show_default=False,
+        ),
+    ] = None,
     rows: Annotated[
         int | None,
         Option(help="Prompts at most (default: all), or rows of the other grids (default: 4).", show_default=False),
@@ -80,7 +88,7 @@ def sample_grid(
     named = {
         "--interpolate": interpolate, "--truncation-sweep": truncation_sweep, "--style-mixing": style_mixing,
         "prompts": texts, "--rows": rows is not None, "--cols": cols is not None, "--seeds": seeds is not None,
-        "--truncation": truncation is not None, "--over-time": over_time,
+        "--truncation": truncation is not None, "--over-time": over_time, "--models": models, "--model": model,
     }  # fmt: skip
     _check({name for name, value in named.items() if value}, rows, cols)
     if style_mixing and len(texts) > 2:
@@ -96,11 +104,17 @@ def sample_grid(
     animated = over_time or (interpolate is not None and out.suffix.lower() in (".gif", ".mp4"))
     check_animation_name(out) if animated else check_image_name(out)
 
-    pipe = console.load_pipeline(model, device, text_encoder=text_encoder)
+    if models:
+        pipes = [console.load_pipeline(Path(name), device, text_encoder=text_encoder) for name in models]
+        pipe = max(pipes, key=lambda pipe: pipe.resolution)
+    else:
+        pipe = console.load_pipeline(model, device, text_encoder=text_encoder)
     texts = (texts or pipe.known_prompts or ["a table"])[: None if style_mixing else rows]
     across, down = numbers or list(range(cols or COLUMNS)), numbers or list(range(rows or 4))
     warn = console.warn
-    if over_time:
+    if models:
+        grids = [kinds.by_models(_short(models), pipes, texts, numbers or [0], psi, warn)]
+    elif over_time:
         grids = kinds.over_time(model, pipe, texts, across, psi, warn)
     elif interpolate and animated:
         grids = kinds.interpolation_frames(pipe, interpolate, down, cols or FRAMES, psi, warn)
@@ -124,6 +138,7 @@ def sample_grid(
         **pipe.image_facts(" | ".join(first.prompts), first.seeds[0], psi),
         "seeds": ",".join(map(str, first.seeds)),
         "truncation_psi": ",".join(f"{value:g}" for value in psis),
+        **({"model": " | ".join(pipe.image_facts("", 0, psi)["model"] for pipe in pipes)} if models else {}),
     }
     if animated:
         seconds = [kinds.STILL] * (len(sheets) - 1) + [kinds.LAST] if over_time else [kinds.STEP] * len(sheets)
@@ -136,11 +151,18 @@ def sample_grid(
 
 # Options that would have no effect are refused.
 _EXCLUDE = (
+    ("--models", ("--model", "--cols", "--over-time", "--interpolate", "--truncation-sweep", "--style-mixing")),
     ("--over-time", ("--interpolate", "--truncation-sweep", "--style-mixing")),
     ("--style-mixing", ("--interpolate", "--truncation-sweep")),
     ("--interpolate", ("prompts", "--truncation-sweep")),
     ("--truncation-sweep", ("--cols", "--truncation")),
 )
+
+
+def _short(models: list[str]) -> list[str]:
+    """The models' names for the columns: without their folders, where that leaves them different."""
+    names = [Path(name).name for name in models]
+    return names if len(set(names)) == len(models) else models
 
 
 def _check(named: set[str], rows: int | None, cols: int | None) -> None:

@@ -195,7 +195,7 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
         console.warn(f"{whole}: no discriminator will be trained")
     if request.dry_run:
         return
-    _check_scores(settings, dataset)
+    _check_extras(settings, dataset)
     run = Run(ranks.share(Run.begin(out, settings, dataset, device).folder if ranks.first else None))
     if ranks.first:
         note.write(run.folder)
@@ -213,11 +213,13 @@ def _with_threads(settings: TrainConfig, device: "torch.device") -> TrainConfig:
     return settings.changed(run__threads=torch.get_num_threads())
 
 
-def _check_scores(settings: TrainConfig, dataset: "PreparedDataset") -> None:
-    """Can a run be scored while it trains? What it lacks shows before a folder is made or an option remembered."""
+def _check_extras(settings: TrainConfig, dataset: "PreparedDataset") -> None:
+    """Can a run be scored and tracked? What it lacks shows before a folder is made or an option remembered."""
     from t2i.evaluation.features import load_lite2
     from t2i.training.scoring import held_out
+    from t2i.training.trackers import check_installed
 
+    check_installed(settings)
     if settings.eval.every:
         held_out(settings, dataset)
         load_lite2()
@@ -236,7 +238,7 @@ def _resume(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks
     if request.dry_run:
         _show(settings, {}, dataset, device, request)
         return
-    _check_scores(settings, dataset)
+    _check_extras(settings, dataset)
     if ranks.first and device.type == "cpu" and settings.run.threads != (here := torch.get_num_threads()):
         console.say(f"{settings.run.threads} threads, as the run began ({here} here); --threads changes it")
     _train(settings, dataset, run, device, ranks, resume=True)

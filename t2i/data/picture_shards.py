@@ -10,8 +10,8 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: n
 class PrepareOptions:
     """resolution in px; fraction and val_fraction in [0, 1]; max_skipped: refuse above this share; part: which side
     of the train/validation split to keep ("all" where there is none); shard: (2, 4) writes the second of four parts
-    of the pictures, for another call without `shard` to join; framing: how images become squares."""
+    of the pictures, for another call without `shard` to join; framing: how images become squares; groups: keys of
+    near-duplicates, with one key for each group of them, which stays in one part (near_duplicates.py)."""
 
     resolution: int = 64
     fraction: float = 1.0
@@ -45,6 +46,7 @@ class PrepareOptions:
     max_skipped: float = 0.05
     shard: tuple[int, int] | None = None
     framing: Framing = PLAIN
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 def shard_entries(resolution: int) -> int:
@@ -228,8 +230,12 @@ def select(source: Source, options: PrepareOptions) -> tuple[Iterable[Record | S
         if options.part != "all":
             # Both sides get something where there are two entries.
             held_out = min(max(1, round(len(order) * options.val_fraction)), max(1, len(order) - 1))
-            border = np.sort(order)[:held_out].max(initial=0)
-            mine = order <= border if options.part == "val" else order > border
+            groups = options.groups
+            places = np.fromiter((_key_hash(groups.get(entry.key, entry.key)) for entry in source), np.uint64)
+            border = np.sort(places)[:held_out].max(initial=0)
+            if groups and (places <= border).all():  # one group is as good as all: the smaller ones are held out
+                border = np.sort(places[places < border]).max(initial=0)
+            mine = places <= border if options.part == "val" else places > border
         if options.fraction < 1 and mine.any():
             # From the far end, so that a fraction of the training part does not depend on the validation share.
             keep = max(1, round(int(mine.sum()) * options.fraction))

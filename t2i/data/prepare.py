@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from t2i.data.look import common_caption, remarks, sum_up
 from t2i.data.picture_shards import PrepareOptions, Progress, all_digests, write_pictures
 from t2i.data.prepared import FORMAT, PreparedDataset, find_datasets
 from t2i.data.records import Source
+from t2i.data.shares import check_plan, check_shares, list_shares, shares_missing
 from t2i.errors import UserError
 from t2i.files import atomic_write, brief, describe_os_error, make_folder, read_json, sweep, sync_folder, write_json
 from t2i.locks import lock
@@ -145,7 +145,7 @@ def _prepare(
             return summary
     if (partial / "dataset.json").is_file():
         (partial / "dataset.json").unlink()  # of what the source was, it must not outlive a kill from here on
-    joining = _check_shares(partial, plan)
+    joining = check_shares(partial, plan)
     if not (partial / "plan.json").is_file() or read_json(partial / "plan.json") != plan:
         shutil.rmtree(partial)
         make_folder(partial)
@@ -185,9 +185,6 @@ def _plan(source: Source, options: PrepareOptions) -> dict[str, Any]:
     return json.loads(json.dumps(plan))
 
 
-# ---- several machines -----------------------------------------------------------------------------------------
-
-
 def _prepare_share(
     source: Source, out: Path, partial: Path, options: PrepareOptions, shard: tuple[int, int], progress: Progress
 ) -> Summary:
@@ -198,63 +195,21 @@ def _prepare_share(
     make_folder(partial)
     if (partial / "dataset.json").is_file():
         raise UserError(f"{partial}: the parts are being joined; run the same command without --shard to go on")
-    begun = _shares(partial)
+    begun = list_shares(partial)
     if any(other != of for _, other in begun):
         other = next(other for _, other in begun if other != of)
         raise UserError(f"{partial} was begun with --shard I/{other}; go on with that, or remove the folder")
     if not (partial / "plan.json").is_file():
         write_json(partial / "plan.json", plan)  # by whoever comes first: they all write the same
-    _check_plan(partial, plan)
+    check_plan(partial, plan)
     mark = partial / f"share-{number:05d}-of-{of:05d}.json"
     write_json(mark, {"done": False})
     shards, summary.resumed_at = write_pictures(source, partial, options, progress)
     summary.take(shards)
     write_json(mark, {"done": True})
-    summary.missing = _missing(partial, of)
+    summary.missing = shares_missing(partial, of)
     summary.notes += source.notes
     return summary
-
-
-def _shares(partial: Path) -> dict[tuple[int, int], Path]:
-    """The parts that were begun: (2, 4) -> share-00002-of-00004.json."""
-    found = ((re.fullmatch(r"share-(\d+)-of-(\d+)\.json", path.name), path) for path in partial.iterdir())
-    return {(int(match[1]), int(match[2])): path for match, path in found if match}
-
-
-def _missing(partial: Path, of: int) -> list[int]:
-    """The parts that are not done."""
-    done = {number for (number, _), path in _shares(partial).items() if read_json(path).get("done")}
-    return [number for number in range(1, of + 1) if number not in done]
-
-
-def _check_shares(partial: Path, plan: dict[str, Any]) -> bool:
-    """Whether `partial` holds the parts of several machines. Raises UserError where one is missing."""
-    begun = _shares(partial)
-    if not begun:
-        return False
-    _check_plan(partial, plan)
-    of = max(of for _, of in begun)
-    if missing := _missing(partial, of):
-        names = [f"{number}/{of}" for number in missing]
-        shown = " and ".join([", ".join(names[:-1]), names[-1]] if names[:-1] else names) if len(names) < 9 else ""
-        shown = shown or f"{', '.join(names[:8])} and {len(names) - 8} more"
-        raise UserError(
-            f"{partial}: not done yet: --shard {shown}; run the same command with that, and then without --shard "
-            "(or remove the folder to start over)"
-        )
-    return True
-
-
-def _check_plan(partial: Path, plan: dict[str, Any]) -> None:
-    """The work of several machines is not thrown away for an option that differs. Raises UserError."""
-    begun = read_json(partial / "plan.json")
-    differ = [name for name in plan if begun.get(name) != plan[name]]
-    if differ:
-        there, here = (json.dumps(facts.get(differ[0]), ensure_ascii=False) for facts in (begun, plan))
-        raise UserError(
-            f"{partial} was begun with another {differ[0]} ({there:.80}, not {here:.80}); give the same "
-            "options, or remove the folder to start over"
-        )
 
 
 # ---- the end --------------------------------------------------------------------------------------------------

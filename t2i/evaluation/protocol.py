@@ -7,7 +7,7 @@ depend on the text, is that of the same samples with their captions shuffled.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,21 @@ from t2i.evaluation import statistics
 from t2i.evaluation.attributes import accuracy
 from t2i.evaluation.cache import cached
 from t2i.evaluation.clip import Clip, load_clip
+from t2i.evaluation.copies import COUNT, Copies
 from t2i.evaluation.distances import Distances, RealFeatures
 from t2i.evaluation.features import RESIZE, FeatureNetwork, Progress, load_lite2, silent
 from t2i.evaluation.inception import load_inception
 from t2i.evaluation.matcher import VERSION, degrade, sentences, too_few, train_matcher
 from t2i.evaluation.report import Report, Score
 from t2i.evaluation.retrieval import Retrieval, sample_choices
-from t2i.evaluation.sampler import CHUNK, CaptionSampler
+from t2i.evaluation.sampler import CHUNK, CaptionSampler, Samples
+from t2i.evaluation.saved import place_captions
 from t2i.evaluation.variety import Variety
 
 LITE2, INCEPTION, CLIP = "lite2", "inception", "clip"
 # The names that --metrics takes, in reading order, with the network that each uses.
 METRICS = {
-    "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "variety": LITE2, "attributes": None,
+    "fd": LITE2, "kd": LITE2, "prdc": LITE2, "r-precision": LITE2, "variety": LITE2, "attributes": None, "copies": None,
     "fid": INCEPTION, "kid": INCEPTION, "clip": CLIP,
 }  # fmt: skip
 # The scores between two sets: metric -> kind of statistic, name.
@@ -41,6 +43,7 @@ BETWEEN_SETS = {
     LITE2: {"fd": ("frechet", "FD-lite2"), "kd": ("kernel", "KD-lite2"), "prdc": ("manifold", "")},
     INCEPTION: {"fid": ("frechet", "FID"), "kid": ("kernel", "KID")},
 }
+ASKED_FOR = ("copies",)  # takes minutes: only where it is named
 RETRIEVAL = {"r-precision": "R-precision", "clip": "CLIP R@1"}  # metrics that rank captions for an image
 REFERENCE = 10_000  # at most so many reference images, and samples by default; more where asked for
 DEGRADED = 5_000  # training images that the matcher also sees degraded
@@ -65,8 +68,9 @@ class Evaluator:
     """Scores models on one split. All that does not depend on the model (features of real images, ceilings, the
     matcher) is computed or read once, here; `score` may then be called for one model after the other.
 
-    data: the evaluated split. train: the training split, for the matcher and the ceilings. notes: what was left out
-    and why. Raises UserError, one line, where a named score is not possible.
+    data: the evaluated split. train: the training split, for the matcher and the ceilings. captions: of samples that
+    were drawn before, which are scored in place of a model's. notes: what was left out and why. Raises UserError, one
+    line, where a named score is not possible.
     """
 
     def __init__(
@@ -75,31 +79,34 @@ class Evaluator:
         train: PreparedDataset | None = None,
         options: Options = Options(),
         progress: Progress = silent,
+        captions: Sequence[str] | None = None,
     ):
-        self.data, self.options = data, options
+        self.data, self.options, self.drawn_before = data, options, captions is not None
         self.notes: list[str] = []
         self.train = self._usable(train, progress)
-        self.samples = options.samples or min(len(data), REFERENCE)
+        self.samples = len(captions) if captions is not None else options.samples or min(len(data), REFERENCE)
         self.metrics = self._choose()
-        positions = np.arange(self.samples, dtype=np.int64)
-        self.reference = _order(data, max(self.samples, REFERENCE))
+        if captions is None:
+            self.images, self.caption_ids = self._captions(self.samples)
+            # A different noise for each: noise_of_seed uses all 64 bits.
+            self.seeds = (options.seed << 32) + np.arange(self.samples, dtype=np.int64)
+        else:  # here a seed is the number of a saved sample
+            ours = self._captions(max(self.samples, min(len(data), REFERENCE)))
+            self.seeds, self.images, self.caption_ids = place_captions(data, captions, *ours)
+        order = _order(data, len(data))
         # The row of the reference that a sample's caption belongs to.
-        self.rows = positions % len(self.reference)
-        self.images = self.reference[self.rows]
-        which = choice_at(positions, data.caption_counts(self.images), options.seed)
-        self.caption_ids = np.array(
-            [data.caption_ids(int(image))[choice] for image, choice in zip(self.images, which)], np.int64
-        )
-        self.seeds = (options.seed << 32) + positions  # a different noise for each: noise_of_seed uses all 64 bits
+        self.rows = np.argsort(order)[self.images]
+        self.reference = order[: max(self.samples, REFERENCE, int(self.rows.max()) + 1)]
         self.networks: dict[str, FeatureNetwork] = {}
         self.retrievals: dict[str, Retrieval] = {}
         self.distances: dict[str, Distances] = {}
         self.variety: Variety | None = None
+        self.copies: Copies | None = None
         self._set_up(progress)
-        if not (self.distances or self.retrievals or self.variety or "attributes" in self.metrics):
+        if not (self.distances or self.retrievals or self.variety or {"attributes", "copies"} & set(self.metrics)):
             raise UserError(self.notes[-1])
 
-    def score(self, sampler: CaptionSampler, progress: Progress = silent) -> Report:
+    def score(self, sampler: Samples, progress: Progress = silent) -> Report:
         """Generates the samples and scores them. Raises UserError, one line, where the model does not fit the data."""
         sampler.check(self.data)
         features = self.extract(sampler, np.arange(self.samples), progress)
@@ -114,14 +121,22 @@ class Evaluator:
                 if margins is None and retrieval.has_distractors:
                     margins = retrieval.margins(features[name])
         if self.variety is not None:
+            assert isinstance(sampler, CaptionSampler)
             progress("variety", 0, None)
             scores += self.variety.scores(sampler)
         if "attributes" in self.metrics:
+            assert isinstance(sampler, CaptionSampler)
             progress("attributes", 0, None)
             scores += _attribute_scores(sampler, self.options.scenes, self.options.seed)
+        if self.copies is not None:
+            first = slice(0, COUNT)
+            drawn = [
+                images for _, images in sampler.draw_dataset(self.data, self.caption_ids[first], self.seeds[first])
+            ]
+            scores.append(self.copies.score(np.concatenate(drawn), progress))
         return Report(scores, self.facts(), list(self.notes), margins)
 
-    def extract(self, sampler: CaptionSampler, samples: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
+    def extract(self, sampler: Samples, samples: np.ndarray, progress: Progress) -> dict[str, np.ndarray]:
         """Generates these samples; their features by every network: name -> float32 [n, D]. No image is kept."""
         out = {name: np.empty((len(samples), net.width), np.float32) for name, net in self.networks.items()}
         if not self.networks:
@@ -147,6 +162,14 @@ class Evaluator:
         return facts
 
     # --- set-up ---------------------------------------------------------------------------------------------
+
+    def _captions(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image and the caption of each of `count` samples of a model."""
+        positions = np.arange(count, dtype=np.int64)
+        images = _order(self.data, count)[positions % len(self.data)]
+        which = choice_at(positions, self.data.caption_counts(images), self.options.seed)
+        ids = [self.data.caption_ids(int(image))[choice] for image, choice in zip(images, which)]
+        return images, np.array(ids, np.int64)
 
     def _usable(self, train: PreparedDataset | None, progress: Progress) -> PreparedDataset | None:
         """The training split, unless it holds the evaluated images."""
@@ -175,7 +198,7 @@ class Evaluator:
             if name not in METRICS:
                 raise UsageError(f"--metrics: unknown metric {name!r:.40}; known are {', '.join(METRICS)}")
         chosen = []
-        for name in METRICS if named is None else dict.fromkeys(named):
+        for name in [n for n in METRICS if n not in ASKED_FOR] if named is None else dict.fromkeys(named):
             problem = self._problem(name)
             if problem is None:
                 chosen.append(name)
@@ -195,6 +218,10 @@ class Evaluator:
             return UsageError(f"{name} needs --clip FOLDER, or a name on the Hugging Face hub")
         if name == "attributes" and (self.data.info.get("source") or {}).get("kind") != "shapes":
             return UsageError(f"attributes needs synthetic shapes (t2i prepare --shapes); {self.data.path} has none")
+        if self.drawn_before and name in ("variety", "attributes"):
+            return UserError(f"saved images are not enough for {name}, which draws prompts of its own")
+        if name == "copies" and self.train is None:
+            return UserError(f"copies needs the training data: {next(iter(self.notes), 'name it with --train-data')}")
         between_sets = any(name in family for family in BETWEEN_SETS.values())
         if between_sets and min(self.samples, len(self.data)) < statistics.LEAST:
             return UserError(
@@ -224,6 +251,9 @@ class Evaluator:
             self.networks[CLIP] = clip.images
         if "variety" in self.metrics:
             self.variety = Variety.of(self.data, self.train, self.networks[LITE2], self.caption_ids)
+        if "copies" in self.metrics:
+            assert self.train is not None
+            self.copies = Copies.of(self.train, progress)
         choices = self._choices()
         for name, network in self.networks.items():
             real = data_features(network, self.data, len(self.reference), progress)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,6 +13,16 @@ from t2i.text.frozen import pad_tokens
 from t2i.text.pooler import TextBatch
 
 CHUNK = 64  # images in memory at once
+
+
+class Samples(Protocol):
+    """What scores are computed from: a model that draws, or images that were drawn before (saved.py)."""
+
+    def check(self, data: PreparedDataset) -> None: ...
+
+    def draw_dataset(
+        self, data: PreparedDataset, caption_ids: np.ndarray, seeds: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray]]: ...
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from t2i.training.schedule import Schedule, StepPlan
 from t2i.training.scoring import SCORES, Scoring
 from t2i.training.snapshots import Snapshots
 from t2i.training.text import make_text
+from t2i.training.trackers import Trackers
 from t2i.training.trainer import Trainer
 
 # Of metrics.csv, {name: what it is}: means since the line before.
@@ -169,11 +170,13 @@ class Loop:
         self.snapshots = Snapshots(config, dataset, text, run, self.trainer, self.schedule)
         scores = config.eval.every and ranks.first
         self.scoring = Scoring(config, dataset, text, run, device, say) if scores else None
-        self.metrics_log = MetricsLog(run.folder, tuple(COLUMNS), config.run.tensorboard) if ranks.first else None
-        if self.metrics_log:
+        self.metrics_log = MetricsLog(run.folder, tuple(COLUMNS)) if ranks.first else None
+        self.trackers = Trackers(config, run.folder, say) if ranks.first else None
+        if self.metrics_log and self.trackers:
             for folder in (run.folder, run.samples):
                 sweep(folder)  # what a killed run was writing
             self.metrics_log.rewind(self.progress.images_seen)
+            self.trackers.rewind(self.progress.images_seen, repeats=True)
             self.snapshots.save_reals()
 
     def step(self) -> None:
@@ -195,8 +198,9 @@ class Loop:
         if self.scoring and score and metrics["resolution"] == self.trainer.resolution:
             scores, best = self.scoring.score(*self.snapshots.model(progress.images_seen))
             metrics |= scores
-        if self.metrics_log:
+        if self.metrics_log and self.trackers:
             self.metrics_log.append(metrics)
+            self.trackers.metrics(metrics)
         minutes = self.config.schedule.minutes
         on_status(Status(progress.images_seen, progress.goal, progress.elapsed, minutes, metrics))
         for warning in self.watch.look(metrics):
@@ -217,7 +221,9 @@ class Loop:
     def save(self) -> None:
         """Write a snapshot."""
         if self.ranks.first:
-            self.snapshots.save(self.progress)
+            sheet = self.snapshots.save(self.progress)
+            if self.trackers:
+                self.trackers.sheet(sheet, self.progress.images_seen)
         self.progress.saved()
 
     def rollback(self, error: NotFinite) -> None:
@@ -229,13 +235,15 @@ class Loop:
         images_seen, seconds, _ = restore(self.trainer, self.run, self.ranks, self.say)
         self.progress.restart(images_seen, seconds, rollbacks)
         self.loader.reseed(self.progress.seed)
-        if self.metrics_log:
+        if self.metrics_log and self.trackers:
             self.metrics_log.rewind(images_seen)
+            self.trackers.rewind(images_seen, repeats=False)
 
     def close(self) -> None:
         self.loader.close()
-        if self.metrics_log:
+        if self.metrics_log and self.trackers:
             self.metrics_log.close()
+            self.trackers.close()
         self.ranks.wait()
 
 

@@ -1,4 +1,4 @@
-"""A run's numbers over time: metrics.jsonl, the same as metrics.csv, and TensorBoard where asked for.
+"""A run's numbers over time: metrics.jsonl, and the same as metrics.csv.
 
 metrics.jsonl is the record; metrics.csv is derived from it, so that the two cannot disagree for long.
 """
@@ -12,25 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from t2i.errors import UserError
-from t2i.files import atomic_write, describe_os_error, first_line, make_folder
+from t2i.files import atomic_write, describe_os_error, make_folder
 
 
 class MetricsLog:
     """Appends lines to metrics.jsonl and metrics.csv in a run's folder.
 
     folder: made where it is absent; lines of an earlier session are kept and a torn last one is cut away.
-    columns: what metrics.csv shows, in this order; metrics.jsonl has everything. tensorboard: also write
-    every number as a TensorBoard scalar, its step the images seen, to `folder`/tensorboard. Raises UserError,
-    one line, where a file cannot be written or tensorboard is not installed.
+    columns: what metrics.csv shows, in this order; metrics.jsonl has everything. Raises UserError, one line, where a
+    file cannot be written.
     """
 
-    def __init__(self, folder: Path | str, columns: Sequence[str], tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path | str, columns: Sequence[str]) -> None:
         self.folder = make_folder(folder)
         self.columns = tuple(columns)
         self.jsonl = self.folder / "metrics.jsonl"
         self.csv = self.folder / "metrics.csv"
-        self._board = _Board(self.folder / "tensorboard") if tensorboard else None
         self._streams: list[IO[bytes]] = []
         _cut_torn_line(self.jsonl)
         # Whatever happened to it: a torn line, other columns, a line that reached the disk in one file only.
@@ -47,14 +44,12 @@ class MetricsLog:
         texts = (json.dumps(metrics, allow_nan=False) + "\n", self._csv_text([metrics]))
         for path, stream, text in zip((self.jsonl, self.csv), self._streams, texts):
             _write_all(stream, text, path)
-        if self._board is not None:
-            self._board.append(metrics)
 
     def rewind(self, images_seen: int) -> int:
         """Drop every line past `images_seen` and return how many there were.
 
         For a run that goes on from an older checkpoint, so that no line appears twice. A line without a count
-        goes with the line before it. TensorBoard hides its dropped points by itself.
+        goes with the line before it.
         """
         lines = read_metrics(self.jsonl)
         kept, last = [], -math.inf
@@ -70,14 +65,10 @@ class MetricsLog:
                 self._write_csv(kept)
             finally:
                 self._open()
-        if self._board is not None:
-            self._board.rewind(images_seen)
         return len(lines) - len(kept)
 
     def close(self) -> None:
         self._close()
-        if self._board is not None:
-            self._board.close()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -173,44 +164,3 @@ def _plain(value: Any) -> Any:
 
 def _number(value: Any, otherwise: float) -> float:
     return value if isinstance(value, int | float) else otherwise
-
-
-class _Board:
-    """TensorBoard's event files, which torch writes."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                f'TensorBoard is not installed ({first_line(error)}); pip install "t2i[tensorboard]" adds it'
-            ) from error
-        self._new = SummaryWriter
-        self._folder = folder
-        self._writer: Any = None
-        self._purge_from: int | None = None
-
-    def append(self, metrics: Mapping[str, Any]) -> None:
-        try:
-            if self._writer is None:
-                self._writer = self._new(str(self._folder), purge_step=self._purge_from)
-            step = int(_number(metrics.get("images_seen"), 0))
-            for key, value in metrics.items():
-                if key != "images_seen" and isinstance(value, int | float):
-                    self._writer.add_scalar(key, value, step)
-            self._writer.flush()
-        except OSError as error:
-            raise describe_os_error(error, self._folder) from error
-
-    def rewind(self, images_seen: int) -> None:
-        self.close()
-        self._purge_from = images_seen + 1  # the next event file tells TensorBoard to hide what is past it
-
-    def close(self) -> None:
-        if self._writer is not None:
-            try:
-                self._writer.close()
-            except OSError as error:
-                raise describe_os_error(error, self._folder) from error
-            finally:
-                self._writer = None

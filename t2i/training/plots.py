@@ -46,14 +46,14 @@ def draw_losses(metrics_jsonl: Path | str, out_png: Path | str) -> bool:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = [line for line in read_metrics(metrics_jsonl) if _finite(line.get("images_seen"))]
-    lines.sort(key=lambda line: line["images_seen"])
-    curves = {key: _column(lines, key) for key, *_ in LOSSES + LOGITS}
+    keys = [key for key, *_ in (*LOSSES, *LOGITS)]
+    table = columns_of(metrics_jsonl, [*keys, *(key for key, *_ in SCORES), "images_seen", "resolution"])
+    curves = {key: table[key] for key in keys}
     if not any(np.isfinite(values).any() for values in curves.values()):
         return False
-    thousands = _column(lines, "images_seen") / 1000
+    thousands = table["images_seen"] / 1000
 
-    scores = {key: _column(lines, key) for key, *_ in SCORES}
+    scores = {key: table[key] for key, *_ in SCORES}
     scored = any(np.isfinite(values).any() for values in scores.values())
     width, height = 9, 8.6 if scored else 6.4
     figure = Figure(figsize=(width, height), dpi=120, facecolor="white")
@@ -65,13 +65,13 @@ def draw_losses(metrics_jsonl: Path | str, out_png: Path | str) -> bool:
         hspace=0.25,
     )  # fmt: skip
     upper, lower = rows[:2]
-    for axes, table, name in ((upper, LOSSES, "loss"), (lower, LOGITS, "mean logit")):
-        smooth = _draw_curves(axes, thousands, curves, table)
+    for axes, shown, name in ((upper, LOSSES, "loss"), (lower, LOGITS, "mean logit")):
+        smoothed = _draw_curves(axes, thousands, curves, shown)
         if axes is lower:
-            _shade_gap(axes, thousands, smooth)
-        _set_limits(axes, {key: curves[key] for key, *_ in table if key in smooth})
-        _style(axes, name)
-        if smooth:
+            _shade_gap(axes, thousands, smoothed)
+        _set_limits(axes, {key: curves[key] for key, *_ in shown if key in smoothed})
+        style(axes, name)
+        if smoothed:
             # Above the axes, where no curve can run through it.
             place = {"loc": "lower left", "bbox_to_anchor": (0, 1.06), "borderaxespad": 0}
             axes.legend(**place, ncols=4, frameon=False, fontsize=9)
@@ -79,7 +79,7 @@ def draw_losses(metrics_jsonl: Path | str, out_png: Path | str) -> bool:
             axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=GREY)
     if scored:
         _draw_scores(rows[2], thousands, scores)
-    _mark_resolutions(rows, thousands, _column(lines, "resolution"))
+    _mark_resolutions(rows, thousands, table["resolution"])
     rows[-1].set_xlabel("thousands of images seen", color=GREY)
     upper.set_xlim(*_span(thousands[0], thousands[-1], 0.02))
 
@@ -94,7 +94,7 @@ def _draw_curves(
     axes: "Axes", x: np.ndarray, curves: dict[str, np.ndarray], table: Sequence[tuple[str, str, str, float]]
 ) -> dict[str, np.ndarray]:
     """Each curve twice, raw and smoothed; returns the smoothed ones, [lines] each, where there are values."""
-    smooth = {}
+    smoothed = {}
     for key, label, colour, width in table:
         values = curves[key]
         finite = np.isfinite(values)
@@ -103,14 +103,14 @@ def _draw_curves(
         # One explosion of 1e30 must neither overflow the canvas's arithmetic nor drag the average with it.
         low, high = _fence(values[finite], reach=30)
         values = np.where(finite, np.clip(values, low, high), np.nan)
-        smooth[key] = _smooth(values)
+        smoothed[key] = smooth(values)
         marker = "o" if finite.sum() < 4 else None
         axes.plot(x, values, color=colour, alpha=0.22, linewidth=0.8, zorder=2)
-        axes.plot(x, smooth[key], color=colour, linewidth=width, marker=marker, markersize=4, label=label, zorder=3)
-    return smooth
+        axes.plot(x, smoothed[key], color=colour, linewidth=width, marker=marker, markersize=4, label=label, zorder=3)
+    return smoothed
 
 
-def _style(axes: "Axes", name: str) -> None:
+def style(axes: "Axes", name: str) -> None:
     """Grey axes, a light grid; name: of the y axis."""
     axes.set_ylabel(name, color=GREY)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
@@ -125,7 +125,7 @@ def _draw_scores(axes: "Axes", x: np.ndarray, scores: dict[str, np.ndarray]) -> 
     right = axes.twinx()
     for side, (key, label, colour) in zip((axes, right), SCORES):
         known = np.isfinite(scores[key])
-        _style(side, label)
+        style(side, label)
         side.yaxis.label.set_color(colour)
         side.plot(x[known], scores[key][known], color=colour, linewidth=1.8, marker="o", markersize=4)
         side.set_ylim(0, max(1.08 * scores[key][known].max(initial=0.0), 1e-3))
@@ -203,6 +203,14 @@ def _mark_resolutions(both: Sequence["Axes"], x: np.ndarray, resolution: np.ndar
         )
 
 
+def columns_of(metrics_jsonl: Path | str, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """These keys of every line of a metrics.jsonl, in the order of the images seen: float64 [lines], with NaN where
+    there is no finite number. Lines without images seen are left out."""
+    lines = [line for line in read_metrics(metrics_jsonl) if _finite(line.get("images_seen"))]
+    lines.sort(key=lambda line: line["images_seen"])
+    return {key: _column(lines, key) for key in keys}
+
+
 def _column(lines: Sequence[dict[str, Any]], key: str) -> np.ndarray:
     """One key of every line, [lines] float64, NaN where there is no finite number."""
     values = (line.get(key) for line in lines)
@@ -234,7 +242,7 @@ def _span(low: float, high: float, padding: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """A centred moving average over a fortieth of the run (Hann window) that passes over gaps; [n] -> [n]."""
     width = min(len(values) // 40, 250) * 2 + 1
     if width < 3:

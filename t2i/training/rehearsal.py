@@ -69,7 +69,7 @@ class Rehearsal:
 
 def rehearse(config: TrainConfig, dataset: PreparedDataset, device: torch.device) -> Rehearsal:
     """Time a run of `config` in one process, in a folder that is then removed. Raises UserError, one line."""
-    quiet = config.changed(eval__every=None, run__tensorboard=False)
+    quiet = config.changed(eval__every=None, run__trackers=())
     with tempfile.TemporaryDirectory() as folder:
         run = Run.begin(Path(folder), quiet, dataset, str(device))
         loop = Loop(quiet, dataset, run, device, False, ALONE, lambda line: None)

@@ -65,11 +65,15 @@ class Snapshots:
         )
         return trainer.ema.model, description, growth
 
-    def save(self, progress: Progress) -> None:
-        """Write the snapshot of the images seen so far. Raises UserError, one line; what was there before stays."""
+    def save(self, progress: Progress) -> Path:
+        """Write the snapshot of the images seen so far, and return the file of its sample grid.
+
+        Raises UserError, one line; what was there before stays.
+        """
         trainer, seen = self.trainer, progress.images_seen
         model, description, growth = self.model(seen)
-        self.preview.save(model, growth, self.run.samples / f"{seen:09d}.png", f"{seen:,} images seen")
+        sheet = self.run.samples / f"{seen:09d}.png"
+        self.preview.save(model, growth, sheet, f"{seen:,} images seen")
         facts = {
             "images_seen": seen,
             "images_before": trainer.images_before,
@@ -91,3 +95,4 @@ class Snapshots:
             before=progress.saved_images,
         )  # fmt: skip
         draw_losses(self.run.folder / "metrics.jsonl", self.run.folder / "losses.png")
+        return sheet

@@ -48,10 +48,11 @@ OPTIONS = {
     "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --text-encoder --truncation -o",
     "push": "--half --licence --private",
     "ui": "--allow-training --device --host --open --password --port --share",
-    "sample-grid": "--cols --device --interpolate --model --out --over-time --prompts --rows --seeds --style-mixing "
-    "--text-encoder --truncation --truncation-sweep -o",
-    "evaluate": "--clip --device --inception-weights --json --metrics --out --samples --seed --text-encoder "
-    "--train-data --truncation",
+    "compare": "--json --out -o",
+    "sample-grid": "--cols --device --interpolate --model --models --out --over-time --prompts --rows --seeds "
+    "--style-mixing --text-encoder --truncation --truncation-sweep -o",
+    "evaluate": "--captions --clip --device --images --inception-weights --json --metrics --out --samples --seed "
+    "--text-encoder --train-data --truncation",
     "export": "--format --half --json --out --runtime --text-encoder -o",
     "info": "--json",
     "demo": "--minutes --out --pictures",

@@ -71,7 +71,7 @@ def test_a_config_is_frozen_and_survives_json_and_toml(tmp_path):
         ({"optim.batch": "many"}, "--batch: input should be a number, not 'many'"),
         ({"schedule.kimg": "5"}, "--kimg: input should be a number, not '5'"),
         ({"schedule.minutes": "5"}, "--minutes: input should be a number, not '5'"),
-        ({"run.tensorboard": "true"}, "run.tensorboard: input should be true or false, not 'true'"),
+        ({"optim.cuda_graphs": "true"}, "optim.cuda_graphs: input should be true or false, not 'true'"),
         ({"run.seed": True}, "--seed: input should not be true or false, as True is"),
         ({"schedule.stages": [{"resolution": "8", "share": 1.0}]},
          "schedule.stages: input should be a number, not '8'"),
@@ -83,7 +83,7 @@ def test_a_config_is_frozen_and_survives_json_and_toml(tmp_path):
         ({"loss.adversarial.augment": ["blur"]}, "loss.adversarial.augment: "),
         ({"model.discriminator.kind": 3}, "model.discriminator.kind: input should be a text, not 3"),
         ({"schedule.kimg": None}, "--kimg: "),
-        ({"run.tensorboard": "perhaps"}, "run.tensorboard: "),
+        ({"run.trackers": ["mlflow"]}, "run.trackers: "),
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_is_refused_in_one_line(values, message):
@@ -279,7 +279,7 @@ log_kimg = 18.0
 snapshot_kimg = 19.0
 checkpoint_minutes = 20.0
 on_nan = "rollback"
-tensorboard = true
+trackers = ["tensorboard"]
 
 [model.generator]
 z_dim = 4

@@ -16,7 +16,7 @@ from PIL import Image
 
 from t2i.errors import UserError
 from t2i.training.metrics import MetricsLog, read_metrics
-from t2i.training.plots import _smooth, draw_losses
+from t2i.training.plots import draw_losses, smooth
 
 COLUMNS = ("images_seen", "loss_g", "loss_d")
 
@@ -180,26 +180,6 @@ def test_the_log_and_the_plot_import_no_torch(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_tensorboard_shows_the_numbers_and_hides_the_rewound_ones(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with MetricsLog(tmp_path, COLUMNS, tensorboard=True) as log:
-        for count, loss in ((100, 1.0), (200, 2.0), (300, 3.0)):
-            log.append({"images_seen": count, "loss_g": loss, "loss_d": None})
-        log.rewind(100)
-        log.append({"images_seen": 200, "loss_g": 5.0})
-    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in board.Scalars("loss_g")] == [(100, 1.0), (200, 5.0)]
-
-
-def test_tensorboard_that_is_not_installed_is_one_line_with_the_command(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # its import now fails
-    with pytest.raises(UserError, match=r'pip install "t2i\[tensorboard\]"') as caught:
-        MetricsLog(tmp_path, COLUMNS, tensorboard=True)
-    assert "\n" not in str(caught.value)
-
-
 # ------------------------------------------------------------------------------------------------ the plot
 
 
@@ -287,8 +267,8 @@ def test_one_explosion_does_not_flatten_the_curves(tmp_path):
 def test_the_moving_average_keeps_a_constant_and_passes_over_gaps():
     values = np.full(200, 3.0)
     values[50:60] = np.nan
-    assert np.allclose(_smooth(values), 3.0, equal_nan=True)
-    assert np.isfinite(_smooth(values)[[0, 49, 60, 199]]).all()
+    assert np.allclose(smooth(values), 3.0, equal_nan=True)
+    assert np.isfinite(smooth(values)[[0, 49, 60, 199]]).all()
 
 
 def test_a_plot_that_cannot_be_written_is_one_line(tmp_path):
