@@ -49,9 +49,16 @@ def by_models(
 ) -> Grid:
     """A column for each model, called by these names; a row for each prompt and seed. Smaller images are enlarged by a
     whole factor. Raises UsageError where that does not make them equally large."""
-    side = max(pipe.resolution for pipe in pipes)
-    if uneven := [f"{name} draws {p.resolution} px" for name, p in zip(names, pipes) if side % p.resolution]:
-        raise UsageError(f"--models: {uneven[0]}, and {side} px, the largest of them, is no multiple of that")
+    forms = [(pipe.description.form, pipe.resolution) for pipe in pipes]
+    sizes = [form.size(side) for form, side in forms]
+    width, height = max(sizes)
+    for name, (form, side), (w, h) in zip(names, forms, sizes):
+        if width % w or (width // w) * h != height:
+            largest = f"{width} x {height} px"
+            raise UsageError(
+                f"--models: {name} draws {form.in_words(side)}, and {largest}, the largest, is no multiple of that"
+            )
+    opaque = not all(form.transparent for form, _ in forms)
     encoded = {}  # once for each text encoder
     for pipe in pipes:
         key = pipe.description.text_encoder["sha256"]
@@ -60,12 +67,19 @@ def by_models(
 
     def draw() -> "list[list[np.ndarray]]":
         columns = []
-        for pipe in pipes:
+        for pipe, (w, _) in zip(pipes, sizes):
             conditions = pipe.sampler.pool(encoded[pipe.description.text_encoder["sha256"]])
             images = _draw(pipe, [[_Cell(seed, condition, psi)] for condition in conditions for seed in seeds])
-            factor = side // pipe.resolution
-            columns.append([image.repeat(factor, 0).repeat(factor, 1) for (image,) in images])
+            enlarged = (image.repeat(width // w, 0).repeat(width // w, 1) for (image,) in images)
+            columns.append([opaque_on_white(image) if opaque else image for image in enlarged])
         return [list(row) for row in zip(*columns)]
+
+    def opaque_on_white(image: "np.ndarray") -> "np.ndarray":
+        import numpy as np
+
+        from t2i.image_files import on_colour
+
+        return image if image.shape[-1] == 3 else np.asarray(on_colour(image, (255, 255, 255)))
 
     one = len(seeds) == 1
     labels = [text if one else f"{text} (seed {seed})" for text in prompts for seed in seeds]
