@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(highlight=False, soft_wrap=True, emoji=False, stderr=True)
 
-LISTED = ("--models",)  # options that take every word up to the next option
+LISTED = ("--models", "--weights")  # options that take every word up to the next option
 NEWEST = "@newest"  # stands for the value of an option that was given without one
 
 

@@ -42,7 +42,7 @@ def demo(
     else:
         console.say(f"1. prepare: {data} has the {images:,} images of an earlier demo")
     console.say(f"2. train: stylegan2, {minutes:g} minutes")
-    train(data=data, arch="stylegan2", preset="small", minutes=minutes, out=out / "runs")
+    train(data=[data], arch="stylegan2", preset="small", minutes=minutes, out=out / "runs")
     console.say("3. generate")
     from t2i.training.run import find_runs
 

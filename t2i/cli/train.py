@@ -36,7 +36,11 @@ def _setting(name: str, metavar: str | None = None) -> Any:
 
 def train(
     data: Annotated[
-        Path | None, Argument(help="A prepared data set; left out, the newest in t2i-data/.", show_default=False)
+        list[Path] | None,
+        Argument(help="A prepared data set, or several; left out, the newest in t2i-data/.", show_default=False),
+    ] = None,
+    weights: Annotated[
+        list[int] | None, Option(help="Of several data sets, their shares: A B --weights 2 1.", show_default=False)
     ] = None,
     arch: Annotated[str | None, _setting("arch", "NAME")] = None,
     preset: Annotated[str | None, _setting("preset", "NAME|FILE")] = None,
@@ -122,7 +126,7 @@ def train(
         flags["optim.precision"] = mixed_precision(where)
         if flags["optim.precision"] == "fp32" and not dry_run:
             console.say(f"--amp: {where} does not compute in bf16 itself, which would be slower: fp32")
-    request = _Request(data, flags, config, dry_run, gpus or ranks.size)
+    request = _Request(data or [], weights, flags, config, dry_run, gpus or ranks.size)
     try:
         if resume is None:
             _begin(out, request, where, ranks)
@@ -142,7 +146,8 @@ def train(
 class _Request(NamedTuple):
     """What the command line asks for, whether the run is new or not."""
 
-    data: Path | None
+    data: list[Path]
+    weights: list[int] | None
     flags: dict[str, Any]
     config: Path | None
     dry_run: bool
@@ -164,7 +169,7 @@ def _check_gpus(gpus: int, device: str) -> None:
 
 def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks") -> None:
     """A new run; or, where torchrun starts a job again that had begun one, that run."""
-    from t2i.data.prepared import PreparedDataset
+    from t2i.data.mixture import open_datasets
     from t2i.training.begin_with import find_source
     from t2i.training.checkpoint import list_checkpoints
     from t2i.training.distributed import RestartNote
@@ -176,11 +181,11 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     if (begun := ranks.share(begun_before() or note.begun())) and list_checkpoints(begun / "checkpoints"):
         minutes = Run(begun).read_config()[0].schedule.minutes
         limits = {} if minutes is None else {"schedule.minutes": _rest_of(minutes, seconds_gone())}
-        _resume(Run(begun), _Request(None, limits, None, False, ranks.size), device, ranks)
+        _resume(Run(begun), _Request([], None, limits, None, False, ranks.size), device, ranks)
         if ranks.first:
             note.remove()
         return
-    dataset = PreparedDataset(request.data or _newest_dataset())
+    dataset = open_datasets(request.data or [_newest_dataset()], request.weights)
     dataset.check()
     settings, origin = new_settings(dataset, request.flags, request.config, device.type)
     settings = _with_threads(settings, device)
@@ -232,6 +237,8 @@ def _resume(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks
     from t2i.training.settings import resumed_settings
     from t2i.training.tables import check_together
 
+    if request.weights:
+        raise UsageError("--weights cannot change a run that is resumed; they are in its config.json")
     settings, dataset = resumed_settings(run, request.data, request.flags, request.config)
     settings = _with_threads(settings, device)
     check_together(settings, request.processes)
@@ -306,8 +313,9 @@ def _show(
     where = f"{device}, {settings.optim.precision}"
     if device.type == "cpu":
         where += f", {settings.run.threads} thread{'s' * (settings.run.threads != 1)}"
+    where_from = " and ".join(str(part.path) for part in dataset.parts)
     rows: dict[str, Any] = {
-        "data": f"{dataset.path} ({len(dataset):,} images, {dataset.resolution} px)",
+        "data": f"{where_from} ({len(dataset):,} images, {dataset.form.in_words(dataset.resolution)})",
         "device": f"{where}, {request.processes} processes" if request.processes > 1 else where,
         "networks": f"generator {sizes[0]:.2f} M, {settings.discriminator_kind} discriminator {sizes[1]:.2f} M weights",
         "preset": settings.preset + (f": {about(path)}" if path and path.is_file() else ""),
@@ -355,7 +363,7 @@ def _train(
     with lock(run.folder, "training") if ranks.first else nullcontext():
         if ranks.first:
             if resume:
-                run.keep_config(settings, dataset.path)
+                run.keep_config(settings, dataset)
             run.log(" ".join(["t2i", *console.arguments()]))
             tell({"run": str(run.folder)})
             with heard(caught):

@@ -27,6 +27,7 @@ import numpy as np
 
 from t2i.data import DATA_ROOT
 from t2i.data.records import HELD_OUT, VALIDATION, plain_split
+from t2i.data.sampler import run_of_pictures
 from t2i.errors import UserError
 from t2i.files import describe_os_error, read_json
 from t2i.pixels import PixelFormat, on_white
@@ -81,6 +82,22 @@ class PreparedDataset:
     def __len__(self) -> int:
         """Number of pictures."""
         return int(self._starts[-1])
+
+    @property
+    def parts(self) -> "Sequence[PreparedDataset]":
+        """The data sets that it is made of: itself."""
+        return [self]
+
+    def describe(self) -> dict[str, Any]:
+        """What a run remembers of it."""
+        return {
+            "name": self.name, "split": self.split, "resolution": self.resolution, "path": str(self.path),
+            "fingerprint": self.fingerprint, "pictures": len(self),
+        }  # fmt: skip
+
+    def order(self, first: int, count: int, seed: int) -> np.ndarray:
+        """The pictures that a run sees at its positions first ... first + count - 1, int64 (sampler.py)."""
+        return run_of_pictures(first, count, len(self), seed)
 
     @property
     def held_out(self) -> bool:
@@ -272,8 +289,9 @@ def find_datasets(root: Path | str = DATA_ROOT) -> list[Path]:
 def find_validation(train: PreparedDataset) -> PreparedDataset | None:
     """The newest validation split of the same source and size beside a training split.
 
-    It is called val, else valid, else validation.
+    It is called val, else valid, else validation. Of a mixture, that of its first part.
     """
+    train = train.parts[0]
     splits: dict[str, PreparedDataset] = {}
     for path in reversed(find_datasets(train.path.parent)):
         try:

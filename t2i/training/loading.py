@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2i.data.negatives import belonging, mismatch
 from t2i.data.prepared import PreparedDataset
-from t2i.data.sampler import choice_at, run_of_pictures
+from t2i.data.sampler import choice_at
 from t2i.data.spatial_words import flip_axis, speaks_of_sides
 from t2i.device import send
 from t2i.text.pooler import TextBatch
@@ -97,7 +97,7 @@ class BatchLoader:
 
     def _mirrored(self, images_seen: int, size: int) -> Tensor:
         rows = self.ranks.rows(size)
-        pictures = run_of_pictures(images_seen, size, len(self.dataset), self._order_seed)
+        pictures = self.dataset.order(images_seen, size, self._order_seed)
         chosen = StepRandom(self.seed, images_seen, size).numpy("mirror").random(size) < 0.5
         free = [not self._of_sides[ids].any() for ids in self.dataset.captions_of(pictures[rows])]
         return self._pin(torch.from_numpy(chosen[rows] & np.array(free)))
@@ -105,7 +105,7 @@ class BatchLoader:
     def _read(self, images_seen: int, size: int) -> Batch:
         data = self.dataset
         positions = np.arange(images_seen, images_seen + size)
-        pictures = run_of_pictures(images_seen, size, len(data), self._order_seed)
+        pictures = data.order(images_seen, size, self._order_seed)
         own = data.captions_of(pictures)
         choices = choice_at(positions, np.array([len(ids) for ids in own]), self._order_seed).tolist()
         captions = np.array([ids[choice] for ids, choice in zip(own, choices)])

@@ -21,6 +21,7 @@ from typing import Any
 from t2i.aliases import gone_settings, rename_settings
 from t2i.config import TrainConfig
 from t2i.data import DATA_ROOT
+from t2i.data.mixture import Mixture
 from t2i.data.prepared import PreparedDataset, find_datasets
 from t2i.errors import UsageError, UserError
 from t2i.evaluation.report import HISTORY
@@ -69,11 +70,7 @@ class Run:
     @classmethod
     def begin(cls, root: Path | str, config: TrainConfig, dataset: PreparedDataset, device: object) -> "Run":
         """The next numbered folder below `root`, for training on `dataset`."""
-        facts = {
-            "name": dataset.name, "split": dataset.split, "resolution": dataset.resolution,
-            "path": str(dataset.path), "fingerprint": dataset.fingerprint, "pictures": len(dataset),
-        }  # fmt: skip
-        return cls.create(root, config, facts, str(device))
+        return cls.create(root, config, dataset.describe(), str(device))
 
     @property
     def checkpoints(self) -> Path:
@@ -117,17 +114,17 @@ class Run:
     def write_best(self, best: dict[str, Any]) -> None:
         write_json(self.folder / BEST, best)
 
-    def keep_config(self, config: TrainConfig, data_path: Path | str) -> None:
+    def keep_config(self, config: TrainConfig, dataset: PreparedDataset) -> None:
         """Remember what a run goes on with, so that the next --resume does too; --minutes is of one sitting alone."""
         facts = read_json(self.folder / "config.json", "run configuration")
         minutes = settings_from(facts["settings"]).schedule.minutes
         settings = config.changed(schedule__minutes=minutes).tables()
-        path = facts["data"].get("path")
-        with contextlib.suppress(OSError, TypeError):
-            data_path = path if os.path.samefile(path, data_path) else data_path
-        if data_path != path:  # it may have been named from another folder than the next time
-            path = os.path.abspath(data_path)
-        changed = {**facts, "data": {**facts["data"], "path": path}, "settings": settings}
+        data = dict(facts["data"])
+        data["path"] = _same_or_absolute(data.get("path"), dataset.path)
+        if "parts" in data:
+            paths = [_same_or_absolute(old["path"], part.path) for old, part in zip(data["parts"], dataset.parts)]
+            data["parts"] = [{**old, "path": path} for old, path in zip(data["parts"], paths)]
+        changed = {**facts, "data": data, "settings": settings}
         if json.dumps(changed) != json.dumps(facts):
             write_json(self.folder / "config.json", changed)
 
@@ -140,23 +137,43 @@ class Run:
             raise describe_os_error(error, self.folder / "log.txt") from error
 
 
+def _same_or_absolute(before: str | None, path: Path) -> str:
+    """The path of a data set as a run remembers it: another one may have been named from another folder than the next
+    time."""
+    with contextlib.suppress(OSError, TypeError):
+        if before is not None and os.path.samefile(before, path):
+            return before
+    return str(path) if str(path) == before else os.path.abspath(path)
+
+
 def settings_from(tables: dict[str, Any]) -> TrainConfig:
     """The settings that a config.json holds, of any version. Raises UsageError, one line."""
     return config_from(rename_settings(flatten(tables)))
 
 
 def find_data(fingerprint: str | None, run: Path | None = None) -> PreparedDataset | None:
-    """The data set with this fingerprint: where the run says, and in t2i-data/; None where it is not to be found.
+    """The data set, or the mixture of several, with this fingerprint: where the run says, and in t2i-data/; None where
+    it is not to be found.
 
     Both as the user stands now, and as they stood when they began the run in runs/.
     """
-    candidates = []
-    roots = [DATA_ROOT]
+    recorded = read_json(run / "config.json", "run configuration").get("data") if run is not None else None
+    recorded = recorded if isinstance(recorded, dict) else {}
+    if not (parts := recorded.get("parts")):
+        return _find_part(fingerprint, recorded.get("path"), run)
+    found = [_find_part(part["fingerprint"], part["path"], run) for part in parts]
+    if any(part is None for part in found):
+        return None
+    mixture = Mixture([part for part in found if part], recorded.get("weights"))
+    return mixture if mixture.fingerprint == fingerprint else None
+
+
+def _find_part(fingerprint: str | None, path: str | None, run: Path | None) -> PreparedDataset | None:
+    candidates, roots = [], [DATA_ROOT]
     if run is not None:
         began = run.absolute().parent.parent
-        recorded = read_json(run / "config.json", "run configuration").get("data")
-        path = Path(str(recorded.get("path"))) if isinstance(recorded, dict) else DATA_ROOT
-        candidates = [path, began / path]
+        recorded = Path(str(path)) if path else DATA_ROOT
+        candidates = [recorded, began / recorded]
         roots.append(began / DATA_ROOT)
     for root in roots:
         candidates += find_datasets(root)

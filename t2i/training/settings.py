@@ -6,6 +6,7 @@ from typing import Any
 
 from t2i.config import COMMAND_LINE, DEFAULT, FIELDS, TrainConfig, check_value, option, type_of
 from t2i.data import DATA_ROOT
+from t2i.data.mixture import open_datasets
 from t2i.data.prepared import PreparedDataset
 from t2i.errors import UsageError, UserError
 from t2i.files import shell_word
@@ -149,7 +150,7 @@ def _stages_beside(named: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]
 
 
 def resumed_settings(
-    run: Run, data: Path | None, flags: Mapping[str, Any], config: Path | None
+    run: Run, data: Sequence[Path], flags: Mapping[str, Any], config: Path | None
 ) -> tuple[TrainConfig, PreparedDataset]:
     """The settings and the data set of a run to resume. Only how long it trains may change.
 
@@ -184,9 +185,11 @@ def resumed_settings(
     return settings, _data_of(run, data, facts)
 
 
-def _data_of(run: Run, data: Path | None, facts: Mapping[str, Any]) -> PreparedDataset:
-    """The data set of a run. Raises UserError, one line, where it is not to be found, or another one by now."""
-    dataset = PreparedDataset(data) if data else find_data(facts.get("fingerprint"), run.folder)
+def _data_of(run: Run, data: Sequence[Path], facts: Mapping[str, Any]) -> PreparedDataset:
+    """The data of a run: those that are named, else those that it remembers. Raises UserError, one line, where they are
+    not to be found, or are others by now."""
+    weights = facts.get("weights")
+    dataset = open_datasets(data, weights) if data else find_data(facts.get("fingerprint"), run.folder)
     path = Path(str(facts.get("path")))
     if dataset is None and (path / "dataset.json").is_file():
         dataset = PreparedDataset(path)  # another one by now

@@ -38,14 +38,15 @@ model = { generator.nf = 4, discriminator.nf = 4 }
 
 # The options are a promise: research knobs go into --config, not into new flags.
 OPTIONS = {
-    "prepare": "--annotations --background --caption-from --caption-template --captions --coco --fit --follow-links "
-    "--fraction --imagefolder --images --json --limit --max-skipped --metadata --min-size --out --overwrite --parquet "
-    "--resolution --shapes --shard --shards --split --strict --text-encoder --val-fraction --workers",
+    "prepare": "--annotations --aspect --background --caption-from --caption-template --captions --channels --coco "
+    "--fit --follow-links --fraction --imagefolder --images --json --limit --max-skipped --metadata --min-size --out "
+    "--overwrite --parquet --resolution --shapes --shard --shards --split --strict --text-encoder --val-fraction "
+    "--workers",
     "train": "--accumulate --amp --arch --batch --begin-with --best-by --checkpoint-minutes --conditioning --config "
     "--device --dry-run --eval-every --gpus --growing --kimg --loss --lr-d --lr-g --minutes --on-nan --out "
     "--patience --penalty --penalty-every --precision --preset --resume --sample-prompts --seed --text-encoder "
-    "--threads",
-    "generate": "--batch --device --json --model --num --out --prompts --seed --seeds --text-encoder --truncation -o",
+    "--threads --weights",
+    "generate": "--background --batch --device --json --model --num --out --prompts --seed --seeds --text-encoder --truncation -o",
     "push": "--half --licence --private",
     "ui": "--allow-training --device --host --open --password --port --share",
     "compare": "--json --out -o",
@@ -75,7 +76,7 @@ def test_commands_and_options_are_frozen():
 
 
 def test_a_setting_is_called_by_its_option_where_it_has_one():
-    others = {"--amp", "--config", "--device", "--dry-run", "--gpus", "--out", "--resume"}
+    others = {"--amp", "--config", "--device", "--dry-run", "--gpus", "--out", "--resume", "--weights"}
     assert {name for name in map(option, FIELDS) if name.startswith("--")} == set(OPTIONS["train"].split()) - others
 
 

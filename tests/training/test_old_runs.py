@@ -164,4 +164,4 @@ def test_a_run_trained_by_what_is_gone_is_not_resumed_but_one_begins_with_it(lef
     layout = json.loads((left / "layouts.json").read_text())["stylegan2"]
     (tmp_path / "config.json").write_text(json.dumps({"settings": layout["settings"], "data": {}}))
     with pytest.raises(UserError, match=r"was trained with likeness, noise_kl, gone since 0.2: .* --begin-with "):
-        resumed_settings(Run(tmp_path), None, {}, None)
+        resumed_settings(Run(tmp_path), [], {}, None)
