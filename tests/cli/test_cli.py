@@ -46,7 +46,8 @@ OPTIONS = {
     "--device --dry-run --eval-every --gpus --growing --kimg --loss --lr-d --lr-g --minutes --on-nan --out "
     "--patience --penalty --penalty-every --precision --preset --resume --sample-prompts --seed --text-encoder "
     "--threads --weights",
-    "generate": "--background --batch --device --json --model --num --out --prompts --seed --seeds --text-encoder --truncation -o",
+    "generate": "--background --batch --device --json --model --num --out --prompts --seed --seeds --text-encoder "
+    "--truncation -o",
     "push": "--half --licence --private",
     "ui": "--allow-training --device --host --open --password --port --share",
     "compare": "--json --out -o",
