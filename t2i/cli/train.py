@@ -4,16 +4,17 @@ import os
 import signal
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
 from t2i.cli import console
 from t2i.cli.launch import begun_before, end_with_launcher, launch, seconds_gone, tell
 from t2i.cli.progress import heard, progress
+from t2i.cli.run_summary import Request, show
 from t2i.config import FIELDS, TrainConfig, help_of
 from t2i.errors import UsageError, UserError
-from t2i.files import first_line, shell_word
+from t2i.files import shell_word
 from t2i.prompts import read_prompts
 from t2i.signals import comes_twice, stop_signals
 
@@ -126,7 +127,7 @@ def train(
         flags["optim.precision"] = mixed_precision(where)
         if flags["optim.precision"] == "fp32" and not dry_run:
             console.say(f"--amp: {where} does not compute in bf16 itself, which would be slower: fp32")
-    request = _Request(data or [], weights, flags, config, dry_run, gpus or ranks.size)
+    request = Request(data or [], weights, flags, config, dry_run, gpus or ranks.size)
     try:
         if resume is None:
             _begin(out, request, where, ranks)
@@ -143,17 +144,6 @@ def train(
         raise line from error
 
 
-class _Request(NamedTuple):
-    """What the command line asks for, whether the run is new or not."""
-
-    data: list[Path]
-    weights: list[int] | None
-    flags: dict[str, Any]
-    config: Path | None
-    dry_run: bool
-    processes: int  # that the run has, or would have where this is a dry run
-
-
 def _rest_of(minutes: float, seconds_gone: float) -> float:
     """What is left of --minutes, those of a job however often it is started; a moment, where they are over."""
     return max(minutes - seconds_gone / 60, 1e-9)
@@ -167,7 +157,7 @@ def _check_gpus(gpus: int, device: str) -> None:
         raise UsageError(f"--gpus {gpus}: this machine has {there}")
 
 
-def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks") -> None:
+def _begin(out: Path, request: Request, device: "torch.device", ranks: "Ranks") -> None:
     """A new run; or, where torchrun starts a job again that had begun one, that run."""
     from t2i.data.mixture import open_datasets
     from t2i.training.begin_with import find_source
@@ -181,7 +171,7 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     if (begun := ranks.share(begun_before() or note.begun())) and list_checkpoints(begun / "checkpoints"):
         minutes = Run(begun).read_config()[0].schedule.minutes
         limits = {} if minutes is None else {"schedule.minutes": _rest_of(minutes, seconds_gone())}
-        _resume(Run(begun), _Request([], None, limits, None, False, ranks.size), device, ranks)
+        _resume(Run(begun), Request([], None, limits, None, False, ranks.size), device, ranks)
         if ranks.first:
             note.remove()
         return
@@ -192,7 +182,7 @@ def _begin(out: Path, request: _Request, device: "torch.device", ranks: "Ranks")
     check_together(settings, request.processes)
     if settings.begin_with:
         find_source(settings.begin_with).check(settings, dataset)
-    _show(settings, origin, dataset, device, request)
+    show(settings, origin, dataset, device, request)
     if ranks.first and dataset.caption_count < 2:
         console.warn("all captions are the same: there is no wrong one to learn from, so prompts will not be followed")
     if ranks.first and settings.schedule.warm_up_kimg >= settings.schedule.kimg:
@@ -230,7 +220,7 @@ def _check_extras(settings: TrainConfig, dataset: "PreparedDataset") -> None:
         load_lite2()
 
 
-def _resume(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks") -> None:
+def _resume(run: "Run", request: Request, device: "torch.device", ranks: "Ranks") -> None:
     """An existing run."""
     import torch
 
@@ -243,7 +233,7 @@ def _resume(run: "Run", request: _Request, device: "torch.device", ranks: "Ranks
     settings = _with_threads(settings, device)
     check_together(settings, request.processes)
     if request.dry_run:
-        _show(settings, {}, dataset, device, request)
+        show(settings, {}, dataset, device, request)
         return
     _check_extras(settings, dataset)
     if ranks.first and device.type == "cpu" and settings.run.threads != (here := torch.get_num_threads()):
@@ -267,80 +257,6 @@ def _newest_dataset() -> Path:
             f"only held-out data in t2i-data/ ({held_out[0].name}); prepare a training split, or name what to train on"
         )
     raise UserError("no prepared data set in t2i-data/; make one first: t2i prepare --coco PATH, or --shapes 2000")
-
-
-def _show(
-    settings: TrainConfig,
-    origin: dict[str, str],
-    dataset: "PreparedDataset",
-    device: "torch.device",
-    request: _Request,
-) -> None:
-    """The ten lines that training begins with; for a dry run all settings as well, as a TOML file.
-
-    origin: where each setting came from; {} for a run that is resumed.
-    """
-    from t2i.config import COMMAND_LINE
-    from t2i.models import get_architecture
-    from t2i.presets import about, preset_file
-    from t2i.text.pooler import TextStatistics
-    from t2i.toml_tables import flatten, to_toml
-    from t2i.training.schedule import Schedule
-    from t2i.training.tables import effective, help_for
-    from t2i.training.trainer import make_networks
-
-    width = settings.transformer.width if settings.text.encoder == "transformer" else dataset.text["width"]
-    try:
-        networks = make_networks(settings, dataset.resolution, TextStatistics.identity(width))
-    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        options = {**settings.generator, **settings.discriminator}
-        chosen = ", ".join(f"{name} {value}" for name, value in options.items())
-        raise UsageError(
-            f"{settings.arch} cannot be built at {dataset.resolution} px with {chosen} ({first_line(error)})"
-        ) from error
-    sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in networks]
-    values, schedule = flatten(settings.tables()), Schedule(settings, dataset.resolution)
-    named = [name for name, source in origin.items() if source in (COMMAND_LINE, str(request.config))]
-    ours = [f"{name} {values[name]}" for name in named if name in values and name not in ("arch", "preset")]
-    path = preset_file(settings.arch, settings.preset)
-    losses = [settings.adversarial.kind, *(f"{name} {next(iter(t.values())):g}" for name, t in settings.terms.items())]
-    if settings.penalty.kind != "none":
-        losses.insert(1, settings.penalty.kind)
-    minutes = settings.schedule.minutes
-    length = f"{settings.schedule.kimg:g} kimg" + (f", at most {minutes:g} minutes" if minutes else "")
-    where = f"{device}, {settings.optim.precision}"
-    if device.type == "cpu":
-        where += f", {settings.run.threads} thread{'s' * (settings.run.threads != 1)}"
-    where_from = " and ".join(str(part.path) for part in dataset.parts)
-    rows: dict[str, Any] = {
-        "data": f"{where_from} ({len(dataset):,} images, {dataset.form.in_words(dataset.resolution)})",
-        "device": f"{where}, {request.processes} processes" if request.processes > 1 else where,
-        "networks": f"generator {sizes[0]:.2f} M, {settings.discriminator_kind} discriminator {sizes[1]:.2f} M weights",
-        "preset": settings.preset + (f": {about(path)}" if path and path.is_file() else ""),
-        "length": f"{length}; batch {settings.optim.batch}, seed {settings.run.seed}",
-        "stages": schedule.describe() if settings.schedule.growing else "none, full size from the start",
-        "losses": ", ".join(losses),
-        "yours": ", ".join(ours) or ("nothing differs from the preset" if origin else "as the run began"),
-    }
-    if origin.get("preset", "").startswith("its settings for"):
-        rows["preset"] += f" [{origin['preset']}]"
-    title = f"{settings.arch}: {get_architecture(settings.arch).summary}"
-    if not request.dry_run:
-        console.table(title, rows)
-        return
-    console.say(f"# {title}")
-    for name, value in rows.items():
-        console.say(f"# {name:<9} {value}")
-    console.say("")
-    console.say(to_toml(effective(settings), help_for).rstrip())
-    if request.processes == 1:
-        from t2i.training.rehearsal import rehearse
-
-        console.say("")
-        for line in rehearse(settings, dataset, device).lines(settings):
-            console.say(f"# {line}")
 
 
 def _train(
