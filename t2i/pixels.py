@@ -125,6 +125,6 @@ def _squeeze(side: int, length: int) -> "Tensor":
 
 def on_ground(images: "Tensor", ground: "Tensor") -> "Tensor":
     """Images as networks draw them, [B, C, R, R] about [-1, 1] -> [B, 3, R, R]: transparent ones on `ground` [B, 3],
-    0 to 1."""
+    or [B, 1] of a grey, 0 to 1."""
     colours, alpha = images[:, :3], images[:, 3:]
     return colours + ground[:, :, None, None] * (1 - alpha)

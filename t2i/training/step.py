@@ -113,12 +113,15 @@ class Objective:
         return rng.normal(f"{name} z", self.generator.z_dim)
 
     def augmented(self, images: Tensor, rng: StepRandom, name: str) -> Tensor:
-        """Images [B, C, r, r] as the discriminator sees them, [B, 3, r, r]: with DiffAugment; transparent ones on a
-        ground of any colour, the same for a real image and a generated one."""
+        """Images [B, C, r, r] as the discriminator sees them, [B, 3, r, r]: with DiffAugment; transparent ones on black
+        or on white, by chance, a real image and a generated one on the same.
+
+        On grounds of any colour a tint of what should be transparent could not be told from another ground.
+        """
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         elif images.shape[1] == 4:
-            images = on_ground(images, rng.uniform("ground", 3).to(images.dtype))
+            images = on_ground(images, rng.uniform("ground", 1).round().to(images.dtype))
         if not self.augment:
             return images
         return augment(images, rng.uniform(f"{name} augment", AUGMENT_NUMBERS), self.augment)
