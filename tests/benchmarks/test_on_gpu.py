@@ -1,7 +1,6 @@
 """benchmarks/on_gpu.py within a tiny bound, on a CPU: each part has its place, ends in time, and leaves no process."""
 
 import importlib.util
-import re
 import subprocess
 import sys
 import time
@@ -58,13 +57,12 @@ def test_with_no_time_it_says_what_was_not_run(on_gpu, tmp_path, shapes_data):
 
 
 @pytest.mark.slow
-def test_it_measures_within_its_minutes(tmp_path):
-    command = [sys.executable, SCRIPTS / "on_gpu.py", "--minutes", "6", "--images", "100", "--device", "cpu"]
-    began = time.monotonic()
+def test_what_does_not_fit_into_the_minutes_is_said(tmp_path):
+    command = [sys.executable, SCRIPTS / "on_gpu.py", "--minutes", "0.3", "--images", "40", "--device", "cpu"]
     done = subprocess.run(
-        [*map(str, command), "--only", "step", "published", "quality", "--out", str(tmp_path / "report.md")],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0 and time.monotonic() - began < 420, done.stderr
+        [*map(str, command), "--only", "step", "--out", str(tmp_path / "report.md")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.md").read_text() == done.stdout
-    assert re.search(r"\| published \| [\d.]+ \| 1.00 \|", done.stdout), done.stdout
+    commands = done.stdout.count("`python benchmarks/training_step.py")
+    assert commands == done.stdout.count("stopped after ") + done.stdout.count("| images a second |") > 0, done.stdout
