@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CHANNELS = {"rgb": 3, "rgba": 4, "grey": 1}
 LONGEST = 4  # sides to each other
+SHADES = 0.3  # twice how far the grounds of training reach from black, and from white
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,15 @@ def _squeeze(side: int, length: int) -> "Tensor":
     distance = (torch.arange(side) + 0.5 - centres[:, None]).abs() / scale
     weights = (1 - distance).clamp_min(0)
     return weights / weights.sum(1, keepdim=True)
+
+
+def grounds(uniform: "Tensor") -> "Tensor":
+    """Grounds of transparent images in training, from uniform numbers [B, 1] in [0, 1): nearly black, or nearly white.
+
+    On grounds of any colour a tint of what should be transparent passes for another ground, and the noise ends in such
+    tints. On black and white alone the discriminator sees the smallest tint, and wins before there are shapes.
+    """
+    return uniform * SHADES + (uniform >= 0.5) * (1 - SHADES)
 
 
 def on_ground(images: "Tensor", ground: "Tensor") -> "Tensor":

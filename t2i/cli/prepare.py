@@ -1,5 +1,6 @@
 """t2i prepare: captioned pictures in, a prepared data set out."""
 
+import collections
 import re
 import signal
 import threading
@@ -130,7 +131,7 @@ def prepare(
         from t2i.text.encoders import check_encoder
 
         check_encoder(text_encoder)
-    groups = _near_duplicates(sources, framing, workers, quiet=json) if share and shapes is None else {}
+    groups = _near_duplicates(sources, share, framing, workers, quiet=json) if share and shapes is None else {}
     reports = []
     for source, part in sources:
         options = PrepareOptions(
@@ -151,9 +152,9 @@ def prepare(
 
 
 def _near_duplicates(
-    sources: "list[tuple[Source, str]]", framing: "Framing", workers: int, quiet: bool
+    sources: "list[tuple[Source, str]]", share: float, framing: "Framing", workers: int, quiet: bool
 ) -> dict[str, str]:
-    """Images that must stay in one part, since they show the same: key -> a key for each group."""
+    """Images that must stay in one part, since they show the same: key -> a key for each group. share: to hold out."""
     from t2i.data.near_duplicates import MOST, near_duplicate_groups
 
     if len(sources[0][0]) > MOST:
@@ -162,6 +163,11 @@ def _near_duplicates(
         return {}
     with console.stages(quiet) as progress, _stoppable():
         groups = near_duplicate_groups(sources[0][0], workers, framing, progress)
+    largest = max(collections.Counter(groups.values()).values(), default=0)
+    if largest > (1 - share) * len(sources[0][0]):  # nothing would be left for the other part
+        if not quiet:
+            console.say(f"near-duplicates: {largest:,} images look alike, too many for one part; they may be in both")
+        return {}
     if groups and not quiet:
         count = len(set(groups.values()))
         console.say(f"near-duplicates: {len(groups):,} images in {count:,} groups, each of which stays in one part")

@@ -53,7 +53,10 @@ def test_a_good_set_is_not_remarked_on(tmp_path):
             lambda n: noise(n, (16, 16) if n < 10 else (32, 32)),
             "50% of the images are smaller than 32 px.*--min-size 32",
         ),
-        (lambda n: noise(n, (80, 36) if n % 4 else (32, 32)), "75% of the images are longer than 2:1.*--fit pad"),
+        (
+            lambda n: noise(n, (80, 36) if n % 4 else (32, 32)),
+            "75% of the images have another shape.*--fit pad.*--aspect",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_set_is_said_with_the_option_that_helps(tmp_path, images, said):

@@ -38,7 +38,7 @@ class Split:
         own = [1000 + image]
         return np.array([*own, image // 2] if image // 2 < self.shared else own)
 
-    def images(self, rows):
+    def rgb(self, rows):
         return self.pixels[rows]
 
 
@@ -77,7 +77,7 @@ def test_the_data_s_own_is_that_of_images_that_share_a_caption():
     data = Split()
     shared = shared_captions(data)
     assert {c: rows.tolist() for c, rows in shared.items()} == {c: [2 * c, 2 * c + 1] for c in range(20)}
-    groups = [data.images(rows) for rows in shared.values()]
+    groups = [data.rgb(rows) for rows in shared.values()]
     assert Variety.of(data, None, Colours(), np.arange(60)).own == ratios(Colours(), groups)
     assert ratios(Colours(), [np.repeat(group[:1], 2, 0) for group in groups]) == (pytest.approx(0, abs=1e-6), 0)
 

@@ -172,7 +172,7 @@ class StuckSource:
 
     name, split, notes = "stuck", "train", ()
 
-    def __init__(self, *arguments: object):
+    def __init__(self, *arguments: object, **named: object):
         pass
 
     def __len__(self) -> int:

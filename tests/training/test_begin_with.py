@@ -29,6 +29,7 @@ from t2i.layers import upsample
 from t2i.models import list_architectures
 from t2i.models.folder import ModelDescription, load_model, save_model
 from t2i.models.growing import Growth
+from t2i.pixels import PixelFormat
 from t2i.text.pooler import TextStatistics
 from t2i.training.begin_with import find_source
 from t2i.training.checkpoint import list_checkpoints, save_checkpoint
@@ -142,7 +143,7 @@ def test_a_run_begins_with_networks_that_fit_only(scored, shapes_data, tmp_path)
         check_source(wider, shapes_data)
     with pytest.raises(UserError, match="does not fit: convs"):
         start(wider, shapes_data, tmp_path)
-    other = SimpleNamespace(path="other", resolution=16, text={"sha256": "f" * 64})
+    other = SimpleNamespace(path="other", resolution=16, text={"sha256": "f" * 64}, form=PixelFormat())
     with pytest.raises(UserError, match="other was prepared with another text encoder"):
         check_source(config("stylegan2", **begin_with), other)
 

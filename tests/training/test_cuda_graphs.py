@@ -66,8 +66,8 @@ def captures(monkeypatch):
     """Every Trainer captures, with a Capture; they are kept in the list."""
     made, init, backward = [], Trainer.__init__, Trainer._backward
 
-    def capturing(self, *arguments):
-        init(self, *arguments)
+    def capturing(self, *arguments, **named):
+        init(self, *arguments, **named)
         made.append(Capture(self))
         self.graphs = StepGraphs(self.statistics, self.text.encoder, made[-1])
 
@@ -128,8 +128,8 @@ def test_where_a_step_cannot_be_captured_training_says_so_and_goes_on(shapes_dat
 
     init, said = Trainer.__init__, []
 
-    def capturing(self, *arguments):
-        init(self, *arguments)
+    def capturing(self, *arguments, **named):
+        init(self, *arguments, **named)
         self.graphs = StepGraphs(self.statistics, self.text.encoder, refuse)
 
     monkeypatch.setattr(cuda_graphs, "LENGTHS", 1)

@@ -80,7 +80,8 @@ def test_a_real_and_a_generated_image_lie_on_the_same_ground(data):
     )
     assert real.shape == (8, 3, 16, 16) and torch.equal(real, fake)
     grounds = real[:, :, 0, 0]
-    assert (grounds == grounds[:, :1]).all() and set(grounds.unique().tolist()) == {-1.0, 1.0}
+    assert (grounds == grounds[:, :1]).all() and grounds.abs().min() >= 0.7 and grounds.abs().max() <= 1
+    assert (grounds > 0).any() and (grounds < 0).any()
     assert not torch.equal(fake, later)
     opaque = torch.cat([torch.rand(8, 3, 16, 16), torch.ones(8, 1, 16, 16)], dim=1)
     torch.testing.assert_close(trainer.objective.augmented(opaque, rng, "G"), opaque[:, :3])
@@ -90,10 +91,8 @@ def test_alpha_learns_from_what_the_discriminator_sees(data):
     trainer = new_trainer(data("rgba"), "stylegan2", loss__adversarial__augment=[])
     images = first_batch(data("rgba")).images.requires_grad_(True)
     rng = StepRandom(0, 0, len(images))
-    white = rng.uniform("ground", 1).round()[:, 0] == 1
     trainer.objective.augmented(images, rng, "G").square().sum().backward()
-    learns = images.grad[:, 3].abs().sum((1, 2)) > 0
-    assert images.shape[1] == 4 and torch.equal(learns, white), "black shows through as nothing"
+    assert images.shape[1] == 4 and (images.grad[:, 3].abs().sum((1, 2)) > 0).all()
 
 
 def test_other_channels_and_other_shapes_do_not_mix(data, tmp_path):
