@@ -134,7 +134,7 @@ def grounds(uniform: "Tensor") -> "Tensor":
 
 
 def on_ground(images: "Tensor", ground: "Tensor") -> "Tensor":
-    """Images as networks draw them, [B, C, R, R] about [-1, 1] -> [B, 3, R, R]: transparent ones on `ground` [B, 3],
-    or [B, 1] of a grey, 0 to 1."""
+    """Transparent images as networks draw them, [B, 4, R, R] about [-1, 1], on `ground` [B, 3], or [B, 1] of a grey,
+    0 to 1 -> [B, 3, R, R] in [-1, 1]: beyond it, what lies on white would be whiter than white."""
     colours, alpha = images[:, :3], images[:, 3:]
-    return colours + ground[:, :, None, None] * (1 - alpha)
+    return (colours + ground[:, :, None, None] * (1 - alpha)).clamp(-1, 1)
