@@ -65,6 +65,8 @@ SHORTER = {
     r"--samples \d+": "--samples 100",
     r"--fraction 0\.1": "--fraction 0.4",
     r"-f0\.1": "-f0.4",
+    r"RUN@120000": "RUN@128",
+    r"t2i-data/photos-train-64 t2i-data/icons-train-64": "t2i-data/coco-train-16 t2i-data/coco-train-16",
 }
 TRAINS_ON = re.compile(r"^t2i train(?!.*--minutes)")
 WITH_PROGRAMS = [page for page in GUIDES if any(kind == "python" for kind, _ in code_blocks(page))]
