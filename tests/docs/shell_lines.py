@@ -14,7 +14,7 @@ ONLY_READ = {
     r"^torchrun|^srun|^head\b|^#SBATCH|^#!": "several machines; tests/faults/test_many_processes.py",
     r"--gpus": "several processes; tests/faults/test_many_processes.py",
     r"^t2i push|--model someone/|hf://": "the hub; tests/cli/test_hub.py",
-    r"^t2i ui": "it serves until it is stopped; tests/ui",
+    r"^t2i ui|^python -m http.server": "it serves until it is stopped; tests/ui",
     r"--inception-weights|--clip": "a file of the user's; tests/evaluation/test_feature_networks.py",
     r"\[|\.\.\.|RUN_OR_MODEL|\bDATA\b|ORG/": "a form with places to fill in",
     r"^OMP_NUM_THREADS": "a measurement",
