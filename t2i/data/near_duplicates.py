@@ -21,7 +21,7 @@ PLAIN_CONTRAST = 8.0  # of 255: below it an image counts as empty, and differenc
 CHUNK, BLOCK = 512, 4096  # images that are compared with so many others at once
 LIKELY = 0.88  # coarse correlation below which prepare does not look closer: 99 % of recrops are above
 MOST = 20_000  # images that prepare compares with each other: the time grows with their square
-SAME = 0.32  # fine distance below which two images are the same one in another crop
+SAME = 0.34  # fine distance below which two images are the same one in another crop
 
 
 class Box(NamedTuple):

@@ -184,7 +184,7 @@ def test_onnx_draws_the_same(name, data, tmp_path):
     noise = torch.stack([pipe.sampler.noise(seed) for seed in (0, 1)])
     feeds = {
         "input_ids": text["input_ids"].astype(np.int64), "attention_mask": text["attention_mask"].astype(np.int64),
-        "noise": noise.numpy(),
+        "noise": noise.numpy(), "truncation": np.array(1, np.float32),
     }  # fmt: skip
     (drawn,) = InferenceSession(str(tmp_path / "onnx" / "model.onnx")).run(["images"], feeds)
     expected = [
