@@ -143,6 +143,11 @@ def evaluate(
         about["grown_to"] = pipe.grown.resolution
     report.facts = {"model": about, **report.facts}
     written = _write(report, evaluator, sampler, folder)
+    _tell(report, written, json)
+
+
+def _tell(report: "Report", written: dict[str, str], json: bool) -> None:
+    """The scores, and the files that were written beside them."""
     if json:
         console.print_json({**report.to_dict(), **written})
         return
@@ -199,12 +204,7 @@ def _evaluate_images(
         )
     report.facts = {"images": {"path": str(images), "captions": str(captions)}, **report.facts}
     written = {} if out is None else {**_write_copies(evaluator, out), "history": str(report.append_to(out))}
-    if json:
-        console.print_json({**report.to_dict(), **written})
-        return
-    _show(report)
-    for what, path in written.items():
-        console.say(f"{what}: {path}")
+    _tell(report, written, json)
 
 
 def _chosen_on(run: Path | None, model: Path) -> "dict[str, Any]":

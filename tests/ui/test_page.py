@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, FLAGS, MARKS, PATIENCE
 
 from t2i.image_files import read_image_text
 from t2i.locks import holder
@@ -18,14 +19,7 @@ from t2i.ui.watching import list_runs
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("one_encoder"),
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
-]
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-PATIENCE = 120_000  # ms
+pytestmark = MARKS
 APPEARS = {"timeout": PATIENCE}
 
 

@@ -12,6 +12,7 @@ import threading
 import numpy as np
 import PIL.Image
 import pytest
+from browser import CHROMIUM, FLAGS, MARKS, PATIENCE
 from shape_captions import PROMPTS
 from untrained import pipeline, trained_encoder
 
@@ -21,14 +22,7 @@ from t2i.web.export import export_web
 from t2i.web.runtime import ARCHIVE, VERSION, read_runtime
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("one_encoder"),
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
-]
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-PATIENCE = 120_000  # ms
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
