@@ -154,6 +154,7 @@ def test_nothing_outside_is_opened(place):
     strangers = [line for line in strangers if not is_allowed(line[2], folders)]
     assert strangers == []
     started = [line for line in log if line[0] in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")]
+    started = [line for line in started if "'/sbin/ldconfig', '-p'" not in line[2]]  # torch's CUDA bindings, at import
     connected = [line for line in log if line[0].startswith(("socket.", "urllib.", "http."))]
     assert started == [] and connected == []
 
