@@ -1,6 +1,7 @@
 """A working folder to evaluate in: synthetic shapes and a short run on them."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +18,17 @@ from t2i.evaluation.sampler import CaptionSampler
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """EfficientNet-Lite2 at 96 px instead of 260: a seventh of the time. test_features.py has it at its own size."""
+    """EfficientNet-Lite2 at 64 px, not 260: a sixteenth of the time. test_feature_networks.py has it at its own size."""
     from t2i.evaluation.features import load_lite2
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "load_lite2", lambda device: replace(load_lite2(device), resolution=96))
+        patch.setattr(protocol, "load_lite2", lambda device: replace(load_lite2(device), resolution=64))
         patch.setattr(variety, "CAPTIONS", 12)
         yield
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def new_house(tmp_path_factory) -> Path:
     """A working folder as a user has it: synthetic shapes, training and validation split, and a short run on them."""
     root = tmp_path_factory.mktemp("house")
     before = Path.cwd()
@@ -41,6 +42,11 @@ def house(tmp_path_factory) -> Path:
     finally:
         os.chdir(before)
     return root
+
+
+@pytest.fixture(scope="module")
+def house(new_house, tmp_path_factory) -> Path:
+    return shutil.copytree(new_house, tmp_path_factory.mktemp("house") / "copy")
 
 
 @pytest.fixture
