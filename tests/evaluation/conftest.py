@@ -18,7 +18,7 @@ from t2i.evaluation.sampler import CaptionSampler
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """EfficientNet-Lite2 at 64 px, not 260: a sixteenth of the time. test_feature_networks.py has it at its own size."""
+    """EfficientNet-Lite2 at 64 px, not 260, in a sixteenth of the time. test_feature_networks.py has it at 260 px."""
     from t2i.evaluation.features import load_lite2
 
     with pytest.MonkeyPatch.context() as patch:
