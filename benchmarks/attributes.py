@@ -1,10 +1,10 @@
-"""Does a model trained on drawn shapes obey its prompts? Colour, shape, size and background, read off its pictures.
+"""Does a model trained on drawn shapes obey its prompts? Colour, shape, size and background, read off its images.
 
     python benchmarks/attributes.py RUN_OR_MODEL [RUN_OR_MODEL ...] [--scenes 400] [--words]
 
 Prompts name everything ("a small red circle on a grey background"); pairs of colour and shape are those of the
 training split (seen) and those held out of it (unseen). Two rulers: the ceiling reads the same attributes off
-pictures drawn from the scenes themselves, the floor off the model's pictures with the prompts shuffled.
+images drawn from the scenes themselves, the floor off the model's images with the prompts shuffled.
 
 --words: prompts unlike the training captions, too: one attribute in words that stand in none of them ("a small crimson
 circle"), and everything named inside of a long sentence.
@@ -45,7 +45,7 @@ NEW_WORDS = {
 }
 # fmt: on
 LONG = (
-    "this is one of many simple pictures which somebody drew on a computer one evening, and what it shows, if you look "
+    "this is one of many simple images which somebody drew on a computer one evening, and what it shows, if you look "
     "at it closely, is {}, with nothing else to be seen in it"
 )
 

@@ -2,8 +2,8 @@
 
     python benchmarks/caption_encoding.py DATA [--captions 4096] [--turns 5]
 
-The plain loops take the captions picture by picture, 64 at a time, through transformers' own model: padded to the
-longest of the batch, and padded to 64 tokens, as tutorials do. `prepare` encodes a caption that several pictures share
+The plain loops take the captions image by image, 64 at a time, through transformers' own model: padded to the
+longest of the batch, and padded to 64 tokens, as tutorials do. `prepare` encodes a caption that several images share
 once. Turns alternate in one process. Prints medians, ratios and the largest difference of the embeddings. DATA: a
 prepared data set, for its captions.
 """
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
     data = PreparedDataset(options.data)
-    numbers = itertools.chain.from_iterable(data.caption_ids(picture).tolist() for picture in range(len(data)))
+    numbers = itertools.chain.from_iterable(data.caption_ids(image).tolist() for image in range(len(data)))
     texts = [data.caption(number) for number in itertools.islice(numbers, options.captions)]
     different = list(dict.fromkeys(texts))
 

@@ -1,9 +1,9 @@
-"""Are colour words obeyed? "a blue car", "a purple dog": how often is the colour asked for the picture's largest?
+"""Are colour words obeyed? "a blue car", "a purple dog": how often is the colour asked for the image's largest?
 
     python benchmarks/colours.py MODEL [MODEL ...] [--seeds 3]
 
 Every colour with every thing, of which few are ever seen so. A pixel has the colour by which scripts/emoji_images.py
-names it; those of the page, nearly white, are left out. The chance is how often a colour is the largest in pictures
+names it; those of the page, nearly white, are left out. The chance is how often a colour is the largest in images
 that another one was asked for.
 """
 
@@ -29,9 +29,9 @@ THINGS = (
 PAGE = 200  # a pixel whose darkest channel is at least that bright
 
 
-def largest_colour(picture: np.ndarray) -> str:
+def largest_colour(image: np.ndarray) -> str:
     """uint8 [R, R, 3] -> a name of COLOURS, or "white" where nothing is drawn."""
-    small = np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BOX)).reshape(-1, 3)
+    small = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BOX)).reshape(-1, 3)
     own = small[small.min(axis=1) < PAGE] / 255
     names = [colour_name(*rgb) for rgb in own]
     return max(COLOURS, key=names.count) if names else "white"
@@ -43,12 +43,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     pairs = list(product(ASKED, THINGS))
-    print(f"the largest colour is the one asked for, of {len(pairs) * options.seeds} pictures")
+    print(f"the largest colour is the one asked for, of {len(pairs) * options.seeds} images")
     for model in options.models:
         pipe = TextToImagePipeline.from_pretrained(model, "cpu")
         prompts = [in_colour(thing, colour) for colour, thing in pairs]
-        pictures = pipe(prompts, seeds=range(options.seeds), output_type="np").images
-        found = np.array([largest_colour(picture) for picture in pictures]).reshape(len(ASKED), len(THINGS), -1)
+        images = pipe(prompts, seeds=range(options.seeds), output_type="np").images
+        found = np.array([largest_colour(image) for image in images]).reshape(len(ASKED), len(THINGS), -1)
         right = found == np.array(ASKED)[:, None, None]
         chance = np.mean([(found[np.arange(len(ASKED)) != row] == colour).mean() for row, colour in enumerate(ASKED)])
         print(f"{model}: {right.mean():.1%}, by chance {chance:.1%}")

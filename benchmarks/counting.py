@@ -1,12 +1,12 @@
 """Can a model count? One to four like shapes on a page, and how many of them a trained model draws.
 
-    python benchmarks/counting.py prepare DATA [--pictures 20000] [--resolution 32]     # DATA, and DATA-val beside it
+    python benchmarks/counting.py prepare DATA [--images 20000] [--resolution 32]     # DATA, and DATA-val beside it
     t2i train DATA --arch stylegan2 --preset small --minutes 20
     python benchmarks/counting.py score RUN [RUN ...] [--scenes 400]
 
-Pictures are those of the drawn shapes (t2i/data/shapes.py), small, of one colour and outline; captions say how many,
-in words or digits. Of each number and each colour some pairs are never drawn for training (unseen). A picture is right
-where so many shapes are found in it, by the checker that reads drawn shapes; the ceiling is what it reads off pictures
+Images are those of the drawn shapes (t2i/data/shapes.py), small, of one colour and outline; captions say how many,
+in words or digits. Of each number and each colour some pairs are never drawn for training (unseen). An image is right
+where so many shapes are found in it, by the checker that reads drawn shapes; the ceiling is what it reads off images
 drawn from the scenes themselves, the floor off the model's with the prompts shuffled.
 """
 
@@ -20,10 +20,10 @@ import numpy as np
 from script import run_script
 
 from t2i import TextToImagePipeline
-from t2i.data.picture_shards import PrepareOptions
+from t2i.data.image_shards import PrepareOptions
 from t2i.data.prepare import prepare
 from t2i.data.records import Record
-from t2i.data.shapes import BACKGROUNDS, COLOURS, GAP, MARGIN, SHAPES, Item, Scene, ShapesPicture, draw, extent
+from t2i.data.shapes import BACKGROUNDS, COLOURS, GAP, MARGIN, SHAPES, Item, Scene, ShapesImage, draw, extent
 from t2i.data.shapes_captions import BACKGROUND_WORDS, COLOUR_WORDS, SHAPE_WORDS
 from t2i.evaluation.attributes import read_image
 from t2i.evaluation.sampler import CaptionSampler
@@ -32,7 +32,7 @@ from t2i.text.encoders import load_encoder
 NUMBERS = {1: ("one", "1", "a single"), 2: ("two", "2", "a pair of"), 3: ("three", "3"), 4: ("four", "4")}
 UNSEEN = {(number, colour) for place, colour in enumerate(COLOURS) for number in NUMBERS if place % 4 + 1 == number}
 PLURALS = {"box": "boxes", "cross": "crosses", "rhombus": "rhombuses", "plus": "plus signs"}
-SENTENCES = ("{}", "{}", "a picture of {}", "a drawing with {}", "there {verb} {}", "{} and nothing else")
+SENTENCES = ("{}", "{}", "an image of {}", "a drawing with {}", "there {verb} {}", "{} and nothing else")
 TRIES = 200
 
 
@@ -80,7 +80,7 @@ def scenes(count: int, seen: bool, seed: str) -> list[Scene]:
 
 
 class CountingSource:
-    """`count` pictures with three captions each, of seen pairs alone."""
+    """`count` images with three captions each, of seen pairs alone."""
 
     name, notes = "counting", ()
 
@@ -94,7 +94,7 @@ class CountingSource:
         dice = random.Random(f"captions/{self.split}")
         for index, scene in enumerate(scenes(self.count, True, self.split)):
             captions = tuple(dict.fromkeys(caption_of(scene, dice) for _ in range(3)))
-            yield Record(f"{self.split}-{index:06d}", captions, ShapesPicture(scene))
+            yield Record(f"{self.split}-{index:06d}", captions, ShapesImage(scene))
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "counting", "count": self.count, "split": self.split}
@@ -136,11 +136,11 @@ def score(options: argparse.Namespace) -> None:
 
 def make(options: argparse.Namespace) -> None:
     for split, count, out in (
-        ("train", options.pictures, options.data),
-        ("val", max(200, options.pictures // 20), options.data.with_name(options.data.name + "-val")),
+        ("train", options.images, options.data),
+        ("val", max(200, options.images // 20), options.data.with_name(options.data.name + "-val")),
     ):
         prepare(CountingSource(count, split), out, load_encoder, PrepareOptions(resolution=options.resolution))
-        print(f"{out}: {count:,} pictures")
+        print(f"{out}: {count:,} images")
 
 
 def main() -> None:
@@ -148,7 +148,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     maker = commands.add_parser("prepare")
     maker.add_argument("data", type=Path)
-    maker.add_argument("--pictures", type=int, default=20_000)
+    maker.add_argument("--images", type=int, default=20_000)
     maker.add_argument("--resolution", type=int, default=32)
     scorer = commands.add_parser("score")
     scorer.add_argument("models", nargs="+", help="run or model folders")

@@ -1,4 +1,4 @@
-"""How far do known pictures go? Scores of a "model" that copies the training picture whose caption is nearest.
+"""How far do known images go? Scores of a "model" that copies the training image whose caption is nearest.
 
     python benchmarks/nearest_caption.py DATA [--samples 584]
 
@@ -27,7 +27,7 @@ class Copier:
     def __init__(self, data: PreparedDataset):
         self.data = data
         self.owners = np.repeat(np.arange(len(data)), data.caption_counts(np.arange(len(data))))
-        captions = np.concatenate([data.caption_ids(picture) for picture in range(len(data))])
+        captions = np.concatenate([data.caption_ids(image) for image in range(len(data))])
         chunks = np.array_split(captions, -(-len(captions) // CHUNK))
         self.known = torch.cat([sentence_vector(pad_tokens(data.tokens(chunk)).to("cpu")) for chunk in chunks])
 

@@ -3,8 +3,8 @@
     python benchmarks/outlines.py DATA VARIANT [VARIANT ...]
 
 DATA: any prepared data set, for the text statistics that a network is made with. VARIANT: see variants.py; "lr_d"
-and "beta1" are its optimiser's. 24,000 pictures of one object, 12,000 of them different; the share of right answers is
-of 500 pictures whose pairs of colour and shape were never trained (chance 0.12).
+and "beta1" are its optimiser's. 24,000 images of one object, 12,000 of them different; the share of right answers is
+of 500 images whose pairs of colour and shape were never trained (chance 0.12).
 """
 
 import argparse
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 BATCH, IMAGES, DIFFERENT, LOOKS = 32, 24_000, 12_000, 4
 
 
-def pictures(count: int, seen: bool, resolution: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def draw_scenes(count: int, seen: bool, resolution: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Images [count, 3, R, R] in [-1, 1], and which of SHAPES each shows, [count]."""
     scenes = evaluation_scenes(count, seen, seed=seed)
     pixels = np.stack([draw(scene, resolution) for scene in scenes])
@@ -39,8 +39,8 @@ def learn(variant: str, data: PreparedDataset, resolution: int) -> tuple[str, li
     """The variant's name, and the share of right answers after each quarter."""
     name, settings = settings_of(variant, data, CPU, **{"optim.precision": "fp32"})
     _, trunk = make_networks(settings, resolution, PreparedText(data).statistics)
-    images, labels = pictures(DIFFERENT, True, resolution, seed=5)
-    unseen, answers = pictures(500, False, resolution, seed=9)
+    images, labels = draw_scenes(DIFFERENT, True, resolution, seed=5)
+    unseen, answers = draw_scenes(500, False, resolution, seed=9)
     head = torch.nn.Linear(trunk.features(images[:4]).summary.flatten(1).shape[1], len(SHAPES))
     weights = [*trunk.parameters(), *head.parameters()]
     adam = torch.optim.Adam(weights, settings.optim.lr_d, (settings.optim.beta1, settings.optim.beta2))

@@ -1,8 +1,8 @@
-"""Pictures a second on one core: t2i's decoder against torchvision's CocoCaptions + Resize + CenterCrop.
+"""Images a second on one core: t2i's decoder against torchvision's CocoCaptions + Resize + CenterCrop.
 
     python benchmarks/prepare_decode.py --coco ROOT --split val --resolution 64
 
-Both read the same files and give uint8 pictures of R x R; their turns alternate in one process, so that a busy
+Both read the same files and give uint8 images of R x R; their turns alternate in one process, so that a busy
 machine slows both. Prints medians and the ratio, by the process's own CPU time and by the wall's.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, required=True, help="the root of a COCO data set")
     parser.add_argument("--split", default="val")
     parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--limit", type=int, default=200, help="pictures a turn")
+    parser.add_argument("--limit", type=int, default=200, help="images a turn")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def main() -> None:
 
     def run_ours() -> None:
         for record in records:
-            record.picture.load(options.resolution)
+            record.image.load(options.resolution)
 
     def run_theirs() -> None:
         for number in order:
@@ -62,12 +62,12 @@ def main() -> None:
     difference = statistics.mean(
         float(
             np.abs(
-                record.picture.load(options.resolution).astype(int) - theirs[number][0].permute(1, 2, 0).numpy()
+                record.image.load(options.resolution).astype(int) - theirs[number][0].permute(1, 2, 0).numpy()
             ).mean()
         )
         for record, number in zip(records[:50], order)
     )
-    print(f"{len(records)} pictures, {options.resolution} px, {options.repeats} turns each, one core")
+    print(f"{len(records)} images, {options.resolution} px, {options.repeats} turns each, one core")
     for kind, name in enumerate(("CPU", "wall")):
         ours = [len(records) / turn[0][kind] for turn in turns]
         other = [len(records) / turn[1][kind] for turn in turns]
@@ -77,7 +77,7 @@ def main() -> None:
             f"torchvision {statistics.median(other):6.0f}/s ({min(other):.0f}-{max(other):.0f})   "
             f"ratio {ratio:.2f}"
         )
-    print(f"mean absolute difference of the pictures: {difference:.1f} of 255")
+    print(f"mean absolute difference of the images: {difference:.1f} of 255")
 
 
 if __name__ == "__main__":

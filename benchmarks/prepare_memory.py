@@ -1,10 +1,10 @@
-"""Peak memory of `prepare`: the main process's, for ever more pictures.
+"""Peak memory of `prepare`: the main process's, for ever more images.
 
     python benchmarks/prepare_memory.py 10000 100000
 
 Drawn shapes, three captions each, and an encoder that costs nothing: what is measured is what prepare itself
-keeps. Each count runs in a fresh process. `start` is the memory before the first picture (imports). It grows
-until the first shard is full (16,384 pictures at 32 px), and from then on with the captions alone.
+keeps. Each count runs in a fresh process. `start` is the memory before the first image (imports). It grows
+until the first shard is full (16,384 images at 32 px), and from then on with the captions alone.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def measure(count: int, resolution: int, workers: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("counts", type=int, nargs="*", default=[10_000, 100_000], help="numbers of pictures")
+    parser.add_argument("counts", type=int, nargs="*", default=[10_000, 100_000], help="numbers of images")
     parser.add_argument("--resolution", type=int, default=32)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--one", action="store_true", help="measure in this process, print JSON")
@@ -68,12 +68,12 @@ def main() -> None:
         print(json.dumps(measure(options.counts[0], options.resolution, options.workers)))
         return
     print("                               peak memory, MiB, after")
-    print("pictures  captions  different     start  pictures  captions       end   seconds")
+    print("images  captions  different     start  images  captions       end   seconds")
     for count in options.counts:
         command = [sys.executable, __file__, str(count), "--one", "--resolution", str(options.resolution)]
         done = subprocess.run([*command, "--workers", str(options.workers)], check=True, stdout=subprocess.PIPE)
         row = json.loads(done.stdout)
-        memory = "".join(f"{row[name]:10.0f}" for name in ("start", "after pictures", "after captions", "end"))
+        memory = "".join(f"{row[name]:10.0f}" for name in ("start", "after images", "after captions", "end"))
         print(f"{count:8,}{row['uses']:10,}{row['captions']:11,}{memory}{row['seconds']:10.0f}", flush=True)
 
 

@@ -1,9 +1,9 @@
-"""Pictures a second of `prepare` on all cores, against scaled JPEG decoding alone on all cores.
+"""Images a second of `prepare` on all cores, against scaled JPEG decoding alone on all cores.
 
     python benchmarks/prepare_rate.py --coco ROOT --split val --copies 50 --resolution 64
 
 Decoding alone: as many processes open each file, let libjpeg decode it at the smallest eighth of its size that holds
-the picture, and throw it away. prepare: from reading the annotations to the finished data set on disk, with an encoder
+the image, and throw it away. prepare: from reading the annotations to the finished data set on disk, with an encoder
 that costs nothing. The turns alternate; the ratio is the median over the turns. --copies makes a larger set of a small
 one, with hard links beside it.
 """
@@ -30,13 +30,13 @@ from t2i.data.sources import CocoSource
 def decode_alone(work: tuple[str, int]) -> None:
     path, resolution = work
     with Image.open(path) as image:
-        # The scale that leaves the shorter side at least as long as the picture's.
+        # The scale that leaves the shorter side at least as long as the image's.
         image.draft("RGB", tuple(round(side * resolution / min(image.size)) for side in image.size))
         image.load()
 
 
 def copied(source: CocoSource, copies: int, root: Path) -> CocoSource:
-    """The same pictures and captions so many times, under other names."""
+    """The same images and captions so many times, under other names."""
     annotations = json.loads(source.annotations.read_text())
     many: dict[str, list] = {"images": [], "annotations": []}
     (root / "many2017").mkdir(parents=True)
@@ -79,14 +79,14 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
             how = PrepareOptions(resolution=options.resolution)
             summary = prepare(source, folder / str(turn), FreeEncoder(), how)
             whole = time.perf_counter() - started
-            assert summary.pictures == len(records)
+            assert summary.images == len(records)
             if turn:  # the first one reads the files into the page cache
                 seconds.append((alone, whole))
     count = len(records)
-    print(f"{count} pictures, {options.resolution} px, {os.cpu_count()} processes, {options.turns} turns each")
+    print(f"{count} images, {options.resolution} px, {os.cpu_count()} processes, {options.turns} turns each")
     for name, times in zip(("decoding alone", "prepare"), zip(*seconds)):
         rates = [count / each for each in times]
-        print(f"{name:16} {statistics.median(rates):7.0f} pictures/s ({min(rates):.0f}-{max(rates):.0f})")
+        print(f"{name:16} {statistics.median(rates):7.0f} images/s ({min(rates):.0f}-{max(rates):.0f})")
     print(f"ratio {statistics.median(alone / whole for alone, whole in seconds):.2f}")
 
 

@@ -1,10 +1,10 @@
 """How long a prepared data set takes to open, and a batch to draw from it, by its size.
 
-    python benchmarks/prepared_data.py [--pictures 10000 1000000] [--resolution 64] [--batch 64]
+    python benchmarks/prepared_data.py [--images 10000 1000000] [--resolution 64] [--batch 64]
 
-The sets are made up: sparse files of the right shapes, five captions a picture, twelve tokens of 384 each. Opening is
-timed in a new process after the imports; drawing is what training reads for one batch (pictures, own and wrong
-captions, padding), in CPU time of one thread, the median over 200 batches of pictures that lie anywhere in the set,
+The sets are made up: sparse files of the right shapes, five captions an image, twelve tokens of 384 each. Opening is
+timed in a new process after the imports; drawing is what training reads for one batch (images, own and wrong
+captions, padding), in CPU time of one thread, the median over 200 batches of images that lie anywhere in the set,
 each drawn for the second time at once: the first time its pages come from the disk, at the disk's speed.
 """
 
@@ -23,7 +23,7 @@ from rich.table import Table
 from script import run_script
 
 from t2i.data import prepared
-from t2i.data.picture_shards import shard_entries
+from t2i.data.image_shards import shard_entries
 
 CAPTIONS, TOKENS, WIDTH = 5, 12, 384
 BATCHES = 200
@@ -33,12 +33,12 @@ def sparse(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     return np.lib.format.open_memmap(path, "w+", dtype, shape)
 
 
-def make(folder: Path, pictures: int, resolution: int) -> None:
-    """A data set of so many pictures that takes no room."""
+def make(folder: Path, images: int, resolution: int) -> None:
+    """A data set of so many images that takes no room."""
     folder.mkdir()
-    captions = pictures * CAPTIONS
+    captions = images * CAPTIONS
     size = shard_entries(resolution)
-    shards = [min(size, pictures - first) for first in range(0, pictures, size)]
+    shards = [min(size, images - first) for first in range(0, images, size)]
     for number, count in enumerate(shards):
         sparse(folder / f"images-{number:05d}.npy", np.uint8, (count, resolution, resolution, 3))
     for chunk, first in enumerate(range(0, captions, prepared.CAPTIONS_PER_CHUNK)):
@@ -82,7 +82,7 @@ def measure(folder: Path, batch: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, nargs="+", default=[10_000, 1_000_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -90,14 +90,14 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.measure, options.batch)))
         return
-    table = Table("pictures", "opened in", f"batch of {options.batch}, CPU", "memory")
+    table = Table("images", "opened in", f"batch of {options.batch}, CPU", "memory")
     with tempfile.TemporaryDirectory() as folder:
-        for pictures in options.pictures:
-            make(path := Path(folder) / str(pictures), pictures, options.resolution)
+        for images in options.images:
+            make(path := Path(folder) / str(images), images, options.resolution)
             command = [sys.executable, __file__, "--measure", str(path), "--batch", str(options.batch)]
             found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             times = (f"{found['open'] * 1e3:.1f} ms", f"{found['batch'] * 1e3:.2f} ms", f"{found['mib']:.0f} MiB")
-            table.add_row(f"{pictures:,}", *times)
+            table.add_row(f"{images:,}", *times)
     Console(width=100).print(table)
 
 

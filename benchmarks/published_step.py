@@ -3,10 +3,10 @@
     python benchmarks/published_step.py DATA [--batch 16] [--turns 5] [--only fp32]
 
 The published loop, written anew from its description (not part of the product): NCHW, fp32, a pass over the real
-pictures, one over generated ones, a step; a pass and a step of their own for the gradient penalty; then the generator's
-step, with the pictures drawn already, through a discriminator that collects gradients which nobody reads. Its networks
+images, one over generated ones, a step; a pass and a step of their own for the gradient penalty; then the generator's
+step, with the images drawn already, through a discriminator that collects gradients which nobody reads. Its networks
 compute in the published order, of the same mathematics as t2i's. DATA: a prepared data set, best of 64 px. --only
-fp32 is for machines without bf16, --only bf16 for large pictures; the first row is then the one to compare with.
+fp32 is for machines without bf16, --only bf16 for large images; the first row is then the one to compare with.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Which architecture or setting makes better pictures in the same minutes? Scores against minutes of training.
+"""Which architecture or setting makes better images in the same minutes? Scores against minutes of training.
 
     python benchmarks/quality.py run DATA VARIANT [VARIANT ...] --minutes 20 --looks 4 --seeds 0 1 2 --out quality.jsonl
     python benchmarks/quality.py report quality.jsonl [...] --plot quality.png

@@ -1,4 +1,4 @@
-"""Can a network learn from captions which of two objects is where? By the text alone, without pictures or a game.
+"""Can a network learn from captions which of two objects is where? By the text alone, without images or a game.
 
     python benchmarks/reading.py [--captions 8000]
 

@@ -4,8 +4,8 @@
     python benchmarks/scaling.py ranks --out scaling.jsonl
     python benchmarks/scaling.py model --step 0.02 --gradients 12e6 [--bandwidth 300e9 --latency 20e-6]
 
-measure: `t2i train` for a minute or less at each resolution and batch, on pictures that it draws, each in a process of
-its own: pictures a second (median of the lines of metrics.jsonl but the first) and the peak of its memory.
+measure: `t2i train` for a minute or less at each resolution and batch, on images that it draws, each in a process of
+its own: images a second (median of the lines of metrics.jsonl but the first) and the peak of its memory.
 ranks: the same on one process with one thread and on two processes with one thread each (gloo), the global batch kept.
 model: step seconds of one GPU and bytes of gradients -> the share of the time that n GPUs compute, from a ring
 all-reduce: 2 (n - 1) / n * bytes / bandwidth + 2 (n - 1) * latency a phase, with nothing overlapped, as t2i does it.

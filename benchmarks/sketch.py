@@ -2,7 +2,7 @@
 
     python benchmarks/sketch.py DATA [--images 64000] [--only NAME]
 
-No GAN: the mean absolute difference to the caption's own picture, averaged down to 16 x 16, over each quarter of the
+No GAN: the mean absolute difference to the caption's own image, averaged down to 16 x 16, over each quarter of the
 run. The variants differ in their activation, their depth, and in whether weights have an equalised learning rate (those
 of size 1, with steps of 1e-2) or torch's own (with steps of 1e-3). All begin with attention over MiniLM's tokens.
 """

@@ -1,8 +1,8 @@
-"""Pictures a second of a loaded pipeline, against its generator alone and against the generator's convolutions alone.
+"""Images a second of a loaded pipeline, against its generator alone and against the generator's convolutions alone.
 
     python benchmarks/warm_generate.py [MODEL] [--batch 64] [--turns 9]
 
-The three take turns in one process: prompts to pictures (encoding them included, pixels as uint8), the generator's
+The three take turns in one process: prompts to images (encoding them included, pixels as uint8), the generator's
 forward pass on tokens that are there, and only its convolutions, on the very inputs that they have in that pass.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     with torch.inference_mode():
         convolutions = convolutions_of(lambda: pipe.generator(z, text))
         ways = {
-            "prompts to pictures": lambda: pipe(prompts, seeds=[0], output_type="np"),
+            "prompts to images": lambda: pipe(prompts, seeds=[0], output_type="np"),
             "the generator": lambda: pipe.generator(z, text),
             "its convolutions": lambda: [call() for call in convolutions],
         }
@@ -63,7 +63,7 @@ def main() -> None:
     print(f"{options.model}, {options.batch} prompts, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, values in taken.items():
         ratio = statistics.median(a / b for a, b in zip(values, taken["its convolutions"]))
-        print(f"{name:20} {options.batch / statistics.median(values):8.1f} pictures/s, {ratio:.2f} times the time")
+        print(f"{name:20} {options.batch / statistics.median(values):8.1f} images/s, {ratio:.2f} times the time")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """DiffAugment: Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020.
 
-Every picture that the discriminator sees, real or generated, in both phases, is shifted and has a square cut out.
+Every image that the discriminator sees, real or generated, in both phases, is shifted and has a square cut out.
 Colour is left alone: captions speak of colours. They speak of left and of right, too: what is mirrored (the kind
 "flip") are real images whose captions do not, and before a batch is made of them (training/loading.py).
 """
@@ -8,13 +8,13 @@ Colour is left alone: captions speak of colours. They speak of left and of right
 import torch
 from torch import Tensor
 
-AUGMENT_NUMBERS = 4  # uniform numbers per picture: translation x and y, cutout x and y
+AUGMENT_NUMBERS = 4  # uniform numbers per image: translation x and y, cutout x and y
 
 
 def augment(images: Tensor, uniform: Tensor, kinds: tuple[str, ...]) -> Tensor:
     """Augment images [B, 3, R, R] with uniform numbers [B, 4] in [0, 1): the same numbers, the same augmentation.
 
-    translation: by up to an eighth of the picture each way, the picture's edge repeated.
+    translation: by up to an eighth of the image each way, the image's edge repeated.
     cutout: a square of half the side is set to 0 (mid grey); it may reach over the edge.
     """
     if "translation" in kinds:

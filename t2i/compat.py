@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from t2i.config import Adversarial, Penalty, TrainConfig
 from t2i.data.images import load_whole
 from t2i.data.negatives import mismatch
-from t2i.data.records import PictureError, Record, Source
+from t2i.data.records import ImageError, Record, Source
 from t2i.data.sources import CocoSource, FolderPairSource
 from t2i.errors import UsageError, UserError
 from t2i.models import get_architecture
@@ -90,7 +90,7 @@ class _CaptionedImages(Dataset):
         record = self.records[index]
         try:
             image = load_whole(self.root / record.key)
-        except PictureError as error:
+        except ImageError as error:
             raise UserError(f"{self.root / record.key}: {error}; take it out, or give a good copy") from error
         caption = record.captions[int(torch.randint(len(record.captions), ()))]
         return self.transform(image), caption, self.encode_label_fn(caption)

@@ -2,7 +2,7 @@
 
 Networks work on squares. An image of another aspect is squeezed into a square when it is prepared, and gets its shape
 back when it is shown. A transparent image is kept with its colours multiplied by alpha (Porter & Duff 1984), so that
-pixels may be averaged, and laid on a ground by a sum; it is shown with colours of their own.
+pixels may be averaged, and laid on a background by a sum; it is shown with colours of their own.
 """
 
 import math
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CHANNELS = {"rgb": 3, "rgba": 4, "grey": 1}
 LONGEST = 4  # sides to each other
-SHADES = 0.3  # twice how far the grounds of training reach from black, and from white
+SHADES = 0.3  # twice how far the backgrounds of training reach from black, and from white
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
         case 1:
             return np.repeat(pixels, 3, axis=-1)
         case 4:
-            ground = 255 - pixels[..., 3:].astype(np.int16)
-            return np.minimum(pixels[..., :3] + ground, 255).astype(np.uint8)
+            background = 255 - pixels[..., 3:].astype(np.int16)
+            return np.minimum(pixels[..., :3] + background, 255).astype(np.uint8)
     return pixels
 
 
@@ -124,17 +124,17 @@ def _squeeze(side: int, length: int) -> "Tensor":
     return weights / weights.sum(1, keepdim=True)
 
 
-def grounds(uniform: "Tensor") -> "Tensor":
+def backgrounds(uniform: "Tensor") -> "Tensor":
     """Grounds of transparent images in training, from uniform numbers [B, 1] in [0, 1): nearly black, or nearly white.
 
-    On grounds of any colour a tint of what should be transparent passes for another ground, and the noise ends in such
+    On backgrounds of any colour a tint of what should be transparent passes for another background, and the noise ends in such
     tints. On black and white alone the discriminator sees the smallest tint, and wins before there are shapes.
     """
     return uniform * SHADES + (uniform >= 0.5) * (1 - SHADES)
 
 
-def on_ground(images: "Tensor", ground: "Tensor") -> "Tensor":
-    """Transparent images as networks draw them, [B, 4, R, R] about [-1, 1], on `ground` [B, 3], or [B, 1] of a grey,
+def on_background(images: "Tensor", background: "Tensor") -> "Tensor":
+    """Transparent images as networks draw them, [B, 4, R, R] about [-1, 1], on `background` [B, 3], or [B, 1] of a grey,
     0 to 1 -> [B, 3, R, R] in [-1, 1]: beyond it, what lies on white would be whiter than white."""
     colours, alpha = images[:, :3], images[:, 3:]
-    return (colours + ground[:, :, None, None] * (1 - alpha)).clamp(-1, 1)
+    return (colours + background[:, :, None, None] * (1 - alpha)).clamp(-1, 1)

@@ -1,28 +1,28 @@
 """A source that lies in memory."""
 
-from t2i.data.records import PictureError, Record, Skip
+from t2i.data.records import ImageError, Record, Skip
 from t2i.data.shapes import ShapesSource
 
 
 class OutOfMemory:
-    """A picture that the machine fails at."""
+    """An image that the machine fails at."""
 
     def load(self, resolution):
-        raise PictureError("out of memory")
+        raise ImageError("out of memory")
 
     def stamp(self):
         return 0, 0
 
 
 class Listed:
-    """A source in memory: a picture for each caption; an entry may be a Skip."""
+    """A source in memory: an image for each caption; an entry may be a Skip."""
 
     name, split = "listed", "train"
 
     def __init__(self, entries):
         self.entries = [
-            entry if isinstance(entry, Skip) else Record(entry[0], tuple(entry[1]), picture)
-            for entry, picture in zip(entries, (record.picture for record in ShapesSource(len(entries) or 1)))
+            entry if isinstance(entry, Skip) else Record(entry[0], tuple(entry[1]), image)
+            for entry, image in zip(entries, (record.image for record in ShapesSource(len(entries) or 1)))
         ]
         self.notes = ["a note"]
 

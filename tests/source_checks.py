@@ -1,4 +1,4 @@
-"""What the tests of every source share: a picture, and the checks that hold for all of them."""
+"""What the tests of every source share: an image, and the checks that hold for all of them."""
 
 import io
 import json
@@ -14,10 +14,10 @@ from t2i.errors import UserError
 
 _png = io.BytesIO()
 Image.new("RGB", (16, 16), "red").save(_png, "PNG")
-PICTURE = _png.getvalue()
+IMAGE = _png.getvalue()
 
 
-def write(path, data=PICTURE):
+def write(path, data=IMAGE):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return path
@@ -50,7 +50,7 @@ def refused(make, *words):
     return text
 
 
-ROWS = [("a.png", "a picture"), ("sub/b.png", "another, with a comma"), ("gone.png", "not there")]
+ROWS = [("a.png", "an image"), ("sub/b.png", "another, with a comma"), ("gone.png", "not there")]
 
 
 def imagefolder(root, kind, rows=ROWS, column="text"):

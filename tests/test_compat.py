@@ -77,16 +77,16 @@ def test_coco_dataset_encodes_with_the_bundled_encoder(folders):
 def test_datasets_of_nothing_raise_one_line(folders, tmp_path):
     with pytest.raises(UserError, match="missing"):
         ImageLabelDataset(folders / "images", tmp_path / "missing")
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         ImageLabelDataset(tmp_path, folders / "labels")
     with pytest.raises(UserError, match=r"none\.json"):
         COCODataset(folders / "images", tmp_path / "none.json")
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     (tmp_path / "a.txt").write_text("a caption")
-    with pytest.raises(UserError, match=r"a\.png: not a picture: it starts with b'no picture'; take it out, or "):
+    with pytest.raises(UserError, match=r"a\.png: not an image: it starts with b'no image'; take it out, or "):
         ImageLabelDataset(tmp_path, tmp_path)[0]
     Image.new("RGB", (99, 99)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])

@@ -60,7 +60,7 @@ def test_the_notebook_runs_from_top_to_bottom(coco_site, here, monkeypatch):
     said = "".join(
         output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
     )
-    assert "20 pictures, 20 captions" in said and "wrote out.png" in said and "wrote training.gif" in said
+    assert "20 images, 20 captions" in said and "wrote out.png" in said and "wrote training.gif" in said
     assert len(list((here / "runs").iterdir())) == 1 and "resumed at" in said
     assert Image.open("sheet.png").size[0] > 300
 

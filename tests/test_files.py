@@ -85,7 +85,7 @@ def test_a_folder_whose_name_is_no_utf8_is_a_source(tmp_path):
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     for number, record in enumerate(ShapesSource(3)):
-        Image.fromarray(record.picture.load(16)).save(root / f"{number}.png")
+        Image.fromarray(record.image.load(16)).save(root / f"{number}.png")
         (root / f"{number}.txt").write_text(record.captions[0])
     prepare(FolderPairSource(root, root), tmp_path / "out", HashEncoder(), SMALL)
     assert PreparedDataset(tmp_path / "out").info["source"]["images"] == root.name

@@ -1,4 +1,4 @@
-"""Train on a folder of pictures that have their captions beside them (x.jpg, x.txt), and draw with the model.
+"""Train on a folder of images that have their captions beside them (x.jpg, x.txt), and draw with the model.
 
 python own_folder.py FOLDER "a prompt" [MINUTES]
 """

@@ -88,7 +88,7 @@ def table(title: str, rows: dict[str, Any]) -> None:
     say(title)
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
-        for number, line in enumerate(str(value).splitlines() or [""]):  # a picture's text may hold anything
+        for number, line in enumerate(str(value).splitlines() or [""]):  # an image's text may hold anything
             say(brief(f"{'' if number else name:<{width}}  {line}".rstrip(), 10_000))
 
 

@@ -22,7 +22,7 @@ SCENES = 100  # prompts with pairs of colour and shape from the training data, a
 def demo(
     out: Annotated[Path, Option(help="Folder for the data set, the run and the images.")] = Path("t2i-demo"),
     minutes: Annotated[float, Option(help="Training time in minutes.")] = 4.0,
-    images: Annotated[int, Option("--pictures", help="Number of training images.")] = 2000,
+    images: Annotated[int, Option("--images", help="Number of training images.")] = 2000,
 ) -> None:
     """Render shapes, train on them for a few minutes, generate images and measure prompt adherence."""
     from t2i.cli.prepare import prepare
@@ -31,7 +31,7 @@ def demo(
     from t2i.files import make_folder, shell_word
 
     if images < 2:
-        raise UsageError(f"--pictures {images}: must be at least 2")
+        raise UsageError(f"--images {images}: must be at least 2")
     if not 0 < minutes < math.inf:
         raise UsageError(f"--minutes {minutes:g}: must be above 0")
     make_folder(out)

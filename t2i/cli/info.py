@@ -70,7 +70,7 @@ def _unfinished(path: Path) -> dict[str, Any]:
     shares = {share.stem.removeprefix("share-"): read_json(share)["done"] for share in path.glob("share-*.json")}
     return {
         "name": plan["name"], "split": plan["split"], "resolution": plan["resolution"], "source": plan["source"],
-        "pictures so far": sum(shard["pictures"] for shard in shards),
+        "images so far": sum(shard["pictures"] for shard in shards),
         **{f"part {name}": "done" if done else "not done" for name, done in sorted(shares.items())},
         "go on": "the command that began it, with the same options",
     }  # fmt: skip

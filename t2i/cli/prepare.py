@@ -1,4 +1,4 @@
-"""t2i prepare: captioned pictures in, a prepared data set out."""
+"""t2i prepare: captioned images in, a prepared data set out."""
 
 import collections
 import re
@@ -61,11 +61,11 @@ def prepare(
         str | None, Option(help="img2dataset tars: a glob or a range, 'data/{00000..00012}.tar'.", show_default=False)
     ] = None,
     shapes: Annotated[
-        int | None, Option(help="Draw so many pictures of coloured shapes (built in).", show_default=False)
+        int | None, Option(help="Draw so many images of coloured shapes (built in).", show_default=False)
     ] = None,
     split: Annotated[str, Option(help="Which part of the source: train, val.")] = "train",
     resolution: Annotated[
-        int, Option(help="(Longer) side of the pictures, px: a power of two from 8 to 1024 (drawn shapes: 16 to 256).")
+        int, Option(help="(Longer) side of the images, px: a power of two from 8 to 1024 (drawn shapes: 16 to 256).")
     ] = 64,
     fit: Annotated[str, Option(help="crop: the centre; pad: all of it, the background at its sides.")] = "crop",
     background: Annotated[
@@ -95,11 +95,11 @@ def prepare(
         str | None,
         Option(help="Of N machines this is number I: 2/4; a last call without it joins them.", show_default=False),
     ] = None,
-    strict: Annotated[bool, Option("--strict", help="Stop at the first picture that cannot be used.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Stop at the first image that cannot be used.")] = False,
     max_skipped: Annotated[float, Option(help="Refuse where more than this share cannot be used.")] = 0.05,
     json: Annotated[bool, Option("--json", help="Report as JSON on stdout.")] = False,
 ) -> None:
-    """Check, crop and resize captioned pictures and encode their captions, once.
+    """Check, crop and resize captioned images and encode their captions, once.
 
     Name one source: --coco, --images (with --captions, --annotations or --caption-from), --imagefolder, --parquet,
     --shards or --shapes.
@@ -191,7 +191,7 @@ def _prepare_one(
         raise console.Stopped(stop.number, "the same command goes on where it was") from None
     if not quiet:
         _report(summary, options)
-    report: dict[str, object] = {"path": str(target), "pictures": summary.pictures}
+    report: dict[str, object] = {"path": str(target), "images": summary.images}
     if options.shard is None:
         report |= {
             "captions": summary.captions, "caption_uses": summary.caption_uses, "truncated": summary.truncated,
@@ -237,7 +237,7 @@ def _stoppable() -> "Iterator[None]":
 
 def _report(summary: "Summary", options: "PrepareOptions") -> None:
     rows = {
-        "pictures": f"{summary.pictures:,} at {options.framing.form.in_words(options.resolution)}"
+        "images": f"{summary.images:,} at {options.framing.form.in_words(options.resolution)}"
         + (f" ({summary.resumed_at:,} from an earlier run)" if summary.resumed_at else ""),
     }
     if options.shard is None:

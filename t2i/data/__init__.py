@@ -1,4 +1,4 @@
-"""Captioned pictures: read from their sources, prepared, and drawn from in training."""
+"""Captioned images: read from their sources, prepared, and drawn from in training."""
 
 from pathlib import Path
 

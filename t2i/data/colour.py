@@ -11,35 +11,35 @@ SAME = 3  # of 255: profiles that differ from sRGB by less (there are dozens of 
 MAX_PROFILE = 4 * 2**20  # bytes
 
 
-def has_own_ink(picture: Image.Image, profile: Any) -> bool:
+def has_own_ink(image: Image.Image, profile: Any) -> bool:
     """Whether it is CMYK with a profile that can be used: it says what those inks look like, and is applied first."""
-    return picture.mode == "CMYK" and _transform_of(profile, "CMYK") is not None
+    return image.mode == "CMYK" and _transform_of(profile, "CMYK") is not None
 
 
-def to_srgb(picture: Image.Image, profile: Any) -> Image.Image:
+def to_srgb(image: Image.Image, profile: Any) -> Image.Image:
     """L, RGB, RGBa or CMYK with an ICC profile (bytes, or None) -> L, RGB or RGBa in sRGB.
 
     A damaged profile, one of another kind than the pixels, and one that is sRGB change nothing.
     """
     if not profile:
-        return picture
-    if picture.mode == "RGBa":
+        return image
+    if image.mode == "RGBa":
         transform = _transform_of(profile, "RGB")
         if transform is None:
-            return picture
-        plain = picture.convert("RGBA")
+            return image
+        plain = image.convert("RGBA")
         alpha = plain.getchannel("A")
         plain = _applied(transform, plain.convert("RGB"))
         plain.putalpha(alpha)
         return plain.convert("RGBa")
-    transform = _transform_of(profile, picture.mode)
-    return picture if transform is None else _applied(transform, picture)
+    transform = _transform_of(profile, image.mode)
+    return image if transform is None else _applied(transform, image)
 
 
-def _applied(transform: Any, picture: Image.Image) -> Image.Image:
+def _applied(transform: Any, image: Image.Image) -> Image.Image:
     from PIL import ImageCms
 
-    return ImageCms.applyTransform(picture, transform) or picture
+    return ImageCms.applyTransform(image, transform) or image
 
 
 def _transform_of(profile: Any, mode: str) -> Any:
@@ -69,5 +69,5 @@ def _transform(profile: bytes, mode: str) -> Any:
         seen = np.asarray(ImageCms.applyTransform(probe, transform)).astype(int)
         before = np.asarray(probe.convert("RGB")).astype(int)
         return None if np.abs(seen - before).max() <= SAME else transform
-    except Exception:  # littlecms says no: metadata never costs a picture
+    except Exception:  # littlecms says no: metadata never costs an image
         return None

@@ -1,4 +1,4 @@
-"""Decoding pictures in worker processes, in order, with memory that stays flat.
+"""Decoding images in worker processes, in order, with memory that stays flat.
 
 Not by concurrent.futures: its workers share their pipes and locks, and one that is killed in the middle of an answer,
 or while another one starts, leaves the rest waiting for ever. Here each worker has a pipe and a thread of its own.
@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from t2i.data.records import PLAIN, FetchedPicture, FramedPicture, Framing, Picture, PictureError, Record, Skip
+from t2i.data.records import PLAIN, FetchedLocator, FramedLocator, Framing, ImageError, ImageLocator, Record, Skip
 from t2i.errors import UserError
 from t2i.signals import stop_signals
 
-TASK = 16  # pictures a worker decodes per task
+TASK = 16  # images a worker decodes per task
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class Decoders:
     def __enter__(self) -> "Decoders":
         return self
 
-    def submit(self, pictures: list[Any], resolution: int, framing: Framing = PLAIN) -> Future:
-        """The pictures decoded: a Decoded or a PictureError for each. Tasks are begun in the order they come in."""
+    def submit(self, images: list[Any], resolution: int, framing: Framing = PLAIN) -> Future:
+        """The images decoded: a Decoded or a ImageError for each. Tasks are begun in the order they come in."""
         future: Future = Future()
-        self._tasks.put((future, pictures, resolution, framing))
+        self._tasks.put((future, images, resolution, framing))
         if len(self._processes) < self.workers:
             with signals_wait():  # a process that is left half started ends in a traceback
                 self._start()
@@ -108,15 +108,15 @@ def _serve(connection: Connection, tasks: "queue.SimpleQueue[_Task | None]") -> 
 
 
 def _work(connection: Connection) -> None:
-    """A worker's life: tasks in, pictures out, until the other end is closed."""
+    """A worker's life: tasks in, images out, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pictures, resolution, framing = connection.recv()
+            images, resolution, framing = connection.recv()
             answer: Any
             try:
-                answer = [_load(picture, resolution, framing) for picture in pictures]
+                answer = [_load(image, resolution, framing) for image in images]
             except UserError as error:
                 answer = error
             except Exception as error:  # no user can cause it, and not every exception can be sent
@@ -124,19 +124,19 @@ def _work(connection: Connection) -> None:
             connection.send(answer)
 
 
-def _load(picture: Any, resolution: int, framing: Framing) -> Decoded | PictureError:
+def _load(image: Any, resolution: int, framing: Framing) -> Decoded | ImageError:
     try:
-        if isinstance(picture, PictureError):  # it could not even be fetched
-            return picture
-        if isinstance(picture, FramedPicture):
-            return Decoded(*picture.framed(resolution, framing))
-        return Decoded(picture.load(resolution))
-    except PictureError as error:
+        if isinstance(image, ImageError):  # it could not even be fetched
+            return image
+        if isinstance(image, FramedLocator):
+            return Decoded(*image.framed(resolution, framing))
+        return Decoded(image.load(resolution))
+    except ImageError as error:
         return error
 
 
-def _fetched(picture: Picture) -> Picture | PictureError:
-    return picture.fetch() if isinstance(picture, FetchedPicture) else picture
+def _fetched(image: ImageLocator) -> ImageLocator | ImageError:
+    return image.fetch() if isinstance(image, FetchedLocator) else image
 
 
 def _end_with_parent() -> None:
@@ -150,14 +150,14 @@ def _end_with_parent() -> None:
 def decode(
     pool: Decoders, entries: Iterable[Record | Skip], resolution: int, framing: Framing = PLAIN
 ) -> Iterator[tuple[Record | Skip, Decoded | None]]:
-    """Entries with their pictures, in order; a bounded number of tasks is under way, so memory stays flat."""
+    """Entries with their images, in order; a bounded number of tasks is under way, so memory stays flat."""
     pending: collections.deque[tuple[list[Record | Skip], Future]] = collections.deque()
     iterator = iter(entries)
     tasks = iter(lambda: list(itertools.islice(iterator, TASK)), [])
     while True:
         while len(pending) < 4 * pool.workers and (task := next(tasks, None)):
-            pictures = [_fetched(entry.picture) for entry in task if isinstance(entry, Record)]
-            pending.append((task, pool.submit(pictures, resolution, framing)))
+            images = [_fetched(entry.image) for entry in task if isinstance(entry, Record)]
+            pending.append((task, pool.submit(images, resolution, framing)))
         if not pending:
             return
         task, future = pending.popleft()
@@ -171,7 +171,7 @@ def decode(
         for entry in task:
             if isinstance(entry, Skip):
                 yield entry, None
-            elif isinstance(result := next(loaded), PictureError):
+            elif isinstance(result := next(loaded), ImageError):
                 yield Skip(entry.key, result.reason, result.detail), None
             else:
                 yield entry, result

@@ -3,14 +3,14 @@
 import contextlib
 import functools
 
-from t2i.data.records import PictureError
+from t2i.data.records import ImageError
 
-# File names that are pictures'. The decoder looks at the bytes, never at the name.
+# File names that are images'. The decoder looks at the bytes, never at the name.
 EXTENSIONS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
 ))  # fmt: skip
-# Pictures' names all the same: what has one is an entry, and where it cannot be decoded, that is said.
+# Images' names all the same: what has one is an entry, and where it cannot be decoded, that is said.
 FOREIGN = frozenset((
     ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".svgz", ".ico", ".cur", ".tga", ".pcx",
     ".psd", ".psb", ".xcf", ".eps", ".ai", ".exr", ".hdr", ".dds", ".icns", ".qoi", ".dng", ".cr2", ".cr3", ".nef",
@@ -41,21 +41,21 @@ def extra_formats(start: bytes) -> tuple[str, ...]:
     return ()
 
 
-def foreign(start: bytes) -> PictureError | None:
+def foreign(start: bytes) -> ImageError | None:
     """Why a file that no decoder took cannot be used, by its first 512 bytes; None where nothing is known."""
     for name, found, there in (
         ("HEIC", _is_heif(start), _has_heif),
         ("JPEG XL", start.startswith(_JXL) and len(start) > 16, _has_jxl),
     ):
         if found and not there():
-            return PictureError("needs t2i[formats]", f'{name}: pip install "t2i[formats]"')
+            return ImageError("needs t2i[formats]", f'{name}: pip install "t2i[formats]"')
         if found:
-            return PictureError("damaged", name)
+            return ImageError("damaged", name)
     name = next((name for sign, name in _NAMED if start.startswith(sign)), "")
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in start:
         name = "SVG"
-    return PictureError("format is not read", f"{name}: convert it to PNG or JPEG") if name else None
+    return ImageError("format is not read", f"{name}: convert it to PNG or JPEG") if name else None
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Decode any picture safely: whatever the bytes are, the result is a small RGB array or a PictureError.
+"""Decode any image safely: whatever the bytes are, the result is a small RGB array or a ImageError.
 
 Worker processes import this file, so it needs numpy and Pillow only. Most of a JPEG's cost is decoding pixels
 that are then averaged away; libjpeg can decode at 1/2, 1/4 or 1/8 directly (Pillow's `draft`): used here.
@@ -34,7 +34,7 @@ from PIL import (  # the plugins: Image.open would import all of Pillow's otherw
 from t2i.data.colour import has_own_ink, to_srgb
 from t2i.data.foreign_formats import extra_formats, foreign
 from t2i.data.metadata import without_metadata
-from t2i.data.records import PLAIN, Framing, PictureError
+from t2i.data.records import PLAIN, Framing, ImageError
 from t2i.data.safe_paths import open_file
 from t2i.files import first_line
 
@@ -51,20 +51,20 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 MAX_PIXELS = 100_000_000  # decoded at once; Pillow holds 4 bytes a pixel, so 400 MB
 MAX_BYTES = 512 * 2**20  # of the file itself
-MIN_SIDE = 8  # a narrower picture (1 x N: a rule, a tracking pixel) shows nothing at any resolution
+MIN_SIDE = 8  # a narrower image (1 x N: a rule, a tracking pixel) shows nothing at any resolution
 
 # A scaled decode keeps at least the pixels a side that are asked for, whole blocks are averaged down to no fewer
 # than REDUCING_GAP times those, and bicubic does the rest. COCO against a full decode and bicubic alone: 43 dB at
-# 64 px (33 in the worst picture). Lanczos, a little sharper, takes 0.1 ms longer at 64 px, 2 ms at 256 px.
+# 64 px (33 in the worst image). Lanczos, a little sharper, takes 0.1 ms longer at 64 px, 2 ms at 256 px.
 FILTER = Image.Resampling.BICUBIC
 REDUCING_GAP = 1.5
 WHOLE = 16 * 2**20  # bytes; a file up to here is read, and handed to libjpeg, in one piece: 5 % faster than in 64 KiB
 
-# Every reason a picture can be refused for. They are counted and shown to the user, so they stay as they are.
+# Every reason an image can be refused for. They are counted and shown to the user, so they stay as they are.
 REASONS = frozenset(
     (
         "empty file",
-        "not a picture",
+        "not an image",
         "format is not read",
         "needs t2i[formats]",
         "truncated",
@@ -84,12 +84,12 @@ REASONS = frozenset(
 )
 
 
-def load_picture(source: Path | BinaryIO | bytes, resolution: int) -> np.ndarray:
+def load_image(source: Path | BinaryIO | bytes, resolution: int) -> np.ndarray:
     """Decode, turn upright, put on white, crop the centre square and resize (bicubic, antialiased).
 
     source: a path, a seekable binary stream (read from its start) or the file's bytes.
     Returns uint8 [resolution, resolution, 3], sRGB, writable and contiguous. Of an animation: the first frame.
-    Raises PictureError, and nothing else, with one of REASONS. Not for threads: it silences Pillow's
+    Raises ImageError, and nothing else, with one of REASONS. Not for threads: it silences Pillow's
     warnings, and Python's warning filters belong to the whole process.
     """
     return load_framed(source, resolution)[0]
@@ -106,12 +106,12 @@ def load_framed(
 
 
 def load_whole(source: Path | BinaryIO | bytes) -> Image.Image:
-    """The same without crop and resize: the whole picture, RGB, upright and on white. Raises PictureError."""
+    """The same without crop and resize: the whole image, RGB, upright and on white. Raises ImageError."""
     return _decoded(source, _whole)
 
 
 def _decoded(source: Path | BinaryIO | bytes, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of the opened picture. Raises PictureError, and nothing else.
+    """What `use` makes of the opened image. Raises ImageError, and nothing else.
 
     Where it fails, it is tried again without the metadata: pixels count.
     """
@@ -123,19 +123,19 @@ def _decoded(source: Path | BinaryIO | bytes, use: Callable[[Image.Image], T]) -
         if _length(stream) <= WHOLE and not isinstance(stream, io.BytesIO):
             stream = io.BytesIO(stream.read())
         start = stream.read(64)
-    except PictureError:
+    except ImageError:
         raise
     except Exception as error:
         raise _explain(error, stream) from error
     try:
         return _opened(stream, start, use)
-    except PictureError as refused:
-        if refused.reason not in ("damaged", "not a picture", "truncated"):
+    except ImageError as refused:
+        if refused.reason not in ("damaged", "not an image", "truncated"):
             raise
         for bare in without_metadata(stream):
             try:
                 return _opened(io.BytesIO(bare), start, use)
-            except PictureError:
+            except ImageError:
                 continue
         raise
 
@@ -144,64 +144,64 @@ def _opened(stream: BinaryIO, start: bytes, use: Callable[[Image.Image], T]) -> 
     try:
         formats = FORMATS + extra_formats(start)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata and large pictures warn; they are judged here
-            with Image.open(stream, formats=formats) as picture:
-                return use(picture)
-    except PictureError:
+            warnings.simplefilter("ignore")  # damaged metadata and large images warn; they are judged here
+            with Image.open(stream, formats=formats) as image:
+                return use(image)
+    except ImageError:
         raise
     # Pillow raises OSError, SyntaxError, ValueError, struct.error, IndexError, OverflowError, zlib.error, ...
     except Exception as error:
         raise _explain(error, stream) from error
 
 
-def _whole(picture: Image.Image) -> Image.Image:
-    _load(picture, None)
-    orientation = _orientation(picture)
-    profile = picture.info.get("icc_profile")
-    if (picture.mode not in ("L", "RGB") or "transparency" in picture.info) and not has_own_ink(picture, profile):
-        picture = _plain(picture, (0, 0, *picture.size), PLAIN)
-    picture = to_srgb(picture, profile)
-    return Image.fromarray(np.ascontiguousarray(_upright(_with_channels(picture, PLAIN), orientation)))
+def _whole(image: Image.Image) -> Image.Image:
+    _load(image, None)
+    orientation = _orientation(image)
+    profile = image.info.get("icc_profile")
+    if (image.mode not in ("L", "RGB") or "transparency" in image.info) and not has_own_ink(image, profile):
+        image = _plain(image, (0, 0, *image.size), PLAIN)
+    image = to_srgb(image, profile)
+    return Image.fromarray(np.ascontiguousarray(_upright(_with_channels(image, PLAIN), orientation)))
 
 
-def _load(picture: Image.Image, resolution: int | None) -> Any:
+def _load(image: Image.Image, resolution: int | None) -> Any:
     """Decode, a JPEG at the smallest scale that covers `resolution`; returns what Pillow says of that scale.
 
-    Raises PictureError for a picture that is too small or too large.
+    Raises ImageError for an image that is too small or too large.
     """
-    width, height = picture.size
+    width, height = image.size
     if min(width, height) < MIN_SIDE:
-        raise PictureError("too small", f"{width} x {height} pixels")
+        raise ImageError("too small", f"{width} x {height} pixels")
     # A progressive JPEG's coefficients are all held in memory before the scaled decode: it counts in full.
-    counted = width * height if picture.info.get("progressive") else 0
-    drafted = picture.draft(None, (resolution, resolution)) if resolution else None
-    counted = max(counted, picture.size[0] * picture.size[1])
+    counted = width * height if image.info.get("progressive") else 0
+    drafted = image.draft(None, (resolution, resolution)) if resolution else None
+    counted = max(counted, image.size[0] * image.size[1])
     if counted > MAX_PIXELS:
-        raise PictureError("too many pixels", f"{width} x {height} pixels")
-    if picture.format == "JPEG":
-        assert isinstance(picture, ImageFile.ImageFile)
-        picture.decodermaxblock = WHOLE
+        raise ImageError("too many pixels", f"{width} x {height} pixels")
+    if image.format == "JPEG":
+        assert isinstance(image, ImageFile.ImageFile)
+        image.decodermaxblock = WHOLE
     # Nothing but libtiff prints.
-    with _no_stderr() if picture.format == "TIFF" else contextlib.nullcontext():
-        picture.load()
+    with _no_stderr() if image.format == "TIFF" else contextlib.nullcontext():
+        image.load()
     return drafted
 
 
-def _square(picture: Image.Image, resolution: int, framing: Framing) -> tuple[np.ndarray, tuple[int, int]]:
-    width, height = picture.size
+def _square(image: Image.Image, resolution: int, framing: Framing) -> tuple[np.ndarray, tuple[int, int]]:
+    width, height = image.size
     if framing.min_size > min(width, height):
-        raise PictureError("smaller than --min-size", f"{width} x {height} pixels")
-    drafted = _load(picture, resolution)
+        raise ImageError("smaller than --min-size", f"{width} x {height} pixels")
+    drafted = _load(image, resolution)
     if drafted is None:
-        width, height = picture.size  # Pillow has turned a TIFF by now
+        width, height = image.size  # Pillow has turned a TIFF by now
         scale = 1.0
     else:
         scale = drafted[1][2] / width
-    orientation = _orientation(picture)
-    aspect = framing.form.aspect if orientation < 5 else framing.form.aspect[::-1]  # of the picture as it is stored
+    orientation = _orientation(image)
+    aspect = framing.form.aspect if orientation < 5 else framing.form.aspect[::-1]  # of the image as it is stored
     unit = min(width / aspect[0], height / aspect[1])
     wide, high = round(unit * aspect[0]), round(unit * aspect[1])
-    # An odd margin is cut the same way in the upright picture whichever way round it is stored.
+    # An odd margin is cut the same way in the upright image whichever way round it is stored.
     left = _half(width - wide, more=orientation in (2, 3, 7, 8))
     top = _half(height - high, more=orientation in (3, 4, 6, 7))
     right, bottom = left + wide, top + high
@@ -213,15 +213,15 @@ def _square(picture: Image.Image, resolution: int, framing: Framing) -> tuple[np
             max(1, round(resolution * width / (unit * aspect[0]))),
             max(1, round(resolution * height / (unit * aspect[1]))),
         )
-    # Fractions of a pixel count: at a quarter, 426 pixels are 106.5. Rounded, the picture would be off by that half.
+    # Fractions of a pixel count: at a quarter, 426 pixels are 106.5. Rounded, the image would be off by that half.
     box = (left * scale, top * scale, right * scale, bottom * scale)
 
-    profile = picture.info.get("icc_profile")
-    if (picture.mode not in ("L", "RGB") or "transparency" in picture.info) and not has_own_ink(picture, profile):
+    profile = image.info.get("icc_profile")
+    if (image.mode not in ("L", "RGB") or "transparency" in image.info) and not has_own_ink(image, profile):
         cut = (math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3]))
-        picture = _plain(picture, cut, framing)
+        image = _plain(image, cut, framing)
         box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
-    small = to_srgb(picture.resize(size, FILTER, box, REDUCING_GAP), profile)
+    small = to_srgb(image.resize(size, FILTER, box, REDUCING_GAP), profile)
     pixels = np.array(_upright(_with_channels(small, framing), orientation), order="C")  # a copy: Pillow's is read-only
     own = (height, width) if orientation >= 5 else (width, height)
     if size != (resolution, resolution):
@@ -234,9 +234,9 @@ def _square(picture: Image.Image, resolution: int, framing: Framing) -> tuple[np
     return pixels, own
 
 
-def _with_channels(picture: Image.Image, framing: Framing) -> np.ndarray:
+def _with_channels(image: Image.Image, framing: Framing) -> np.ndarray:
     """L, RGB or RGBa -> uint8 [H, W, C], the data set's channels."""
-    pixels = np.asarray(picture)
+    pixels = np.asarray(image)
     if framing.form.transparent:
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
@@ -244,8 +244,8 @@ def _with_channels(picture: Image.Image, framing: Framing) -> np.ndarray:
         return pixels if pixels.shape[2] == 4 else np.concatenate([pixels, opaque], axis=2)
     if pixels.ndim == 3 and pixels.shape[2] == 4:  # colours already multiplied by alpha: the background is missing
         missing = 255 - pixels[:, :, 3:].astype(np.int32)
-        ground = (missing * np.array(framing.background) + 127) // 255
-        pixels = np.clip(pixels[:, :, :3] + ground, 0, 255).astype(np.uint8)
+        behind = (missing * np.array(framing.background) + 127) // 255
+        pixels = np.clip(pixels[:, :, :3] + behind, 0, 255).astype(np.uint8)
     if framing.form.channels == "grey":
         grey = pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
         return grey[:, :, None]
@@ -257,30 +257,30 @@ def _half(margin: int, more: bool) -> int:
     return margin - margin // 2 if more else margin // 2
 
 
-def _plain(picture: Image.Image, box: tuple[int, int, int, int], framing: Framing) -> Image.Image:
+def _plain(image: Image.Image, box: tuple[int, int, int, int], framing: Framing) -> Image.Image:
     """Cut `box` out, any mode -> L, RGB or RGBa.
 
     RGBa is premultiplied: averaging leaves no dark fringe round what is cut out.
     """
-    mode = picture.mode
-    crop = picture.crop(box)
-    if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
-        return _from_16_bits(crop, getattr(picture, "tag_v2", {}), framing)
+    mode = image.mode
+    crop = image.crop(box)
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        return _from_16_bits(crop, getattr(image, "tag_v2", {}), framing)
     if mode in ("I", "F"):  # 32-bit integers and floats: nothing in the file says which value is white
-        raise PictureError("unsupported pixels", f"mode {mode}")
+        raise ImageError("unsupported pixels", f"mode {mode}")
     if crop.has_transparency_data:
         return crop.convert("RGBA").convert("RGBa")
     return crop.convert("L" if mode == "1" else "RGB")
 
 
-def _from_16_bits(picture: Image.Image, tags: Mapping[int, Any], framing: Framing) -> Image.Image:
+def _from_16_bits(image: Image.Image, tags: Mapping[int, Any], framing: Framing) -> Image.Image:
     """Grey at 16 bits (in a TIFF, 12 too: `tags` says) -> L; RGBa or RGB where a value is transparent."""
     white = 2 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
-    values = np.asarray(picture).astype(np.uint32)
+    values = np.asarray(image).astype(np.uint32)
     grey = np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white
         grey = 255 - grey
-    see_through = picture.info.get("transparency")  # PNG's tRNS: one value that is not there
+    see_through = image.info.get("transparency")  # PNG's tRNS: one value that is not there
     if isinstance(see_through, int):
         alpha = np.where(values == see_through, 0, 255).astype(np.uint8)
         return Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)]).convert("RGBA").convert("RGBa")
@@ -307,13 +307,13 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1-8; 1 where there is none or it is damaged."""
-    if picture.format == "TIFF":  # Pillow has turned it already
+    if image.format == "TIFF":  # Pillow has turned it already
         return 1
     try:
-        value = picture.getexif().get(0x0112, 1)
-    except Exception:  # a damaged EXIF block in a good picture
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # a damaged EXIF block in a good image
         return 1
     return value if value in range(1, 9) else 1
 
@@ -337,32 +337,32 @@ def _no_stderr() -> Iterator[None]:
 
 
 def _length(stream: BinaryIO) -> int:
-    """The stream's bytes; it is at its start afterwards. Raises PictureError for none and for too many."""
+    """The stream's bytes; it is at its start afterwards. Raises ImageError for none and for too many."""
     length = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     if length == 0:
-        raise PictureError("empty file")
+        raise ImageError("empty file")
     if length > MAX_BYTES:
-        raise PictureError("file too big", f"{length / 2**20:.0f} MiB")
+        raise ImageError("file too big", f"{length / 2**20:.0f} MiB")
     return length
 
 
-def _explain(error: Exception, stream: BinaryIO) -> PictureError:
+def _explain(error: Exception, stream: BinaryIO) -> ImageError:
     if isinstance(error, UnidentifiedImageError):  # its own text holds an object's address
         start = b""
         with contextlib.suppress(OSError, ValueError):
             stream.seek(0)
             start = stream.read(512)
-        return foreign(start) or PictureError("not a picture", f"it starts with {start[:12]!r}" if start else "")
-    # The same picture must be refused with the same bytes on every run: no addresses.
+        return foreign(start) or ImageError("not an image", f"it starts with {start[:12]!r}" if start else "")
+    # The same image must be refused with the same bytes on every run: no addresses.
     detail = re.sub(r"0x[0-9a-fA-F]+", "0x...", first_line(error))
     detail = detail.encode("ascii", "backslashreplace").decode()
     if isinstance(error, Image.DecompressionBombError):
-        return PictureError("too many pixels", detail)
+        return ImageError("too many pixels", detail)
     if isinstance(error, MemoryError):
-        return PictureError("out of memory", detail)
+        return ImageError("out of memory", detail)
     if isinstance(error, EOFError) or "truncated" in detail.lower():
-        return PictureError("truncated", detail)
-    if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not the picture's
-        return PictureError("unreadable file", error.strerror or detail)
-    return PictureError("damaged", detail)
+        return ImageError("truncated", detail)
+    if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not the image's
+        return ImageError("unreadable file", error.strerror or detail)
+    return ImageError("damaged", detail)

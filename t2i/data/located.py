@@ -1,4 +1,4 @@
-"""Where pictures are: in a file, inside a tar, inside a zip, in memory. Small picklable locators."""
+"""Where images are: in a file, inside a tar, inside a zip, in memory. Small picklable locators."""
 
 import contextlib
 import functools
@@ -11,33 +11,33 @@ from typing import BinaryIO
 import numpy as np
 
 from t2i.data.images import MAX_BYTES, load_framed
-from t2i.data.records import PLAIN, Framing, PictureError
+from t2i.data.records import PLAIN, Framing, ImageError
 from t2i.data.safe_paths import inside, on_disk, open_file
 from t2i.files import first_line
 
 
 class FilePart:
-    """A picture that is some file's bytes: `open` says which."""
+    """An image that is some file's bytes: `open` says which."""
 
     __slots__ = ()
 
     def open(self) -> BinaryIO:
-        """A seekable stream of the encoded picture. Raises PictureError."""
+        """A seekable stream of the encoded image. Raises ImageError."""
         raise NotImplementedError
 
     def load(self, resolution: int) -> np.ndarray:
-        """uint8 [resolution, resolution, 3]. Raises PictureError."""
+        """uint8 [resolution, resolution, 3]. Raises ImageError."""
         return self.framed(resolution, PLAIN)[0]
 
     def framed(self, resolution: int, framing: Framing) -> tuple[np.ndarray, tuple[int, int]]:
-        """uint8 [resolution, resolution, 3], and the image's own (width, height) in px. Raises PictureError."""
+        """uint8 [resolution, resolution, 3], and the image's own (width, height) in px. Raises ImageError."""
         with self.open() as stream:
             return load_framed(stream, resolution, framing)
 
 
 @dataclass(frozen=True, slots=True)
-class FilePicture(FilePart):
-    """A picture in a file under a folder.
+class FileImage(FilePart):
+    """An image in a file under a folder.
 
     name: relative to `root`, with "/" between folders.
     trusted: the name came from listing the folder, and links in it are followed. A name out of a document is
@@ -58,8 +58,8 @@ class FilePicture(FilePart):
 
 
 @dataclass(frozen=True, slots=True)
-class TarPicture(FilePart):
-    """A picture inside an uncompressed tar: `size` bytes from `offset` on."""
+class TarImage(FilePart):
+    """An image inside an uncompressed tar: `size` bytes from `offset` on."""
 
     path: str
     offset: int
@@ -67,26 +67,26 @@ class TarPicture(FilePart):
 
     def open(self) -> BinaryIO:
         if self.size > MAX_BYTES:
-            raise PictureError("file too big", f"{self.size / 2**20:.0f} MiB")
+            raise ImageError("file too big", f"{self.size / 2**20:.0f} MiB")
         name = os.path.basename(self.path)
         with open_file(self.path, name) as stream:
             try:
                 stream.seek(self.offset)
                 data = stream.read(self.size)
             except (OSError, ValueError) as error:
-                raise PictureError("unreadable file", f"{name}: {first_line(error)}") from error
+                raise ImageError("unreadable file", f"{name}: {first_line(error)}") from error
         if len(data) < self.size:
-            raise PictureError("truncated", f"{name} ends inside the picture")
+            raise ImageError("truncated", f"{name} ends inside the image")
         return io.BytesIO(data)
 
     def stamp(self) -> tuple[int, int]:
-        """The picture's own bytes, and the tar's time of change (ns)."""
+        """The image's own bytes, and the tar's time of change (ns)."""
         return self.size, _stamp(self.path)[1]
 
 
 @dataclass(frozen=True, slots=True)
-class ZipPicture(FilePart):
-    """A picture inside a zip. member: its name as the zip has it; size: unpacked bytes."""
+class ZipImage(FilePart):
+    """An image inside a zip. member: its name as the zip has it; size: unpacked bytes."""
 
     path: str
     member: str
@@ -94,25 +94,25 @@ class ZipPicture(FilePart):
 
     def open(self) -> BinaryIO:
         if self.size > MAX_BYTES:
-            raise PictureError("file too big", f"{self.size / 2**20:.0f} MiB")
+            raise ImageError("file too big", f"{self.size / 2**20:.0f} MiB")
         try:
             archive = opened_zip(self.path, _stamp(self.path)[1])
             return io.BytesIO(read_member(archive, archive.getinfo(self.member), MAX_BYTES))
-        except PictureError:
+        except ImageError:
             raise
         except FileNotFoundError as error:
-            raise PictureError("missing file", os.path.basename(self.path)) from error
+            raise ImageError("missing file", os.path.basename(self.path)) from error
         except Exception as error:  # BadZipFile, zlib.error, RuntimeError (a password), NotImplementedError, KeyError
-            raise PictureError("damaged", f"in {os.path.basename(self.path)}: {first_line(error)}") from error
+            raise ImageError("damaged", f"in {os.path.basename(self.path)}: {first_line(error)}") from error
 
     def stamp(self) -> tuple[int, int]:
-        """The picture's own bytes, and the zip's time of change (ns)."""
+        """The image's own bytes, and the zip's time of change (ns)."""
         return self.size, _stamp(self.path)[1]
 
 
 @dataclass(frozen=True, slots=True)
-class BytesPicture(FilePart):
-    """A picture in memory."""
+class BytesImage(FilePart):
+    """An image in memory."""
 
     data: bytes
 
@@ -120,7 +120,7 @@ class BytesPicture(FilePart):
         return io.BytesIO(self.data)
 
     def stamp(self) -> tuple[int, int]:
-        """The picture's own bytes; it has no time."""
+        """The image's own bytes; it has no time."""
         return len(self.data), 0
 
 
@@ -131,11 +131,11 @@ def opened_zip(path: str, changed: int) -> zipfile.ZipFile:
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> bytes:
-    """A member's bytes. Raises PictureError above `limit`, whatever its header says; and what zipfile raises."""
+    """A member's bytes. Raises ImageError above `limit`, whatever its header says; and what zipfile raises."""
     with archive.open(member) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
-        raise PictureError("file too big", f"above {limit / 2**20:.0f} MiB")
+        raise ImageError("file too big", f"above {limit / 2**20:.0f} MiB")
     return data
 
 

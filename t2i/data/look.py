@@ -12,12 +12,12 @@ from t2i.data.decoding import Decoded
 from t2i.data.records import Framing
 from t2i.pixels import PLAIN_FORMAT, PixelFormat
 
-# What is known of each picture of a shard, in looks-00000.npy until the data set is finished.
+# What is known of each image of a shard, in looks-00000.npy until the data set is finished.
 LOOK = np.dtype([("digest", "<u8"), ("plain", "?"), ("small", "?"), ("long", "?"), ("drawn", "?")])
-FLAT = 8  # of 255: a picture whose colours all lie within so much is one colour
+FLAT = 8  # of 255: an image whose colours all lie within so much is one colour
 LONG = 2.0  # width to height, or height to width: beyond it the crop cuts half away
 FEW = 0.03  # a share below this is not worth a line
-FEW_PICTURES = 8  # below which shares say nothing
+FEW_IMAGES = 8  # below which shares say nothing
 COMMON = 0.25  # of all captions, where one text is so many of them
 
 
@@ -39,7 +39,7 @@ def save_looks(path: Path, rows: list[tuple[int, bool, bool, bool, bool]]) -> No
 
 
 def sum_up(partial: Path, shards: Iterable[int]) -> dict[str, Any]:
-    """Shares of the pictures, 0 to 1: of one colour, equal to another, enlarged, beyond 2:1. Empty for drawn ones."""
+    """Shares of the images, 0 to 1: of one colour, equal to another, enlarged, beyond 2:1. Empty for drawn ones."""
     parts = [np.load(partial / f"looks-{shard:05d}.npy", allow_pickle=False) for shard in shards]
     looks = np.concatenate([*parts, np.empty(0, LOOK)])
     if not len(looks) or looks["drawn"].any():
@@ -59,9 +59,9 @@ def common_caption(partial: Path) -> float:
     return round(float(np.bincount(uses).max() / len(uses)), 4)
 
 
-def remarks(look: dict[str, Any], pictures: int, resolution: int, framing: Framing) -> list[str]:
-    """What is to be said of a set of so many pictures, each with the option that helps."""
-    if pictures < FEW_PICTURES:
+def remarks(look: dict[str, Any], images: int, resolution: int, framing: Framing) -> list[str]:
+    """What is to be said of a set of so many images, each with the option that helps."""
+    if images < FEW_IMAGES:
         return []
     other = "black" if sum(framing.background) > 382 else "white"
     help = f" (where they are transparent, --background {other} or --channels rgba may show it)"

@@ -1,4 +1,4 @@
-"""A picture's file without its metadata: for when text, profiles or EXIF keep good pixels from being decoded."""
+"""An image's file without its metadata: for when text, profiles or EXIF keep good pixels from being decoded."""
 
 import struct
 import zlib

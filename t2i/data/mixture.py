@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from t2i.data.prepared import PreparedDataset
-from t2i.data.sampler import picture_at
+from t2i.data.sampler import image_at
 from t2i.errors import UsageError, UserError
 
 MOST = 1000  # of a weight, after those of a mixture were divided by what they share
@@ -67,18 +67,18 @@ class Mixture(PreparedDataset):
     def order(self, first: int, count: int, seed: int) -> np.ndarray:
         positions = np.arange(first, first + count)
         cycle, places = np.divmod(positions, sum(self.weights))
-        pictures = np.empty(count, np.int64)
+        images = np.empty(count, np.int64)
         before = 0
         for number, (part, weight) in enumerate(zip(self.parts, self.weights)):
             mine = (before <= places) & (places < before + weight)
             own = cycle[mine] * weight + places[mine] - before  # how many of this part came earlier
-            pictures[mine] = self._starts[number] + picture_at(own, len(part), seed + number)
+            images[mine] = self._starts[number] + image_at(own, len(part), seed + number)
             before += weight
-        return pictures
+        return images
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         indices = np.asarray(indices)
-        out = np.empty((len(indices), *self.picture_shape), np.uint8)
+        out = np.empty((len(indices), *self.image_shape), np.uint8)
         for mine, part, own in self._by_part(indices, self._starts):
             out[mine] = part.images(own)
         return out

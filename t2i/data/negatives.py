@@ -1,4 +1,4 @@
-"""Which captions of a batch belong to which pictures, and mismatches: real pictures with captions of others.
+"""Which captions of a batch belong to which images, and mismatches: real images with captions of others.
 
 Without mismatches a discriminator never learns to read, and the generator follows no prompt (Reed et al. 2016).
 """
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def belonging(caption_ids: np.ndarray, own_captions: Sequence[Sequence[int]]) -> np.ndarray:
-    """Which of a batch's captions say what is in which picture.
+    """Which of a batch's captions say what is in which image.
 
     caption_ids: [N] int, the captions of the batch; equal ids mean equal text.
-    own_captions: for each of B pictures, the ids of all its captions.
-    Returns [B, N] bool: True for a picture's own caption, for another one of the same picture (drawn twice), and for
-    an equal one of another picture.
+    own_captions: for each of B images, the ids of all its captions.
+    Returns [B, N] bool: True for an image's own caption, for another one of the same image (drawn twice), and for
+    an equal one of another image.
     """
     different, which = np.unique(caption_ids, return_inverse=True)
     own = np.concatenate([np.asarray(captions, np.int64) for captions in own_captions])
@@ -27,11 +27,11 @@ def belonging(caption_ids: np.ndarray, own_captions: Sequence[Sequence[int]]) ->
 
 
 def mismatch(belongs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A wrong caption for each picture of a batch: row i gets the caption of row `result[i]`.
+    """A wrong caption for each image of a batch: row i gets the caption of row `result[i]`.
 
-    belongs: [B, B] bool, see `belonging`; no picture is given a caption that belongs to it.
+    belongs: [B, B] bool, see `belonging`; no image is given a caption that belongs to it.
     Returns [B] int64: a permutation wherever swaps find one (each caption is as often wrong as right), else some row's
-    caption may serve twice; -1 where every caption of the batch belongs to the row's picture.
+    caption may serve twice; -1 where every caption of the batch belongs to the row's image.
     """
     size = len(belongs)
     order = rng.permutation(size)

@@ -1,10 +1,10 @@
-"""From a source of captioned pictures to a prepared data set on disk.
+"""From a source of captioned images to a prepared data set on disk.
 
-Stages: decode the pictures shard by shard in worker processes; index the captions; encode them chunk by chunk;
+Stages: decode the images shard by shard in worker processes; index the captions; encode them chunk by chunk;
 finish. All is written in `<out>.partial`, which takes the name `<out>` at the end: a data set is whole or absent.
 Killed anywhere and run again, it goes on after the last finished shard or chunk, and the bytes are the same.
 
-Several machines can share the pictures: each call with `shard=(2, 4)` writes its part of the shards into the same
+Several machines can share the images: each call with `shard=(2, 4)` writes its part of the shards into the same
 `<out>.partial`, and a call without `shard` finds them all there and does the rest. `share-00002-of-00004.json` says
 that the part was begun, and whether it is done.
 """
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from t2i.data.captions import Encoder, encode_captions, index_captions
+from t2i.data.image_shards import PrepareOptions, Progress, all_digests, write_images
 from t2i.data.look import common_caption, remarks, sum_up
-from t2i.data.picture_shards import PrepareOptions, Progress, all_digests, write_pictures
 from t2i.data.prepared import FORMAT, PreparedDataset, find_datasets
 from t2i.data.records import Source
 from t2i.data.shares import check_plan, check_shares, list_shares, shares_missing
@@ -34,7 +34,7 @@ from t2i.locks import lock
 
 __all__ = ["PrepareOptions", "Progress", "Summary", "prepare"]
 
-PREVIEW = 32  # pictures on the contact sheet
+PREVIEW = 32  # images on the contact sheet
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Summary:
     """
 
     out: Path
-    pictures: int = 0
+    images: int = 0
     captions: int = 0
     caption_uses: int = 0
     truncated: int = 0
@@ -62,7 +62,7 @@ class Summary:
     def take(self, shards: list[dict[str, Any]]) -> None:
         """Add up what shard-*.json say."""
         for shard in shards:
-            self.pictures += shard["pictures"]
+            self.images += shard["pictures"]
             self.skipped.update(shard["skipped"])
             self.first_skipped = {**shard["first_skipped"], **self.first_skipped}
 
@@ -77,7 +77,7 @@ def prepare(
 ) -> Summary:
     """Write the data set `out` from `source`. Raises UserError, one line, and leaves no half-written `out`.
 
-    encoder: an Encoder, or a function that loads one when the pictures are done. overwrite: replace a data set that
+    encoder: an Encoder, or a function that loads one when the images are done. overwrite: replace a data set that
     is there when the new one is whole.
     """
     try:
@@ -151,7 +151,7 @@ def _prepare(
         make_folder(partial)
         write_json(partial / "plan.json", plan)
 
-    shards, summary.resumed_at = write_pictures(source, partial, options, progress, joining)
+    shards, summary.resumed_at = write_images(source, partial, options, progress, joining)
     summary.take(shards)
     _list_skipped(partial, len(shards))
     _check_skipped(summary, options, partial, source, keep=joining)
@@ -188,7 +188,7 @@ def _plan(source: Source, options: PrepareOptions) -> dict[str, Any]:
 def _prepare_share(
     source: Source, out: Path, partial: Path, options: PrepareOptions, shard: tuple[int, int], progress: Progress
 ) -> Summary:
-    """Write one part of the pictures. Others may be at work in `partial`: only this part's files are touched."""
+    """Write one part of the images. Others may be at work in `partial`: only this part's files are touched."""
     plan = _plan(source, options)
     summary = Summary(out)
     number, of = shard
@@ -204,7 +204,7 @@ def _prepare_share(
     check_plan(partial, plan)
     mark = partial / f"share-{number:05d}-of-{of:05d}.json"
     write_json(mark, {"done": False})
-    shards, summary.resumed_at = write_pictures(source, partial, options, progress)
+    shards, summary.resumed_at = write_images(source, partial, options, progress)
     summary.take(shards)
     write_json(mark, {"done": True})
     summary.missing = shares_missing(partial, of)
@@ -224,19 +224,19 @@ def _list_skipped(partial: Path, shards: int) -> None:
 def _check_skipped(
     summary: Summary, options: PrepareOptions, partial: Path, source: Source, keep: bool = False
 ) -> None:
-    """Raises UserError where too much was left out: the pictures stay, for a call with another --max-skipped.
+    """Raises UserError where too much was left out: the images stay, for a call with another --max-skipped.
 
-    keep: so does what other machines wrote, where it holds no picture.
+    keep: so does what other machines wrote, where it holds no image.
     """
     skipped = summary.skipped.total()
-    entries = summary.pictures + skipped
-    if summary.pictures and skipped <= options.max_skipped * entries:
+    entries = summary.images + skipped
+    if summary.images and skipped <= options.max_skipped * entries:
         return
     worst = summary.skipped.most_common(3)
     reasons = ", ".join(f"{count} {reason} ({brief(summary.first_skipped[reason])})" for reason, count in worst)
     if others := skipped - sum(count for _, count in worst):
         reasons += f", and {others} other{'s' if others > 1 else ''}"
-    if summary.pictures:
+    if summary.images:
         raise UserError(
             f"{skipped} of {entries} entries cannot be used ({skipped / entries:.0%}, above --max-skipped "
             f"{options.max_skipped:g}): {reasons}; all are listed in {partial / 'skipped.jsonl'}"
@@ -249,7 +249,7 @@ def _check_skipped(
             f"nothing is left for the {options.part} part: --val-fraction {options.val_fraction:g} of "
             f"{_entries(total)} leaves all to {other}"
         )
-    raise UserError(f"no usable picture among {_entries(entries)}: {reasons or 'the source is empty'}")
+    raise UserError(f"no usable image among {_entries(entries)}: {reasons or 'the source is empty'}")
 
 
 def _entries(count: int) -> str:
@@ -266,7 +266,7 @@ def _finish(
 ) -> None:
     facts = {
         **plan,
-        "pictures": summary.pictures,
+        "pictures": summary.images,
         "captions": summary.captions,
         "caption_uses": summary.caption_uses,
         "skipped": dict(sorted(summary.skipped.items())),
@@ -348,7 +348,7 @@ def _take_finished(partial: Path, encoder: Encoder, summary: Summary) -> bool:
     text = facts["text"]
     if any(text.get(name) != value for name, value in encoder.describe().items()):
         return False
-    summary.pictures = summary.resumed_at = facts["pictures"]
+    summary.images = summary.resumed_at = facts["pictures"]
     summary.captions, summary.caption_uses = facts["captions"], facts["caption_uses"]
     summary.truncated, summary.unknown = text["truncated"], text.get("unknown", 0)
     summary.skipped.update(facts["skipped"])
@@ -360,7 +360,7 @@ def _take_finished(partial: Path, encoder: Encoder, summary: Summary) -> bool:
 
 
 def _remark(summary: Summary, options: PrepareOptions) -> None:
-    summary.remarks = remarks(summary.look, summary.pictures, options.resolution, options.framing)
+    summary.remarks = remarks(summary.look, summary.images, options.resolution, options.framing)
 
 
 def _draw_preview(dataset: PreparedDataset) -> None:
@@ -372,5 +372,5 @@ def _draw_preview(dataset: PreparedDataset) -> None:
 
     indices = np.unique(np.linspace(0, len(dataset) - 1, PREVIEW).astype(np.int64))
     captions = [dataset.caption(int(dataset.caption_ids(int(i))[0])) for i in indices]
-    pictures = shown(torch.from_numpy(dataset.images(indices)), dataset.form).numpy()
-    save_image(captioned_grid(list(pictures), captions, columns=8), dataset.path / "preview.png")
+    images = shown(torch.from_numpy(dataset.images(indices)), dataset.form).numpy()
+    save_image(captioned_grid(list(images), captions, columns=8), dataset.path / "preview.png")

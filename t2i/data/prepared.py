@@ -1,10 +1,10 @@
-"""A prepared data set: pictures of one size and encoded captions, memory-mapped.
+"""A prepared data set: images of one size and encoded captions, memory-mapped.
 
     dataset.json            what it is: resolution, counts, source, text encoder with hash, fingerprint
-    images-00000.npy        uint8 [n, R, R, C], RGB (pixels.py); a shard of the pictures, in the source's order
-    records-00000.jsonl     one line a picture: key, captions, attributes (where the source knows them)
-    picture-captions.npy    int32, the caption ids of all pictures, one after the other
-    picture-offsets.npy     int64 [pictures + 1], where each picture's ids start
+    images-00000.npy        uint8 [n, R, R, C], RGB (pixels.py); a shard of the images, in the source's order
+    records-00000.jsonl     one line an image: key, captions, attributes (where the source knows them)
+    picture-captions.npy    int32, the caption ids of all images, one after the other
+    picture-offsets.npy     int64 [images + 1], where each image's ids start
     captions.jsonl          every different caption once, a JSON string a line; a caption's id is its line
     caption-offsets.npy     int64 [captions + 1], where each line starts, in bytes
     tokens-00000.npy        float16 [n, T], token embeddings of CAPTIONS_PER_CHUNK captions, one after the other
@@ -27,14 +27,14 @@ import numpy as np
 
 from t2i.data import DATA_ROOT
 from t2i.data.records import HELD_OUT, VALIDATION, plain_split
-from t2i.data.sampler import run_of_pictures
+from t2i.data.sampler import run_of_images
 from t2i.errors import UserError
 from t2i.files import describe_os_error, read_json
 from t2i.pixels import PixelFormat, on_white
 
 FORMAT = 1
 CAPTIONS_PER_CHUNK = 8192
-MAPPED_CHUNKS = 1 << 15  # Linux lets a process map 65,530 files; the pictures' shards need some too
+MAPPED_CHUNKS = 1 << 15  # Linux lets a process map 65,530 files; the images' shards need some too
 
 
 class PreparedDataset:
@@ -70,17 +70,17 @@ class PreparedDataset:
         self._starts = np.cumsum([0, *counts])
         _allow_open_files(len(counts))
         self._images = [
-            self._array(f"images-{i:05d}.npy", np.uint8, (n, *self.picture_shape)) for i, n in enumerate(counts)
+            self._array(f"images-{i:05d}.npy", np.uint8, (n, *self.image_shape)) for i, n in enumerate(counts)
         ]
-        self._picture_offsets = self._array("picture-offsets.npy", np.int64, (len(self) + 1,))
-        uses = int(self._picture_offsets[-1])
-        self._picture_captions = self._array("picture-captions.npy", np.int32, (uses,))
+        self._image_offsets = self._array("picture-offsets.npy", np.int64, (len(self) + 1,))
+        uses = int(self._image_offsets[-1])
+        self._image_captions = self._array("picture-captions.npy", np.int32, (uses,))
         self._caption_offsets = self._array("caption-offsets.npy", np.int64)
         self._token_offsets = self._array("token-offsets.npy", np.int64, self._caption_offsets.shape)
         _allow_open_files(min(MAPPED_CHUNKS, -(-self.caption_count // CAPTIONS_PER_CHUNK)))
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return int(self._starts[-1])
 
     @property
@@ -96,8 +96,8 @@ class PreparedDataset:
         }  # fmt: skip
 
     def order(self, first: int, count: int, seed: int) -> np.ndarray:
-        """The pictures that a run sees at its positions first ... first + count - 1, int64 (sampler.py)."""
-        return run_of_pictures(first, count, len(self), seed)
+        """The images that a run sees at its positions first ... first + count - 1, int64 (sampler.py)."""
+        return run_of_images(first, count, len(self), seed)
 
     @property
     def held_out(self) -> bool:
@@ -105,7 +105,7 @@ class PreparedDataset:
         return plain_split(self.split) in HELD_OUT
 
     @property
-    def picture_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, int, int]:
         return self.resolution, self.resolution, self.form.count
 
     @property
@@ -114,30 +114,30 @@ class PreparedDataset:
         return len(self._caption_offsets) - 1
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Pictures as networks see them, uint8 [B, R, R, C] (pixels.py)."""
+        """Images as networks see them, uint8 [B, R, R, C] (pixels.py)."""
         indices = np.asarray(indices)
         shards = np.searchsorted(self._starts, indices, side="right") - 1
-        out = np.empty((len(indices), *self.picture_shape), np.uint8)
+        out = np.empty((len(indices), *self.image_shape), np.uint8)
         for row, (place, shard) in enumerate(zip((indices - self._starts[shards]).tolist(), shards.tolist())):
             out[row] = self._images[shard][place]
         return out
 
     def rgb(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Pictures, uint8 [B, R, R, 3], transparent ones on white."""
+        """Images, uint8 [B, R, R, 3], transparent ones on white."""
         return on_white(self.images(indices))
 
     def caption_counts(self, indices: np.ndarray) -> np.ndarray:
-        """How many captions each picture has, int64 [B]."""
-        return self._picture_offsets[indices + 1] - self._picture_offsets[indices]
+        """How many captions each image has, int64 [B]."""
+        return self._image_offsets[indices + 1] - self._image_offsets[indices]
 
     def caption_ids(self, index: int) -> np.ndarray:
-        """The ids of one picture's captions, int32."""
-        return self._picture_captions[self._picture_offsets[index] : self._picture_offsets[index + 1]]
+        """The ids of one image's captions, int32."""
+        return self._image_captions[self._image_offsets[index] : self._image_offsets[index + 1]]
 
     def captions_of(self, indices: np.ndarray) -> list[list[int]]:
-        """The ids of each picture's captions."""
-        places = zip(self._picture_offsets[indices].tolist(), self._picture_offsets[indices + 1].tolist())
-        return [self._picture_captions[start:stop].tolist() for start, stop in places]
+        """The ids of each image's captions."""
+        places = zip(self._image_offsets[indices].tolist(), self._image_offsets[indices + 1].tolist())
+        return [self._image_captions[start:stop].tolist() for start, stop in places]
 
     def caption(self, caption_id: int) -> str:
         """The text of a caption."""
@@ -170,7 +170,7 @@ class PreparedDataset:
         return np.array(self._array("text-statistics.npy", np.float32, (4, self._width)))
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What is known of each picture, in order: key, captions, attributes."""
+        """What is known of each image, in order: key, captions, attributes."""
         for shard in range(len(self._images)):
             yield from self._lines(f"records-{shard:05d}.jsonl", dict)
 
@@ -193,7 +193,7 @@ class PreparedDataset:
         """
         captions = self.caption_count
         ends = {
-            "picture-offsets.npy": (self._picture_offsets, len(self._picture_captions)),
+            "picture-offsets.npy": (self._image_offsets, len(self._image_captions)),
             "caption-offsets.npy": (self._caption_offsets, self._size("captions.jsonl")),
             "token-offsets.npy": (self._token_offsets, None),
         }
@@ -202,7 +202,7 @@ class PreparedDataset:
             if not rising or (end is not None and offsets[-1] != end):
                 why = "its offsets do not rise" if not rising else f"it ends at {offsets[-1]}, not at {end}"
                 raise UserError(f"{self.path / name} is damaged, or the file it points into ({why}); prepare it again")
-        used = self._picture_captions
+        used = self._image_captions
         if used.min() < 0 or used.max() >= captions:
             raise UserError(f"{self.path}/picture-captions.npy is damaged (it names no caption); prepare it again")
         for chunk in range(-(-captions // CAPTIONS_PER_CHUNK)):

@@ -1,7 +1,7 @@
-"""What a source of captioned pictures yields, and what a picture in it can do.
+"""What a source of captioned images yields, and what an image in it can do.
 
-A source (sources.py) walks over its files and yields one Record a picture, in a fixed order. Nothing is decoded
-there: a record holds a small picklable locator, and a worker process calls `picture.load(resolution)`.
+A source (sources.py) walks over its files and yields one Record an image, in a fixed order. Nothing is decoded
+there: a record holds a small picklable locator, and a worker process calls `image.load(resolution)`.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ def plain_split(split: str) -> str:
     return split.lower().rstrip("0123456789")
 
 
-class PictureError(Exception):
-    """A picture that cannot be used. `reason` is a short stable phrase (it is counted); `detail` is for one file."""
+class ImageError(Exception):
+    """An image that cannot be used. `reason` is a short stable phrase (it is counted); `detail` is for one file."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -31,7 +31,7 @@ class PictureError(Exception):
         self.detail = detail
 
     def __reduce__(self):
-        return PictureError, (self.reason, self.detail)
+        return ImageError, (self.reason, self.detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,15 @@ class Framing:
 PLAIN = Framing()
 
 
-class Picture(Protocol):
-    """A picklable locator of one picture."""
+class ImageLocator(Protocol):
+    """A picklable locator of one image."""
 
     def load(self, resolution: int) -> np.ndarray:
-        """Decode, centre-crop and resize: uint8 [resolution, resolution, 3]. Raises PictureError."""
+        """Decode, centre-crop and resize: uint8 [resolution, resolution, 3]. Raises ImageError."""
         ...
 
     def stamp(self) -> tuple[int, int]:
-        """Size in bytes and time of change (ns): by these it is seen, unread, that the picture is another one now.
+        """Size in bytes and time of change (ns): by these it is seen, unread, that the image is another one now.
 
         (-1, 0) where the file is missing; (0, 0) for what is drawn and has none.
         """
@@ -75,35 +75,35 @@ class Picture(Protocol):
 
 
 @runtime_checkable
-class FramedPicture(Picture, Protocol):
-    """A picture that comes from a file: it has a size of its own, and may be framed in other ways."""
+class FramedLocator(ImageLocator, Protocol):
+    """An image that comes from a file: it has a size of its own, and may be framed in other ways."""
 
     def framed(self, resolution: int, framing: Framing) -> tuple[np.ndarray, tuple[int, int]]:
-        """uint8 [resolution, resolution, 3], and the image's own (width, height) in px. Raises PictureError."""
+        """uint8 [resolution, resolution, 3], and the image's own (width, height) in px. Raises ImageError."""
         ...
 
 
 @runtime_checkable
-class FetchedPicture(Picture, Protocol):
-    """A picture that the main process reads, in order, before a worker decodes it."""
+class FetchedLocator(ImageLocator, Protocol):
+    """An image that the main process reads, in order, before a worker decodes it."""
 
-    def fetch(self) -> Picture | PictureError:
-        """The picture with its bytes, or why there are none."""
+    def fetch(self) -> ImageLocator | ImageError:
+        """The image with its bytes, or why there are none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One captioned picture.
+    """One captioned image.
 
     key: unique in the source and the same on every run and machine (a path relative to the root, for one).
     captions: at least one; stripped, no empty ones, whitespace runs and control characters folded to one space.
-    attributes: what is known of the picture exactly (drawn shapes), JSON-able; else None.
+    attributes: what is known of the image exactly (drawn shapes), JSON-able; else None.
     """
 
     key: str
     captions: tuple[str, ...]
-    picture: Picture
+    image: ImageLocator
     attributes: dict[str, Any] | None = None
 
 
@@ -117,7 +117,7 @@ class Skip:
 
 
 class Source(Protocol):
-    """A walk over captioned pictures. `len(source)` is the number of entries (records and skips), if cheaply known.
+    """A walk over captioned images. `len(source)` is the number of entries (records and skips), if cheaply known.
 
     name: a short name for folders, [a-z0-9_-] ("coco_mini", "noto", "shapes").
     split: "train", "val", ...

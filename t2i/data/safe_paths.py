@@ -7,19 +7,19 @@ import stat
 import sys
 from typing import BinaryIO
 
-from t2i.data.records import PictureError
+from t2i.data.records import ImageError
 from t2i.files import first_line
 
 
 def inside(root: str, name: str) -> str:
     """The file `name` under `root`, with all links resolved. Opens nothing.
 
-    Raises PictureError("file name leaves the folder") for `..`, an absolute path, a URL, a backslash, a NUL,
+    Raises ImageError("file name leaves the folder") for `..`, an absolute path, a URL, a backslash, a NUL,
     text that is not valid Unicode, and for a link that leads out. `root` itself may be a link.
     """
     refused = leaves_folder(name)
     if refused:
-        raise PictureError("file name leaves the folder", refused)
+        raise ImageError("file name leaves the folder", refused)
     path = base = _real(os.path.abspath(root))
     name = on_disk(name)
     for part in name.split("/"):
@@ -30,7 +30,7 @@ def inside(root: str, name: str) -> str:
         return path
     path = os.path.realpath(os.path.join(base, name))
     if not path.startswith(base.rstrip(os.sep) + os.sep):
-        raise PictureError("file name leaves the folder", "a link leads out of it")
+        raise ImageError("file name leaves the folder", "a link leads out of it")
     return path
 
 
@@ -81,13 +81,13 @@ def _real(root: str) -> str:
 
 
 def open_file(path: str, name: str) -> BinaryIO:
-    """Open a regular file (a pipe would wait for ever). Raises PictureError with `name` in its detail."""
+    """Open a regular file (a pipe would wait for ever). Raises ImageError with `name` in its detail."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise PictureError("not a file", name)
+            raise ImageError("not a file", name)
         return open(path, "rb")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise PictureError("missing file", name) from error
+        raise ImageError("missing file", name) from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or first_line(error)
-        raise PictureError("unreadable file", f"{name}: {why}") from error
+        raise ImageError("unreadable file", f"{name}: {why}") from error

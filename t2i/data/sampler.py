@@ -1,6 +1,6 @@
-"""Which pictures, and which of their captions, make up a batch: a pure function of (seed, images seen).
+"""Which images, and which of their captions, make up a batch: a pure function of (seed, images seen).
 
-There is no sampler state. Picture number `images_seen` of a run is found by a keyed permutation of the data set for
+There is no sampler state. Image number `images_seen` of a run is found by a keyed permutation of the data set for
 each epoch, computed position by position (a Feistel network with cycle walking), so that nothing of the data set's
 size is held in memory and any rank can ask for any position.
 """
@@ -10,13 +10,13 @@ import functools
 import numpy as np
 
 ROUNDS = 6
-BLOCK = 4096  # positions that run_of_pictures computes at once: 64 of them cost nearly as much
+BLOCK = 4096  # positions that run_of_images computes at once: 64 of them cost nearly as much
 
 
-def picture_at(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Indices in [0, size) of the pictures drawn at `positions` (counted from the run's start), int64.
+def image_at(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Indices in [0, size) of the images drawn at `positions` (counted from the run's start), int64.
 
-    Within an epoch, `size` positions from a multiple of `size` on, every picture comes once.
+    Within an epoch, `size` positions from a multiple of `size` on, every image comes once.
     """
     positions = np.asarray(positions, np.uint64)
     epochs, values = positions // np.uint64(size), positions % np.uint64(size)
@@ -31,20 +31,20 @@ def picture_at(positions: np.ndarray, size: int, seed: int) -> np.ndarray:
     return result.astype(np.int64)
 
 
-def run_of_pictures(first: int, count: int, size: int, seed: int) -> np.ndarray:
-    """picture_at of the positions first ... first + count - 1; cheap where one run follows the other."""
+def run_of_images(first: int, count: int, size: int, seed: int) -> np.ndarray:
+    """image_at of the positions first ... first + count - 1; cheap where one run follows the other."""
     blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
-    pictures = np.concatenate([_block(block, size, seed) for block in blocks])
-    return pictures[first - blocks[0] * BLOCK :][:count]
+    images = np.concatenate([_block(block, size, seed) for block in blocks])
+    return images[first - blocks[0] * BLOCK :][:count]
 
 
 @functools.lru_cache(maxsize=8)
 def _block(number: int, size: int, seed: int) -> np.ndarray:
-    return picture_at(np.arange(number * BLOCK, (number + 1) * BLOCK), size, seed)
+    return image_at(np.arange(number * BLOCK, (number + 1) * BLOCK), size, seed)
 
 
 def choice_at(positions: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """For each position a uniform choice in [0, counts), int64: which caption of the picture is drawn this time."""
+    """For each position a uniform choice in [0, counts), int64: which caption of the image is drawn this time."""
     random = mix(np.asarray(positions, np.uint64) ^ mix(np.uint64(seed ^ 0x5EED)))
     return (random % np.asarray(counts, np.uint64)).astype(np.int64)
 

@@ -1,7 +1,7 @@
-"""Drawn shapes, the built-in data set: every attribute of a picture is known, so obedience can be measured.
+"""Drawn shapes, the built-in data set: every attribute of an image is known, so obedience can be measured.
 
 A Scene is one or two coloured shapes on a plain page. It is a handful of numbers; `draw` turns it into the
-same picture at any resolution, shapes_captions.py puts it into words, evaluation/attributes.py reads it back.
+same image at any resolution, shapes_captions.py puts it into words, evaluation/attributes.py reads it back.
 One pair in eight of colour and shape is never drawn for training: does a model combine what it learned apart?
 """
 
@@ -344,8 +344,8 @@ def draw(scene: Scene, resolution: int, form: PixelFormat = PLAIN_FORMAT) -> np.
 
 
 @dataclass(frozen=True)
-class ShapesPicture:
-    """The locator of a drawn picture: the scene itself."""
+class ShapesImage:
+    """The locator of a drawn image: the scene itself."""
 
     scene: Scene
 
@@ -363,7 +363,7 @@ class ShapesPicture:
 
 
 class ShapesSource:
-    """`count` drawn pictures with three captions each; record i depends on (seed, split, i) alone.
+    """`count` drawn images with three captions each; record i depends on (seed, split, i) alone.
 
     Nothing is kept: a walk over a million needs the memory of one. transparent: the captions do not speak of a
     background. Raises UsageError for a bad option.
@@ -373,7 +373,7 @@ class ShapesSource:
 
     def __init__(self, count: int, split: str = "train", seed: int = 0, transparent: bool = False):
         if count < 1:
-            raise UsageError(f"--shapes {count}: a data set needs at least 1 picture")
+            raise UsageError(f"--shapes {count}: a data set needs at least 1 image")
         if split not in SPLITS:
             raise UsageError(f"--split {split}: drawn shapes have the splits {' and '.join(SPLITS)}")
         self.count = count
@@ -391,7 +391,7 @@ class ShapesSource:
             scene = replace(scene, background="white", background_rgb=BACKGROUNDS["white"])
         dice = _Dice("captions", self.seed, self.split, index)
         texts = captions(scene, dice.uniform, page=not self.transparent)
-        return Record(f"{self.split}-{index:06d}", texts, ShapesPicture(scene), scene.to_dict())
+        return Record(f"{self.split}-{index:06d}", texts, ShapesImage(scene), scene.to_dict())
 
     def __iter__(self) -> Iterator[Record]:
         return (self.record(index) for index in range(self.count))

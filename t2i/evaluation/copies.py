@@ -11,7 +11,7 @@ import numpy as np
 
 from t2i.data.near_duplicates import SAME, Nearest, nearest, thumbnails
 from t2i.data.prepared import PreparedDataset
-from t2i.data.sampler import picture_at
+from t2i.data.sampler import image_at
 from t2i.evaluation.cache import cached
 from t2i.evaluation.features import Progress
 from t2i.evaluation.report import Score
@@ -41,7 +41,7 @@ class Copies:
     def of(cls, train: PreparedDataset, progress: Progress) -> "Copies":
         starts = range(0, len(train), READ)
         small = np.concatenate([thumbnails(train.rgb(range(s, min(s + READ, len(train))))) for s in starts])
-        chosen = picture_at(np.arange(min(COUNT, len(train))), len(train), seed=0)
+        chosen = image_at(np.arange(min(COUNT, len(train))), len(train), seed=0)
 
         def make() -> dict[str, np.ndarray]:
             return {"own": search(small[chosen], small, progress, "training images among each other", chosen).distances}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from t2i.data.prepared import PreparedDataset
-from t2i.data.sampler import choice_at, picture_at
+from t2i.data.sampler import choice_at, image_at
 from t2i.errors import UsageError, UserError
 from t2i.evaluation import statistics
 from t2i.evaluation.attributes import accuracy
@@ -371,7 +371,7 @@ def _hashes(data: PreparedDataset, progress: Progress) -> Iterator[bytes]:
 
 def _order(data: PreparedDataset, count: int) -> np.ndarray:
     """The first `count` images of a data set in a fixed random order, all of them if there are fewer: int64."""
-    return picture_at(np.arange(min(count, len(data))), len(data), seed=0)
+    return image_at(np.arange(min(count, len(data))), len(data), seed=0)
 
 
 def _what(data: PreparedDataset) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from t2i.data.prepared import PreparedDataset
-from t2i.data.records import FramedPicture, Framing, Picture, PictureError, Skip
+from t2i.data.records import FramedLocator, Framing, ImageError, ImageLocator, Skip
 from t2i.data.sources import annotations_source
 from t2i.errors import UserError
 from t2i.evaluation.sampler import CHUNK
@@ -27,7 +27,7 @@ class SavedSamples:
     folder: Path
     names: list[str]
     captions: list[str]
-    pictures: list[Picture]
+    images: list[ImageLocator]
     notes: list[str]
     resized: int = field(default=0, init=False)
 
@@ -44,7 +44,7 @@ class SavedSamples:
                 raise UserError(f"{captions}: {brief(entry.key)}: {entry.reason}")
             records.append(entry)
         names, texts = [record.key for record in records], [record.captions[0] for record in records]
-        return cls(folder, names, texts, [record.picture for record in records], list(source.notes))
+        return cls(folder, names, texts, [record.image for record in records], list(source.notes))
 
     def check(self, data: PreparedDataset) -> None:
         """Any resolution will do."""
@@ -61,13 +61,13 @@ class SavedSamples:
             yield rows, np.stack([self._load(int(number), data) for number in seeds[rows]])
 
     def _load(self, number: int, data: PreparedDataset) -> np.ndarray:
-        picture = self.pictures[number]
+        image = self.images[number]
         form = PixelFormat(aspect=data.form.aspect)
         try:
-            if not isinstance(picture, FramedPicture):
-                return picture.load(data.resolution)
-            pixels, size = picture.framed(data.resolution, Framing(form=form))
-        except PictureError as error:
+            if not isinstance(image, FramedLocator):
+                return image.load(data.resolution)
+            pixels, size = image.framed(data.resolution, Framing(form=form))
+        except ImageError as error:
             raise UserError(f"{self.folder / self.names[number]}: {error}") from error
         self.resized += size != form.size(data.resolution)
         return pixels

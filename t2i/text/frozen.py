@@ -12,7 +12,7 @@ from t2i.device import has_quick_bf16
 from t2i.text.pooler import TextBatch
 
 GROUP = 8  # prompts that are encoded together
-MAX_TOKENS = 128  # longer captions are cut: a picture is described in its first sentences
+MAX_TOKENS = 128  # longer captions are cut: an image is described in its first sentences
 
 
 class FrozenEncoder:

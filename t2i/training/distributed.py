@@ -92,7 +92,7 @@ class Ranks:
 
     def add_up(self, sums: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, float]:
         """Weighted means over all ranks, from each rank's sums and weights by name. A rank may lack names."""
-        # A term may have had pictures on some ranks alone: they agree on the names before they add up.
+        # A term may have had images on some ranks alone: they agree on the names before they add up.
         names = sorted(set().union(*self._gather(list(sums))))
         values = torch.zeros(len(names), 2, dtype=torch.float64)
         if sums:

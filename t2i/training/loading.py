@@ -1,4 +1,4 @@
-"""Batches from a prepared data set: for each step the pictures, a caption of each, and wrong captions of each."""
+"""Batches from a prepared data set: for each step the images, a caption of each, and wrong captions of each."""
 
 import functools
 import math
@@ -23,22 +23,22 @@ RESIDENT_SHARE = 0.25  # of the free memory of a GPU, which a data set may take
 
 
 def resident_images(dataset: PreparedDataset, device: torch.device) -> Tensor | None:
-    """All pictures, uint8 [N, R, R, C], on a GPU that has the room for them; None on another device."""
+    """All images, uint8 [N, R, R, C], on a GPU that has the room for them; None on another device."""
     if device.type != "cuda":
         return None
-    size = len(dataset) * math.prod(dataset.picture_shape)
+    size = len(dataset) * math.prod(dataset.image_shape)
     if size > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return None
     return gather_images(dataset, device)
 
 
 def gather_images(dataset: PreparedDataset, device: torch.device, step: int = 4096) -> Tensor:
-    """All pictures, uint8 [N, R, R, C], on `device`; read `step` at a time."""
-    pictures = torch.empty(len(dataset), *dataset.picture_shape, dtype=torch.uint8, device=device)
+    """All images, uint8 [N, R, R, C], on `device`; read `step` at a time."""
+    images = torch.empty(len(dataset), *dataset.image_shape, dtype=torch.uint8, device=device)
     for start in range(0, len(dataset), step):
         part = dataset.images(range(start, min(start + step, len(dataset))))
-        pictures[start : start + len(part)] = torch.from_numpy(part)
-    return pictures
+        images[start : start + len(part)] = torch.from_numpy(part)
+    return images
 
 
 class BatchLoader:
@@ -47,7 +47,7 @@ class BatchLoader:
     The global batch is a pure function of (data set, seed, images seen, size); a rank reads its rows of it.
     mismatches: wrong captions for each image. flips: find the axis along which each image is wrong for its caption.
     mirror: half of the images, by chance, are mirrored left to right; not those of which a caption speaks of sides.
-    resident: all pictures of the data set on the device (resident_images); None: a batch's are read from the disk.
+    resident: all images of the data set on the device (resident_images); None: a batch's are read from the disk.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class BatchLoader:
         self._ahead: tuple[tuple[int, int], Future] | None = None
 
     def load(self, images_seen: int, size: int) -> Batch:
-        """This rank's rows of the pictures images_seen ... images_seen + size - 1, on the device."""
+        """This rank's rows of the images images_seen ... images_seen + size - 1, on the device."""
         if self._ahead and self._ahead[0] == (images_seen, size):
             batch, mirrored = self._ahead[1].result()
         else:
             batch, mirrored = self._read_both(images_seen, size)
         following = images_seen + size, size
         self._ahead = following, self._thread.submit(self._read_both, *following)
-        if self.resident is not None:  # the pictures' numbers were read in their place
+        if self.resident is not None:  # the images' numbers were read in their place
             batch = batch.with_images(self.resident[send(batch.images, self.device)])
         if mirrored is not None:  # uint8 [B, R, R, C]: the third axis is the width
             rows = send(mirrored, batch.images.device)[:, None, None, None]
@@ -97,16 +97,16 @@ class BatchLoader:
 
     def _mirrored(self, images_seen: int, size: int) -> Tensor:
         rows = self.ranks.rows(size)
-        pictures = self.dataset.order(images_seen, size, self._order_seed)
+        images = self.dataset.order(images_seen, size, self._order_seed)
         chosen = StepRandom(self.seed, images_seen, size).numpy("mirror").random(size) < 0.5
-        free = [not self._of_sides[ids].any() for ids in self.dataset.captions_of(pictures[rows])]
+        free = [not self._of_sides[ids].any() for ids in self.dataset.captions_of(images[rows])]
         return self._pin(torch.from_numpy(chosen[rows] & np.array(free)))
 
     def _read(self, images_seen: int, size: int) -> Batch:
         data = self.dataset
         positions = np.arange(images_seen, images_seen + size)
-        pictures = data.order(images_seen, size, self._order_seed)
-        own = data.captions_of(pictures)
+        images = data.order(images_seen, size, self._order_seed)
+        own = data.captions_of(images)
         choices = choice_at(positions, np.array([len(ids) for ids in own]), self._order_seed).tolist()
         captions = np.array([ids[choice] for ids, choice in zip(own, choices)])
         belongs = belonging(captions, own)
@@ -114,7 +114,7 @@ class BatchLoader:
         names = ["mismatch", *(f"mismatch {number}" for number in range(1, self.mismatches))]
         wrong = np.stack([mismatch(belongs, random.numpy(name)) for name in names], axis=1)  # [size, K]
         rows = self.ranks.rows(size)
-        numbers = pictures[rows]
+        numbers = images[rows]
         texts = TextBatch(*map(self._pin, self.text.batch(captions)))
         return Batch(
             images=self._pin(torch.from_numpy(data.images(numbers) if self.resident is None else numbers)),
@@ -143,7 +143,7 @@ class BatchLoader:
 def to_device(batch: Batch, rows: slice, device: torch.device) -> Batch:
     """uint8 [B, R, R, C] and half-precision tokens on the CPU -> what a step takes, on `device`.
 
-    rows: which of the whole batch's captions are the pictures' own; they are moved once.
+    rows: which of the whole batch's captions are the images' own; they are moved once.
     """
     # NHWC in memory seen as NCHW: channels_last without a copy.
     images = send(batch.images, device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)

@@ -135,7 +135,7 @@ def _draw_scores(axes: "Axes", x: np.ndarray, scores: dict[str, np.ndarray]) -> 
 
 
 def _shade_gap(axes: "Axes", x: np.ndarray, smooth: dict[str, np.ndarray]) -> None:
-    """What the discriminator knows of captions: the same pictures score higher under the right one."""
+    """What the discriminator knows of captions: the same images score higher under the right one."""
     if "logits_real" in smooth and "logits_mismatch" in smooth:
         real, mismatch = smooth["logits_real"], smooth["logits_mismatch"]
         known = np.isfinite(real) & np.isfinite(mismatch)

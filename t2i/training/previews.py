@@ -33,8 +33,8 @@ class Preview:
         prompts: Sequence[str] = (),
     ):
         # Spread over the set, not over its start: sources are often sorted by kind.
-        self.pictures = np.unique(np.linspace(0, len(dataset) - 1, PROMPTS + 2).astype(np.int64)[1:-1])
-        caption_ids = [int(dataset.caption_ids(int(picture))[0]) for picture in self.pictures]
+        self.images = np.unique(np.linspace(0, len(dataset) - 1, PROMPTS + 2).astype(np.int64)[1:-1])
+        caption_ids = [int(dataset.caption_ids(int(image))[0]) for image in self.images]
         self.captions = [dataset.caption(caption) for caption in caption_ids]
         self.prompts = list(prompts) or self.captions
         with torch.random.fork_rng(devices=[]):  # an encoder that is loaded draws its first weights
@@ -43,10 +43,10 @@ class Preview:
         self.text = batch.to(device, torch.float32 if batch.tokens.is_floating_point() else batch.tokens.dtype)
         self.noise = torch.stack([noise_of_seed(seed, z_dim) for seed in range(COLUMNS)]).to(device)
         self.form = dataset.form
-        self.reals = shown(torch.from_numpy(dataset.images(self.pictures)), self.form).numpy()
+        self.reals = shown(torch.from_numpy(dataset.images(self.images)), self.form).numpy()
 
     def save_reals(self, path: Path) -> None:
-        """Real pictures, with their captions."""
+        """Real images, with their captions."""
         save_image(captioned_grid(list(self.reals), self.captions, columns=4), path)
 
     def save(self, generator: Generator, growth: Growth, path: Path, title: str) -> None:

@@ -1,4 +1,4 @@
-"""Scores while a run trains: the averaged generator on held-out pictures, and the best model so far."""
+"""Scores while a run trains: the averaged generator on held-out images, and the best model so far."""
 
 from collections.abc import Callable, Sequence
 
@@ -68,7 +68,7 @@ class Scoring:
         self.evaluator = self._evaluator(data, dataset, config, say)
         say(
             f"scores every {config.eval.every:,} images: {self.evaluator.samples:,} samples against "
-            f"{len(data):,} pictures of {data.path}; best by {CHOICES[self.best_by]}"
+            f"{len(data):,} images of {data.path}; best by {CHOICES[self.best_by]}"
         )
 
     def score(

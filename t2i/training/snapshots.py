@@ -43,7 +43,7 @@ class Snapshots:
         growth, trainer, config = self.schedule.growth_after(images_seen), self.trainer, self.config
         grown = growth == Growth(self.dataset.resolution)
         training = {
-            "data": f"{self.dataset.name} ({self.dataset.split}, {len(self.dataset):,} pictures)",
+            "data": f"{self.dataset.name} ({self.dataset.split}, {len(self.dataset):,} images)",
             "data_fingerprint": self.dataset.fingerprint,
             "images_seen": images_seen,
             "prompts": self.preview.prompts,

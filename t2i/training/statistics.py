@@ -54,8 +54,8 @@ def watch_collapse(statistics: Statistics, reals: Tensor, fakes: Tensor) -> None
 
     saturated: share of pixel values at or beyond the edge of [-1, 1], generated minus real. White pages have many in
     the reals too, hence the difference.
-    diversity: how far pictures of different captions lie apart, as 8 x 8 thumbnails: mean pairwise squared distance
-    of the generated ones over that of the reals. 0: one picture for all; 1: as varied as the data.
+    diversity: how far images of different captions lie apart, as 8 x 8 thumbnails: mean pairwise squared distance
+    of the generated ones over that of the reals. 0: one image for all; 1: as varied as the data.
     """
     saturated = (fakes.abs() > 0.98).float().mean() - (reals.abs() > 0.98).float().mean()
     statistics.add("saturated", saturated)

@@ -25,7 +25,7 @@ from t2i.losses.adversarial import AdversarialLoss, sum_heads
 from t2i.losses.base import DiscriminatorPass, Fakes, GeneratorPass, Term
 from t2i.losses.penalties import GradientPenalty
 from t2i.models.base import Discriminator, Features, Generator
-from t2i.pixels import grounds, on_ground
+from t2i.pixels import backgrounds, on_background
 from t2i.text.pooler import TextBatch
 from t2i.text.transformer import TransformerEncoder
 from t2i.training.batch import Batch
@@ -114,11 +114,11 @@ class Objective:
 
     def augmented(self, images: Tensor, rng: StepRandom, name: str) -> Tensor:
         """Images [B, C, r, r] as the discriminator sees them, [B, 3, r, r]: with DiffAugment; transparent ones on a
-        ground, a real image and a generated one on the same."""
+        background, a real image and a generated one on the same."""
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         elif images.shape[1] == 4:
-            images = on_ground(images, grounds(rng.uniform("ground", 1)).to(images.dtype))
+            images = on_background(images, backgrounds(rng.uniform("background", 1)).to(images.dtype))
         if not self.augment:
             return images
         return augment(images, rng.uniform(f"{name} augment", AUGMENT_NUMBERS), self.augment)

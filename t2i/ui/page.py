@@ -30,7 +30,7 @@ NO_TRAINING = "Training is off: other people can reach this page. `--allow-train
 def build(models: drawing.Models, trainings: watching.Trainings, training_allowed: bool = True) -> gr.Blocks:
     """The page. models: what can be drawn with; trainings: what the second tab starts and stops."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.Markdown("# t2i\nPictures from prompts by a small GAN: one pass a picture, another seed another picture.")
+        gr.Markdown("# t2i\nImages from prompts by a small GAN: one pass an image, another seed another image.")
         with gr.Tabs():
             with gr.Tab("Draw"):
                 lists = [(_draw_tab(models), models.names)]
@@ -84,12 +84,12 @@ def _model(models: drawing.Models) -> gr.Dropdown:
 def _truncation() -> gr.Slider:
     return gr.Slider(
         0, 1.25, 1.0, step=0.05, label="Truncation",
-        info="1: as varied as trained; towards 0 the typical picture of a prompt.",
+        info="1: as varied as trained; towards 0 the typical image of a prompt.",
     )  # fmt: skip
 
 
 def _image(name: str, **how: Any) -> gr.Image:
-    """A picture that the page shows and does not ask for."""
+    """An image that the page shows and does not ask for."""
     return gr.Image(
         show_label=False, type="filepath", interactive=False, elem_id=name, min_width=280,
         buttons=["download", "fullscreen"], **how,
@@ -134,7 +134,7 @@ def _between_tab(models: drawing.Models) -> gr.Dropdown:
             model = _model(models)
             first = gr.Textbox("a red apple", label="From", elem_id="from")
             last = gr.Textbox("a green leaf", label="To", elem_id="to")
-            seeds = gr.Textbox("0-3", label="Seeds", info="A picture each, side by side.")
+            seeds = gr.Textbox("0-3", label="Seeds", info="An image each, side by side.")
             steps = gr.Slider(2, 48, 12, step=1, label="Steps")
             truncation = _truncation()
             button = gr.Button("Draw", variant="primary", elem_id="draw-between")

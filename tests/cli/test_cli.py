@@ -57,7 +57,7 @@ OPTIONS = {
     "--text-encoder --train-data --truncation",
     "export": "--format --half --json --out --runtime --text-encoder -o",
     "info": "--json",
-    "demo": "--minutes --out --pictures",
+    "demo": "--minutes --out --images",
 }  # fmt: skip
 
 
@@ -507,7 +507,7 @@ def test_what_is_held_out_is_trained_on_only_where_it_is_named(here, t2i, refuse
 
 @pytest.mark.slow
 def test_the_demo_goes_the_whole_way(here, t2i):
-    said = t2i("demo", "--minutes", "0.05", "--pictures", "64")
+    said = t2i("demo", "--minutes", "0.05", "--images", "64")
     assert [line[:2] for line in said.splitlines() if re.match(r"\d\. ", line)] == ["1.", "2.", "3.", "4."]
     for name in ("colour", "size", "background", "shape"):
         assert re.search(rf"{name} +(│ +\d+% +){{3}}", said)

@@ -10,11 +10,11 @@ from t2i.files import check_writable
 from t2i.image_files import save_image
 
 
-def test_a_device_is_no_picture_file(refused):
+def test_a_device_is_no_image_file(refused):
     refused(2, "a device or a pipe; name a file or a folder, or - for stdout", "generate", "a cat", "-o", "/dev/stdout")
 
 
-def test_a_pictures_escape_codes_are_shown_and_not_printed(here, capfd):
+def test_a_images_escape_codes_are_shown_and_not_printed(here, capfd):
     save_image(Image.new("RGB", (8, 8)), here / "x.png", {"software": "t2i 1", "prompt": "\x1b[31mred\x07"})
     assert run(["info", "x.png"]) == 0
     said = capfd.readouterr().out

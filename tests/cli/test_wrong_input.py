@@ -11,7 +11,7 @@ from PIL import Image
 from t2i.cli import run
 
 
-def pictures(folder: Path, count: int = 1) -> Path:
+def images(folder: Path, count: int = 1) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         Image.new("RGB", (20, 20), (number * 7 % 256, 90, 200)).save(folder / f"{number:03d}.png")
@@ -21,12 +21,12 @@ def pictures(folder: Path, count: int = 1) -> Path:
 def texts(folder: Path, count: int = 1) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        (folder / f"{number:03d}.txt").write_text(f"picture {number}\n")
+        (folder / f"{number:03d}.txt").write_text(f"image {number}\n")
     return folder
 
 
 def coco(root: Path, document: bytes) -> Path:
-    pictures(root / "train2017")
+    images(root / "train2017")
     (root / "annotations").mkdir()
     (root / "annotations" / "captions_train2017.json").write_bytes(document)
     return root
@@ -62,14 +62,14 @@ def test_coco_annotations_that_are_none(refused, here, document):
     refused(1, "captions_train2017.json", "prepare", "--coco", coco(here / "coco", document))
 
 
-def test_captions_without_pictures(refused, here):
+def test_captions_without_images(refused, here):
     texts(here / "captions")
     (here / "images").mkdir()
-    refused(1, "no pictures here", "prepare", "--images", "images", "--captions", "captions")
+    refused(1, "no images here", "prepare", "--images", "images", "--captions", "captions")
 
 
-def test_pictures_without_captions(refused, here):
-    pictures(here / "images")
+def test_images_without_captions(refused, here):
+    images(here / "images")
     (here / "captions").mkdir()
     refused(1, "no caption files here", "prepare", "--images", "images", "--captions", "captions")
     (here / "captions" / "other.txt").write_text("another one")
@@ -77,8 +77,8 @@ def test_pictures_without_captions(refused, here):
 
 
 @pytest.mark.parametrize("data", [b"this is a text\n", b""], ids=["a text file named .jpg", "0 bytes"])
-def test_above_5_percent_unusable_pictures_are_refused_with_the_reason(refused, here, data):
-    pictures(here / "images", 4)
+def test_above_5_percent_unusable_images_are_refused_with_the_reason(refused, here, data):
+    images(here / "images", 4)
     texts(here / "captions", 5)
     (here / "images" / "004.jpg").write_bytes(data)
     source = ("--images", "images", "--captions", "captions", "--workers", "1")
@@ -88,8 +88,8 @@ def test_above_5_percent_unusable_pictures_are_refused_with_the_reason(refused, 
     assert not (here / "data").exists()
 
 
-def test_a_few_unusable_pictures_are_counted_and_listed(here, capfd):
-    pictures(here / "images", 38)
+def test_a_few_unusable_images_are_counted_and_listed(here, capfd):
+    images(here / "images", 38)
     texts(here / "captions", 40)
     (here / "images" / "038.jpg").write_bytes(b"this is a text\n")
     (here / "images" / "039.png").write_bytes(b"")
@@ -97,14 +97,14 @@ def test_a_few_unusable_pictures_are_counted_and_listed(here, capfd):
     assert run(["prepare", *source, "--out", "data", "--json"]) == 0
     out, err = capfd.readouterr()
     report = json.loads(out)
-    assert (err, report["pictures"], sum(report["skipped"].values())) == ("", 38, 2)
+    assert (err, report["images"], sum(report["skipped"].values())) == ("", 38, 2)
     skipped = [json.loads(line) for line in (here / "data" / "skipped.jsonl").read_text().splitlines()]
     assert [skip["file"] for skip in skipped] == ["038.jpg", "039.png"]
     assert all(skip["reason"] for skip in skipped)
 
 
 def test_a_data_set_that_is_replaced_stays_until_the_new_one_is_whole(refused, here, capfd):
-    pictures(here / "images", 4)
+    images(here / "images", 4)
     texts(here / "captions", 4)
     source = ("--images", "images", "--captions", "captions", "--resolution", "16", "--workers", "1", "--out", "data")
     assert run(["prepare", *source]) == 0
@@ -167,9 +167,9 @@ def test_the_command_that_comes_next_is_quoted_for_the_shell(here, t2i):
 
 def test_a_file_name_cannot_write_to_the_terminal(here, capfd):
     """Names come from documents; control characters in them are shown as what they are."""
-    pictures(here / "images", 2)
+    images(here / "images", 2)
     texts(here / "images", 2)
-    (here / "images" / "\x1b[31mred\r\x07.png").write_bytes(b"no picture")
+    (here / "images" / "\x1b[31mred\r\x07.png").write_bytes(b"no image")
     (here / "images" / "\x1b[31mred\r\x07.txt").write_text("red")
     source = ["prepare", "--images", "images", "--captions", "images", "--resolution", "16", "--workers", "1"]
     for options, code in (([], 1), (["--strict"], 1), (["--max-skipped", "1"], 0)):
@@ -188,7 +188,7 @@ def test_a_file_name_cannot_write_to_the_terminal(here, capfd):
         (["sample-grid", "--interpolate", "a"], "--interpolate"),
         (["info"], "path"),
         (["info", "a", "b"], "argument"),
-        (["demo", "--pictures", "1"], "--pictures 1"),
+        (["demo", "--images", "1"], "--images 1"),
         (["demo", "--minutes", "nan"], "--minutes nan"),
     ],
     ids=" ".join,

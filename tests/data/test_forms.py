@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hash_encoder import HashEncoder
-from source_checks import PICTURE, write
+from source_checks import IMAGE, write
 
 from t2i.cli import run
 from t2i.data.prepared import PreparedDataset
@@ -20,7 +20,7 @@ ROWS = re.findall(r"^\| ([^|]+?) \| `(t2i prepare [^`]+)` \|", GUIDE.read_text()
 NAMES = ("a.png", "b.png")
 
 
-def pictures(folder="pics"):
+def images(folder="pics"):
     for name in NAMES:
         write(Path(folder) / name)
 
@@ -31,7 +31,7 @@ def texts(folder):
 
 
 def listed(file, content):
-    pictures()
+    images()
     write(Path(file), content if isinstance(content, str) else json.dumps(content))
 
 
@@ -47,7 +47,7 @@ def coco_document():
 
 
 def coco():
-    pictures("coco/train2017")
+    images("coco/train2017")
     write(Path("coco/annotations/captions_train2017.json"), json.dumps(coco_document()))
 
 
@@ -60,7 +60,7 @@ def karpathy():
 
 
 def metadata(file):
-    pictures("set")
+    images("set")
     rows = ["image,caption", *(f"{name},\"['caption of {name}', 'another']\"" for name in NAMES)]
     write(Path("set") / file, "\n".join(rows))
 
@@ -70,7 +70,7 @@ def parquet():
     from pyarrow import parquet
 
     Path("set").mkdir()
-    table = {"image": [PICTURE] * 2, "caption": [[f"caption of {name}", "another"] for name in NAMES]}
+    table = {"image": [IMAGE] * 2, "caption": [[f"caption of {name}", "another"] for name in NAMES]}
     parquet.write_table(pyarrow.table(table), "set/train.parquet")
 
 
@@ -78,7 +78,7 @@ def shards():
     Path("data").mkdir()
     for number, name in enumerate(NAMES):
         with tarfile.open(f"data/{number:05d}.tar", "w") as tar:
-            for member, data in ((name, PICTURE), (f"{name[0]}.txt", f"caption of {name}\nanother".encode())):
+            for member, data in ((name, IMAGE), (f"{name[0]}.txt", f"caption of {name}\nanother".encode())):
                 info = tarfile.TarInfo(member)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -87,7 +87,7 @@ def shards():
 def zipped():
     with zipfile.ZipFile("pics.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in NAMES:
-            archive.writestr(f"my\\pics/{name}", PICTURE)
+            archive.writestr(f"my\\pics/{name}", IMAGE)
             archive.writestr(f"my/pics/{name[0]}.txt", f"caption of {name}\nanother")
 
 
@@ -97,8 +97,8 @@ def named(*files):
 
 
 MADE = {
-    "images and texts in one folder": lambda: (pictures(), texts("pics")),
-    "images and texts in two folders": lambda: (pictures(), texts("texts")),
+    "images and texts in one folder": lambda: (images(), texts("pics")),
+    "images and texts in two folders": lambda: (images(), texts("texts")),
     "COCO": coco,
     "COCO's parts": lambda: listed("captions.json", coco_document()),
     "Karpathy's splits": karpathy,

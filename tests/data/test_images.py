@@ -1,4 +1,4 @@
-"""Whatever the bytes are: a right picture, or a PictureError with one of the fixed reasons."""
+"""Whatever the bytes are: a right image, or a ImageError with one of the fixed reasons."""
 
 import io
 import os
@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from t2i.data import images
-from t2i.data.images import REASONS, load_picture, load_whole
-from t2i.data.located import FilePicture, TarPicture
-from t2i.data.records import PictureError
+from t2i.data.images import REASONS, load_image, load_whole
+from t2i.data.located import FileImage, TarImage
+from t2i.data.records import ImageError
 
 
 def scene(width=96, height=64):
@@ -26,11 +26,11 @@ def scene(width=96, height=64):
     return np.stack([red, green, blue], axis=2).astype(np.uint8)
 
 
-def encode(picture, format="PNG", **options):
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
+def encode(image, format="PNG", **options):
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
     stream = io.BytesIO()
-    picture.save(stream, format, **options)
+    image.save(stream, format, **options)
     return stream.getvalue()
 
 
@@ -50,57 +50,57 @@ def assert_close(pixels, expected, mean=1.0, most=12):
 
 
 def refused(source, resolution=32):
-    with pytest.raises(PictureError) as caught:
-        load_picture(source, resolution)
+    with pytest.raises(ImageError) as caught:
+        load_image(source, resolution)
     assert caught.value.reason in REASONS
     assert "\n" not in str(caught.value)
     return caught.value.reason
 
 
-# ---------------------------------------------------------------- good pictures
+# ---------------------------------------------------------------- good images
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 96), (64, 64), (65, 32), (640, 427), (20, 11)])
 @pytest.mark.parametrize("resolution", [8, 32, 100])
 def test_the_centre_square_is_what_is_left(size, resolution):
     pixels = scene(*size)
-    assert_close(load_picture(encode(pixels), resolution), centre(pixels, resolution))
+    assert_close(load_image(encode(pixels), resolution), centre(pixels, resolution))
 
 
-def test_a_picture_of_the_asked_size_is_untouched():
+def test_a_image_of_the_asked_size_is_untouched():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert np.array_equal(load_picture(encode(pixels), 32), pixels)
+    assert np.array_equal(load_image(encode(pixels), 32), pixels)
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP", "JPEG"])
-def test_every_format_gives_the_same_picture(format):
+def test_every_format_gives_the_same_image(format):
     pixels = scene()
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(format, {})
     mean, most = {"GIF": (8, 60), "JPEG": (2, 20)}.get(format, (0.5, 4))
-    assert_close(load_picture(encode(pixels, format, **options), 32), centre(pixels, 32), mean, most)
+    assert_close(load_image(encode(pixels, format, **options), 32), centre(pixels, 32), mean, most)
 
 
 def test_scaled_jpeg_decode_is_close_to_a_full_decode():
     data = encode(scene(800, 600), "JPEG", quality=92, progressive=True)
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     for resolution in (16, 64, 200):
-        assert_close(load_picture(data, resolution), centre(full, resolution), mean=1.0, most=10)
+        assert_close(load_image(data, resolution), centre(full, resolution), mean=1.0, most=10)
 
 
 def test_result_is_writable_and_contiguous():
-    pixels = load_picture(encode(scene()), 16)
+    pixels = load_image(encode(scene()), 16)
     assert pixels.flags.writeable and pixels.flags.c_contiguous and pixels.flags.owndata
 
 
 def test_path_stream_and_bytes_are_the_same(tmp_path):
     data = encode(scene())
     (tmp_path / "x").write_bytes(data)
-    expected = load_picture(data, 16)
-    assert np.array_equal(load_picture(tmp_path / "x", 16), expected)
-    assert np.array_equal(load_picture(io.BytesIO(data), 16), expected)
+    expected = load_image(data, 16)
+    assert np.array_equal(load_image(tmp_path / "x", 16), expected)
+    assert np.array_equal(load_image(io.BytesIO(data), 16), expected)
 
 
-TO_STORED = {  # how an upright picture is stored under each EXIF orientation
+TO_STORED = {  # how an upright image is stored under each EXIF orientation
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -115,7 +115,7 @@ TO_STORED = {  # how an upright picture is stored under each EXIF orientation
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("size", [(97, 64), (64, 97)])
-def test_exif_orientations_all_equal_the_upright_picture(orientation, format, size):
+def test_exif_orientations_all_equal_the_upright_image(orientation, format, size):
     upright = scene(*size)
     stored = Image.fromarray(np.ascontiguousarray(TO_STORED[orientation](upright)))
     exif = Image.Exif()
@@ -123,31 +123,31 @@ def test_exif_orientations_all_equal_the_upright_picture(orientation, format, si
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
     data = encode(stored, format, exif=exif, **options)
     mean, most = (1.5, 12) if format == "JPEG" else (0.5, 3)
-    assert_close(load_picture(data, 32), centre(upright, 32), mean, most)
+    assert_close(load_image(data, 32), centre(upright, 32), mean, most)
     assert_close(np.asarray(load_whole(data)), upright, mean, most)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b""])
-def test_damaged_exif_does_not_spoil_a_good_picture(exif):
-    assert_close(load_picture(encode(scene(), "JPEG", exif=exif, quality=95), 32), centre(scene(), 32), 2, 20)
+def test_damaged_exif_does_not_spoil_a_good_image(exif):
+    assert_close(load_image(encode(scene(), "JPEG", exif=exif, quality=95), 32), centre(scene(), 32), 2, 20)
 
 
 def test_cmyk_jpeg_is_not_inverted():
     pixels = scene()
     data = encode(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data  # stored inverted, as Photoshop does
-    assert_close(load_picture(data, 32), centre(pixels, 32), 4, 30)
+    assert_close(load_image(data, 32), centre(pixels, 32), 4, 30)
 
 
 def test_cmyk_tiff_has_the_right_colours():
     data = encode(Image.fromarray(scene()).convert("CMYK"), "TIFF")
-    assert_close(load_picture(data, 32), centre(scene(), 32), 2, 10)
+    assert_close(load_image(data, 32), centre(scene(), 32), 2, 10)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey_is_scaled_not_clipped(format):
     grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    pixels = load_picture(encode(grey, format), 64)
+    pixels = load_image(encode(grey, format), 64)
     assert_close(pixels, np.repeat((grey / 257).round().astype(np.uint8)[..., None], 3, axis=2), 1, 1)
 
 
@@ -155,12 +155,12 @@ def test_16_bit_colour_png_is_scaled():
     pixels = scene(32, 32)
     rows = b"".join(b"\0" + (row.astype(np.uint16) * 257).astype(">u2").tobytes() for row in pixels)
     data = png_with(struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0), zlib.compress(rows))
-    assert np.array_equal(load_picture(data, 32), pixels)
+    assert np.array_equal(load_image(data, 32), pixels)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
 def test_every_mode_becomes_rgb(mode):
-    pixels = load_picture(encode(Image.fromarray(scene()).convert(mode)), 32)
+    pixels = load_image(encode(Image.fromarray(scene()).convert(mode)), 32)
     if mode in ("L", "LA", "RGBA"):
         expected = centre(np.asarray(Image.fromarray(scene()).convert(mode).convert("RGB")), 32)
         assert_close(pixels, expected, 1, 3)
@@ -172,30 +172,30 @@ def test_alpha_is_put_on_white_without_dark_fringes():
     y, x = np.mgrid[-32:32, -32:32]
     rgba[x**2 + y**2 < 20**2] = (255, 0, 0, 255)
     for data in (encode(rgba), encode(rgba, "WEBP", lossless=True)):
-        pixels = load_picture(data, 16)
+        pixels = load_image(data, 16)
         assert pixels[0, 0].tolist() == [255, 255, 255] and pixels[8, 8].tolist() == [255, 0, 0]
         assert pixels[..., 0].min() >= 250  # on the rim, red to white: never darker
 
 
 def test_half_transparent_grey_is_half_way_to_white():
     la = np.full((16, 16, 2), (100, 128), np.uint8)
-    pixels = load_picture(encode(Image.fromarray(la, "LA")), 16)
+    pixels = load_image(encode(Image.fromarray(la, "LA")), 16)
     assert abs(int(pixels[5, 5, 0]) - 177) <= 2 and (pixels == pixels[0, 0]).all()
 
 
 def test_palette_with_transparency_is_put_on_white():
-    picture = Image.new("P", (32, 32), 0)
-    picture.putpalette([0, 0, 0, 0, 0, 255] + [0] * 762)
-    picture.paste(1, (8, 8, 24, 24))
+    image = Image.new("P", (32, 32), 0)
+    image.putpalette([0, 0, 0, 0, 0, 255] + [0] * 762)
+    image.paste(1, (8, 8, 24, 24))
     for options in ({"transparency": 0}, {"transparency": bytes([0, 255])}):
-        pixels = load_picture(encode(picture, **options), 32)
+        pixels = load_image(encode(image, **options), 32)
         assert pixels[0, 0].tolist() == [255, 255, 255] and pixels[16, 16].tolist() == [0, 0, 255]
 
 
 def test_colour_key_transparency_is_put_on_white():
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[8:24, 8:24] = (0, 200, 0)
-    result = load_picture(encode(pixels, transparency=(0, 0, 0)), 32)
+    result = load_image(encode(pixels, transparency=(0, 0, 0)), 32)
     assert result[0, 0].tolist() == [255, 255, 255] and result[16, 16].tolist() == [0, 200, 0]
 
 
@@ -204,7 +204,7 @@ def test_of_an_animation_the_first_frame_is_taken(format):
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
     options = {"lossless": True} if format == "WEBP" else {}
     data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
-    assert load_picture(data, 16)[3, 3].tolist() == [255, 0, 0]
+    assert load_image(data, 16)[3, 3].tolist() == [255, 0, 0]
 
 
 # ---------------------------------------------------------------- refused
@@ -223,9 +223,9 @@ def test_empty_file_is_named_so(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"hello, I am text", b"<html>404</html>", b"\0" * 4096, b"\xff\xd8"])
-def test_text_under_a_picture_name_is_not_a_picture(tmp_path, data):
+def test_text_under_a_image_name_is_not_a_image(tmp_path, data):
     (tmp_path / "x.jpg").write_bytes(data)
-    assert refused(tmp_path / "x.jpg") == "not a picture"
+    assert refused(tmp_path / "x.jpg") == "not an image"
 
 
 @pytest.mark.parametrize(
@@ -233,9 +233,9 @@ def test_text_under_a_picture_name_is_not_a_picture(tmp_path, data):
     [("EPS", "PostScript"), ("ICO", "icon"), ("PCX", "PCX"), ("DDS", "DDS"), ("JPEG2000", "JPEG 2000")],
 )
 def test_formats_off_the_list_are_not_opened_and_named(format, name):
-    with pytest.raises(PictureError, match=f"format is not read: .*{name}.*: convert it"):
-        load_picture(encode(scene(), format), 16)
-    assert refused(encode(scene(), "TGA")) == "not a picture"  # nothing in it says what it is
+    with pytest.raises(ImageError, match=f"format is not read: .*{name}.*: convert it"):
+        load_image(encode(scene(), format), 16)
+    assert refused(encode(scene(), "TGA")) == "not an image"  # nothing in it says what it is
     assert refused(b"<?xml version='1.0'?>\n<svg width='9'></svg>") == "format is not read"
 
 
@@ -244,7 +244,7 @@ def test_formats_off_the_list_are_not_opened_and_named(format, name):
 def test_truncated_files_are_refused(format, kept):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encode(noise, format)
-    assert refused(data[: int(len(data) * kept)]) in ("truncated", "damaged", "not a picture")
+    assert refused(data[: int(len(data) * kept)]) in ("truncated", "damaged", "not an image")
 
 
 def test_truncated_jpeg_that_verify_lets_pass_is_refused():
@@ -263,20 +263,20 @@ def test_decompression_bomb_is_refused_from_its_header(size):
 def test_pixels_are_counted_as_decoded(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 100_000)
     pixels = scene(800, 600)
-    assert load_picture(encode(pixels, "JPEG"), 16).shape == (16, 16, 3)  # at an eighth: 100 x 75
+    assert load_image(encode(pixels, "JPEG"), 16).shape == (16, 16, 3)  # at an eighth: 100 x 75
     assert refused(encode(pixels, "JPEG", progressive=True), 16) == "too many pixels"
     assert refused(encode(pixels), 16) == "too many pixels"
-    with pytest.raises(PictureError, match="too many pixels"):
+    with pytest.raises(ImageError, match="too many pixels"):
         load_whole(encode(pixels, "JPEG"))
 
 
 @pytest.mark.parametrize("size", [(1, 500), (500, 1), (1, 1), (7, 300)])
-def test_narrow_pictures_are_too_small(size):
+def test_narrow_images_are_too_small(size):
     assert refused(encode(Image.new("RGB", size))) == "too small"
 
 
-def test_a_long_strip_is_still_a_picture():
-    assert load_picture(encode(scene(4000, 8)), 16).shape == (16, 16, 3)
+def test_a_long_strip_is_still_a_image():
+    assert load_image(encode(scene(4000, 8)), 16).shape == (16, 16, 3)
 
 
 def test_floats_have_no_white(tmp_path):
@@ -284,19 +284,19 @@ def test_floats_have_no_white(tmp_path):
     assert refused(encode(np.zeros((16, 16), np.int32), "TIFF")) == "unsupported pixels"
 
 
-def test_nothing_is_printed_about_strange_pictures():
-    """Pillow warns about large pictures and damaged metadata; libtiff writes to stderr itself."""
+def test_nothing_is_printed_about_strange_images():
+    """Pillow warns about large images and damaged metadata; libtiff writes to stderr itself."""
     script = (
         "import io, struct, sys, zlib\n"
         "from PIL import Image\n"
-        "from t2i.data.images import load_picture\n"
-        "from t2i.data.records import PictureError\n"
+        "from t2i.data.images import load_image\n"
+        "from t2i.data.records import ImageError\n"
         "Image.MAX_IMAGE_PIXELS = 1000\n"
         "s = io.BytesIO(); Image.new('RGB', (40, 40)).save(s, 'TIFF', compression='tiff_lzw')\n"
         "d = s.getvalue()\n"
         "for i in range(0, len(d), 3):\n"
-        "    try: load_picture(d[:i] + bytes([d[i] ^ 255]) + d[i + 1:], 16)\n"
-        "    except PictureError: pass\n"
+        "    try: load_image(d[:i] + bytes([d[i] ^ 255]) + d[i + 1:], 16)\n"
+        "    except ImageError: pass\n"
         "assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
@@ -304,14 +304,14 @@ def test_nothing_is_printed_about_strange_pictures():
 
 
 def test_refusals_are_the_same_on_every_run():
-    with pytest.raises(PictureError) as first:
-        load_picture(io.BytesIO(b"not a picture"), 16)
-    with pytest.raises(PictureError) as second:
-        load_picture(io.BytesIO(b"not a picture"), 16)
+    with pytest.raises(ImageError) as first:
+        load_image(io.BytesIO(b"not an image"), 16)
+    with pytest.raises(ImageError) as second:
+        load_image(io.BytesIO(b"not an image"), 16)
     assert str(first.value) == str(second.value) and " at 0x" not in str(first.value)
 
 
-# ---------------------------------------------------------------- where pictures are
+# ---------------------------------------------------------------- where images are
 
 
 def test_missing_folder_pipe_and_forbidden_files_have_their_reasons(tmp_path):
@@ -322,8 +322,8 @@ def test_missing_folder_pipe_and_forbidden_files_have_their_reasons(tmp_path):
     cases |= {"pipe.png/x": "missing file", "link.png": "unreadable file", "x" * 300: "unreadable file"}
     for trusted in (True, False):
         for name, reason in cases.items():
-            with pytest.raises(PictureError) as caught:
-                FilePicture(str(tmp_path), name, trusted).load(8)
+            with pytest.raises(ImageError) as caught:
+                FileImage(str(tmp_path), name, trusted).load(8)
             assert caught.value.reason == reason, name
             assert str(tmp_path) not in str(caught.value)
 
@@ -332,8 +332,8 @@ def test_missing_folder_pipe_and_forbidden_files_have_their_reasons(tmp_path):
 def test_a_file_without_permission_is_unreadable(tmp_path):
     (tmp_path / "x.png").write_bytes(encode(scene()))
     (tmp_path / "x.png").chmod(0)
-    with pytest.raises(PictureError) as caught:
-        FilePicture(str(tmp_path), "x.png").load(8)
+    with pytest.raises(ImageError) as caught:
+        FileImage(str(tmp_path), "x.png").load(8)
     assert caught.value.reason == "unreadable file"
 
 
@@ -354,12 +354,12 @@ def test_names_that_leave_the_folder_are_not_opened(tmp_path):
     ]
     names += ["bad.png", "up/secret.png", "..\\secret.png", "C:/x.png", "\ud800.png", "", ".", "./"]
     for name in names:
-        with pytest.raises(PictureError) as caught:
-            FilePicture(str(root), name).load(8)
+        with pytest.raises(ImageError) as caught:
+            FileImage(str(root), name).load(8)
         assert caught.value.reason == "file name leaves the folder", name
     for name in ("in.png", "good.png", "./in.png"):
-        assert FilePicture(str(root), name).load(8).shape == (8, 8, 3)
-    assert FilePicture(str(root), "bad.png", trusted=True).load(8).shape == (8, 8, 3)
+        assert FileImage(str(root), name).load(8).shape == (8, 8, 3)
+    assert FileImage(str(root), "bad.png", trusted=True).load(8).shape == (8, 8, 3)
 
 
 def test_a_tar_member_is_read_in_place(tmp_path):
@@ -371,8 +371,8 @@ def test_a_tar_member_is_read_in_place(tmp_path):
     with tarfile.open(tmp_path / "a.tar") as tar:
         member = tar.next()
     path = str(tmp_path / "a.tar")
-    assert np.array_equal(TarPicture(path, member.offset_data, member.size).load(16), load_picture(data, 16))
-    for offset, size, reason in ((0, 512, "not a picture"), (10**9, 10, "truncated"), (0, 0, "empty file")):
-        with pytest.raises(PictureError) as caught:
-            TarPicture(path, offset, size).load(16)
+    assert np.array_equal(TarImage(path, member.offset_data, member.size).load(16), load_image(data, 16))
+    for offset, size, reason in ((0, 512, "not an image"), (10**9, 10, "truncated"), (0, 0, "empty file")):
+        with pytest.raises(ImageError) as caught:
+            TarImage(path, offset, size).load(16)
         assert caught.value.reason == reason

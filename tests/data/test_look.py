@@ -83,9 +83,9 @@ def test_drawn_shapes_are_not_looked_at(tmp_path):
 
 
 def test_a_run_that_goes_on_has_looked_at_all(tmp_path, monkeypatch):
-    from t2i.data import picture_shards
+    from t2i.data import image_shards
 
-    monkeypatch.setattr(picture_shards, "shard_entries", lambda resolution: 8)
+    monkeypatch.setattr(image_shards, "shard_entries", lambda resolution: 8)
     steps = iter(range(100))
 
     def interrupt(stage, done, total):

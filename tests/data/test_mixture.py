@@ -79,8 +79,8 @@ def test_equal_captions_of_two_sets_are_one(sets):
     for index in range(20):
         assert np.array_equal(mixture.caption_ids(index), mixture.caption_ids(index + 20))
     batch = first_batch(mixture, count=16)
-    pictures = mixture.order(0, 16, first_batch_seed())
-    same = (pictures[:, None] - pictures[None]) % 20 == 0
+    images = mixture.order(0, 16, first_batch_seed())
+    same = (images[:, None] - images[None]) % 20 == 0
     assert (batch.belongs.numpy()[same]).all(), "no caption is wrong for an image that has it in the other set"
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from t2i.data.images import load_framed, load_picture, load_whole
-from t2i.data.records import Framing, PictureError
+from t2i.data.images import load_framed, load_image, load_whole
+from t2i.data.records import Framing, ImageError
 
 
 def scene(width=48, height=32):
@@ -20,14 +20,14 @@ def scene(width=48, height=32):
     return np.stack([255 * x / (width - 1), 255 * y / (height - 1), blue], axis=2).astype(np.uint8)
 
 
-def encode(picture, format="PNG", **options):
+def encode(image, format="PNG", **options):
     stream = io.BytesIO()
-    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(stream, format, **options)
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(stream, format, **options)
     return stream.getvalue()
 
 
 GOOD = encode(scene())
-EXPECTED = load_picture(GOOD, 16)
+EXPECTED = load_image(GOOD, 16)
 FIRST, LAST = 33, len(GOOD) - 12  # after IHDR, before IEND
 # Not those that say what the pixels are: tRNS (see-through colours), iCCP (colours), eXIf (turned).
 NAMES = st.sampled_from(
@@ -46,7 +46,7 @@ CONTENT = st.binary(max_size=60) | st.sampled_from(
 def test_no_ancillary_chunk_costs_a_png(name, content, sound, place):
     checksum = zlib.crc32(name + content) ^ (not sound)
     chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
-    assert np.array_equal(load_picture(GOOD[:place] + chunk + GOOD[place:], 16), EXPECTED)
+    assert np.array_equal(load_image(GOOD[:place] + chunk + GOOD[place:], 16), EXPECTED)
 
 
 @given(
@@ -58,14 +58,14 @@ def test_no_application_segment_costs_a_jpeg(marker, content, known):
     content = heads.get(marker, b"") * known + content
     good = encode(scene(), "JPEG", quality=95)
     segment = bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
-    found = load_picture(good[:2] + segment + good[2:], 16)
-    assert np.abs(found.astype(int) - load_picture(good, 16)).max() <= 0 or marker == 0xE1  # an orientation, by chance
+    found = load_image(good[:2] + segment + good[2:], 16)
+    assert np.abs(found.astype(int) - load_image(good, 16)).max() <= 0 or marker == 0xE1  # an orientation, by chance
 
 
 def test_damaged_pixels_are_still_refused():
     for data in (GOOD[:-40], GOOD[:60] + b"\xff" * 8 + GOOD[68:]):
-        with pytest.raises(PictureError):
-            load_picture(data, 16)
+        with pytest.raises(ImageError):
+            load_image(data, 16)
 
 
 # ---- colour profiles ---------------------------------------------------------------------------------------------
@@ -88,25 +88,25 @@ def test_profiles_become_srgb(format):
     options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
     data = encode(scene(), format, icc_profile=wide_profile(), **options)
     swapped = EXPECTED[..., [1, 0, 2]].astype(int)
-    assert np.abs(load_picture(data, 16) - swapped).max() <= 12
+    assert np.abs(load_image(data, 16) - swapped).max() <= 12
     assert np.abs(np.asarray(load_whole(data)).astype(int) - scene()[..., [1, 0, 2]]).max() <= 12
 
 
 def test_transparent_pixels_are_converted_too():
     rgba = np.dstack([scene(), np.full((32, 48), 255, np.uint8)])
     rgba[:, :24, 3] = 0
-    pixels = load_picture(encode(rgba, icc_profile=wide_profile()), 16).astype(int)
+    pixels = load_image(encode(rgba, icc_profile=wide_profile()), 16).astype(int)
     assert (pixels[:, 0] == 255).all() and np.abs(pixels[:, 12:] - EXPECTED[:, 12:, [1, 0, 2]]).max() <= 3
 
 
 @pytest.mark.parametrize("profile", [SRGB, b"", b"icc" * 40, SRGB[:300], b"\0" * 500, SRGB[:128] + b"\xff" * 400])
 def test_srgb_and_damaged_profiles_change_no_byte(profile):
-    assert np.array_equal(load_picture(encode(scene(), icc_profile=profile), 16), EXPECTED)
+    assert np.array_equal(load_image(encode(scene(), icc_profile=profile), 16), EXPECTED)
 
 
 def test_a_profile_of_another_kind_changes_nothing():
     grey = encode(scene()[..., 0], icc_profile=wide_profile())
-    assert np.array_equal(load_picture(grey, 16), load_picture(encode(scene()[..., 0]), 16))
+    assert np.array_equal(load_image(grey, 16), load_image(encode(scene()[..., 0]), 16))
 
 
 # ---- framing -----------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_the_background_is_under_what_is_transparent():
 
 def test_small_images_are_refused_where_asked():
     assert load_framed(GOOD, 8, Framing(min_size=32))[1] == (48, 32)
-    with pytest.raises(PictureError, match="smaller than --min-size: 48 x 32 pixels"):
+    with pytest.raises(ImageError, match="smaller than --min-size: 48 x 32 pixels"):
         load_framed(GOOD, 8, Framing(min_size=33))
 
 
@@ -170,10 +170,10 @@ def test_heic_and_jpeg_xl_are_read_with_the_extra_and_named_without(monkeypatch)
             exif[0x0112] = turned
             stored = scene() if turned == 1 else np.ascontiguousarray(np.rot90(scene(), 1))
             data = encode(stored, format, quality=95, exif=exif.tobytes())
-            assert np.abs(load_picture(data, 16).astype(int) - EXPECTED).max() < 40, (format, turned)
-        with pytest.raises(PictureError):
-            load_picture(data[: len(data) // 2], 16)
+            assert np.abs(load_image(data, 16).astype(int) - EXPECTED).max() < 40, (format, turned)
+        with pytest.raises(ImageError):
+            load_image(data[: len(data) // 2], 16)
         with monkeypatch.context() as patch:
             patch.setattr(foreign_formats, there, lambda: False)
-            with pytest.raises(PictureError, match=rf"needs t2i\[formats\]: {name}: pip install"):
-                load_picture(data, 16)
+            with pytest.raises(ImageError, match=rf"needs t2i\[formats\]: {name}: pip install"):
+                load_image(data, 16)

@@ -12,7 +12,7 @@ from hash_encoder import HashEncoder
 from listed_source import Listed, OutOfMemory, listed
 from PIL import Image
 
-from t2i.data import captions, picture_shards, prepared
+from t2i.data import captions, image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.records import Skip
@@ -20,24 +20,24 @@ from t2i.data.shapes import ShapesSource
 from t2i.data.sources import FolderPairSource
 from t2i.errors import UserError
 
-SHARD_ENTRIES = picture_shards.shard_entries
+SHARD_ENTRIES = image_shards.shard_entries
 SHARD, CHUNK = 8, 16  # instead of 4,096 and 8,192: borders everywhere
 SMALL = PrepareOptions(resolution=16, workers=1, max_skipped=0.2)
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(picture_shards, "shard_entries", lambda resolution: SHARD)
+    monkeypatch.setattr(image_shards, "shard_entries", lambda resolution: SHARD)
     monkeypatch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """36 pictures with two or three captions each; three of them are damaged."""
+    """36 images with two or three captions each; three of them are damaged."""
     root = tmp_path_factory.mktemp("source") / "small"
     root.mkdir()
     for number, record in zip(range(36), ShapesSource(36)):
-        Image.fromarray(record.picture.load(20 + number % 3)).save(root / f"{number:02d}.png")
+        Image.fromarray(record.image.load(20 + number % 3)).save(root / f"{number:02d}.png")
         (root / f"{number:02d}.txt").write_text("\n".join(record.captions[: 2 + number % 2]))
     for number, data in ((3, b""), (20, b"text"), (21, b"text")):
         (root / f"{number:02d}.png").write_bytes(data)
@@ -74,7 +74,7 @@ def uninterrupted(folder, tmp_path_factory):
     """The files of a run in one go."""
     out = tmp_path_factory.mktemp("whole") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(picture_shards, "shard_entries", lambda resolution: SHARD)
+        patch.setattr(image_shards, "shard_entries", lambda resolution: SHARD)
         patch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
         prepare(pairs(folder), out, HashEncoder(), SMALL)
     return files(out)
@@ -106,7 +106,7 @@ def test_encoded_chunks_are_kept_and_another_encoder_starts_over(tmp_path):
         prepare(source, other, first, SMALL)
     third = Counting()
     third.sha256 = "1" * 64
-    assert prepare(source, other, third, SMALL).resumed_at == 24  # the pictures are kept
+    assert prepare(source, other, third, SMALL).resumed_at == 24  # the images are kept
     assert third.texts == summary.captions
 
 
@@ -143,7 +143,7 @@ def test_too_many_skipped_is_refused_and_goes_on_with_a_larger_share(folder, uni
         prepare(pairs(folder), out, HashEncoder(), PrepareOptions(resolution=16, workers=1))
     assert "3 of 36 entries cannot be used (8%, above --max-skipped 0.05)" in said[0]
     assert said[0].endswith(
-        f": 2 not a picture (20.png), 1 empty file (03.png); all are listed in {partial}/skipped.jsonl"
+        f": 2 not an image (20.png), 1 empty file (03.png); all are listed in {partial}/skipped.jsonl"
     )
     assert (partial / "skipped.jsonl").read_bytes() == uninterrupted["skipped.jsonl"]
     assert list(tmp_path.iterdir()) == [partial]
@@ -161,21 +161,21 @@ def test_reasons_beyond_the_first_three_are_counted(tmp_path):
 def test_what_the_machine_failed_at_is_tried_again(tmp_path):
     source, out = Listed(listed(20)), tmp_path / "out"
     good = source.entries[9]
-    source.entries[9] = dataclasses.replace(good, picture=OutOfMemory())
+    source.entries[9] = dataclasses.replace(good, image=OutOfMemory())
     with refused() as said:
         prepare(source, out, HashEncoder(), PrepareOptions(resolution=16, workers=1, max_skipped=0))
     assert "1 out of memory (key-0009)" in said[0]
     source.entries[9] = good
     summary = prepare(source, out, HashEncoder(), PrepareOptions(resolution=16, workers=1, max_skipped=0))
-    assert (summary.pictures, summary.resumed_at) == (20, 12)  # the other two of the three shards
+    assert (summary.images, summary.resumed_at) == (20, 12)  # the other two of the three shards
 
 
 @pytest.mark.parametrize("entries", [[], [Skip("a", "empty file")]])
-def test_a_source_without_a_picture_is_refused(tmp_path, entries):
+def test_a_source_without_a_image_is_refused(tmp_path, entries):
     with refused() as said:
         prepare(Listed(entries), tmp_path / "out", HashEncoder(), PrepareOptions(16, workers=1, max_skipped=1))
     expected = "1 entry: 1 empty file (a)" if entries else "0 entries: the source is empty"
-    assert said[0] == f"no usable picture among {expected}"
+    assert said[0] == f"no usable image among {expected}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,7 +195,7 @@ def test_a_reader_that_leaves_is_no_error_of_the_data_set(tmp_path):
         prepare(ShapesSource(4), tmp_path / "out", HashEncoder(), SMALL, gone)
 
 
-def test_strict_stops_at_the_first_bad_picture(folder, tmp_path):
+def test_strict_stops_at_the_first_bad_image(folder, tmp_path):
     options = PrepareOptions(resolution=16, workers=1, strict=True)
     with refused() as said:
         prepare(pairs(folder), tmp_path / "out", HashEncoder(), options)
@@ -207,12 +207,12 @@ def test_what_was_left_out_is_listed(uninterrupted):
     lines = [json.loads(line) for line in uninterrupted["skipped.jsonl"].splitlines()]
     assert [(line["file"], line["reason"]) for line in lines] == [
         ("03.png", "empty file"),
-        ("20.png", "not a picture"),
-        ("21.png", "not a picture"),
+        ("20.png", "not an image"),
+        ("21.png", "not an image"),
     ]
     assert "b'text'" in lines[1]["detail"]
     facts = json.loads(uninterrupted["dataset.json"])
-    assert facts["skipped"] == {"empty file": 1, "not a picture": 2} and facts["pictures"] == 33
+    assert facts["skipped"] == {"empty file": 1, "not an image": 2} and facts["pictures"] == 33
 
 
 def test_a_data_set_that_is_there_is_not_touched(tmp_path):
@@ -253,7 +253,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("shard", [SHARD, 4096])
 def test_a_full_disk_is_said_with_path_and_free_space(small_disk, monkeypatch, shard):
-    monkeypatch.setattr(picture_shards, "shard_entries", lambda resolution: shard)
+    monkeypatch.setattr(image_shards, "shard_entries", lambda resolution: shard)
     out = small_disk / "out"
     with refused() as said:
         prepare(ShapesSource(240), out, HashEncoder(), PrepareOptions(resolution=64, workers=1))
@@ -300,9 +300,9 @@ def test_any_text_survives(tmp_path):
 
 @pytest.fixture(scope="module")
 def many_chunks(tmp_path_factory):
-    """40 pictures whose captions fill several chunks and a part of one."""
+    """40 images whose captions fill several chunks and a part of one."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(picture_shards, "shard_entries", lambda resolution: SHARD)
+    patch.setattr(image_shards, "shard_entries", lambda resolution: SHARD)
     patch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
     patch.setattr(captions, "SLICE", 5)
     out = tmp_path_factory.mktemp("chunks") / "out"
@@ -352,10 +352,10 @@ def test_token_files_are_plain_npy(many_chunks):
 # ---------------------------------------------------------------- the folder
 
 
-def test_the_pictures_are_the_sources_in_its_order(many_chunks):
+def test_the_images_are_the_sources_in_its_order(many_chunks):
     data = PreparedDataset(many_chunks[0])
     records = list(ShapesSource(40))
-    assert np.array_equal(data.images(np.arange(40)), [record.picture.load(16) for record in records])
+    assert np.array_equal(data.images(np.arange(40)), [record.image.load(16) for record in records])
     assert [record["key"] for record in data.records()] == [record.key for record in records]
     assert [record["attributes"] for record in data.records()] == [record.attributes for record in records]
     assert captions_of(data) == [list(record.captions) for record in records]
@@ -372,7 +372,7 @@ def test_the_folder_holds_what_the_format_says_and_no_path(uninterrupted, folder
     assert not any(str(folder.parent).encode() in data for data in uninterrupted.values())
 
 
-def test_the_fingerprint_is_that_of_pictures_captions_and_encoder(tmp_path):
+def test_the_fingerprint_is_that_of_images_captions_and_encoder(tmp_path):
     def fingerprint(name, source, encoder=None, **options):
         encoder = encoder or HashEncoder()
         prepare(source, tmp_path / name, encoder, PrepareOptions(**{"resolution": 16, "workers": 1, **options}))
@@ -403,7 +403,7 @@ def test_shards_keep_to_64_mib():
 def test_progress_counts_up_to_the_total(tmp_path):
     seen = []
     summary = prepare(ShapesSource(20), tmp_path / "out", HashEncoder(), SMALL, lambda *step: seen.append(step))
-    for stage, total in (("pictures", 20), ("captions", summary.captions)):
+    for stage, total in (("images", 20), ("captions", summary.captions)):
         steps = [done for name, done, of in seen if name == stage and of == total]
         assert steps == sorted(steps) and steps[-1] == total
-    assert {stage for stage, _, _ in seen} == {"pictures", "captions"}
+    assert {stage for stage, _, _ in seen} == {"images", "captions"}

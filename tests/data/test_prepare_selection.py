@@ -1,10 +1,10 @@
-"""Which pictures of a source prepare takes: fractions, limits, training and validation parts."""
+"""Which images of a source prepare takes: fractions, limits, training and validation parts."""
 
 import pytest
 from hash_encoder import HashEncoder
 from listed_source import Listed, listed
 
-from t2i.data import picture_shards
+from t2i.data import image_shards
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 
@@ -26,7 +26,7 @@ def test_a_fraction_is_exact_and_does_not_depend_on_the_order(tmp_path):
 
 
 def selected(entries, **options):
-    chosen, total = picture_shards.select(Listed(entries), PrepareOptions(**options))
+    chosen, total = image_shards.select(Listed(entries), PrepareOptions(**options))
     found = [entry.key for entry in chosen]
     assert len(found) == total
     return found

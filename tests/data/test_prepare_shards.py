@@ -8,7 +8,7 @@ from hash_encoder import HashEncoder
 from PIL import Image
 
 from t2i.cli import run
-from t2i.data import picture_shards, prepared
+from t2i.data import image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.shapes import ShapesSource
 from t2i.data.sources import FolderPairSource
@@ -18,7 +18,7 @@ from t2i.locks import lock
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(picture_shards, "shard_entries", lambda resolution: 8)
+    monkeypatch.setattr(image_shards, "shard_entries", lambda resolution: 8)
     monkeypatch.setattr(prepared, "CAPTIONS_PER_CHUNK", 16)
     monkeypatch.setattr("t2i.text.encoders.load_encoder", lambda name, *rest: HashEncoder())
 
@@ -50,12 +50,12 @@ def whole(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 pictures, one of them damaged."""
+    """20 images, one of them damaged."""
     root = tmp_path / "source"
     root.mkdir()
     for number in range(20):
         Image.new("RGB", (16, 16), (number * 12, 0, 0)).save(root / f"{number:02d}.png")
-        (root / f"{number:02d}.txt").write_text(f"picture {number}")
+        (root / f"{number:02d}.txt").write_text(f"image {number}")
     (root / "13.png").write_bytes(b"")
     return root
 
@@ -63,14 +63,14 @@ def folder(tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 3, 9])  # 9: more machines than shards
 def test_parts_in_any_order_join_to_the_bytes_of_one_go(tmp_path, whole, count):
     out = tmp_path / "out"
-    pictures = 0
+    images = 0
     for number in range(count, 0, -1):
         part = make(out, (number, count))
         assert part.missing == list(range(1, number)) and part.resumed_at == 0
-        pictures += part.pictures
-    assert pictures == 43 and not out.exists()
+        images += part.images
+    assert images == 43 and not out.exists()
     joined = make(out)
-    assert (joined.resumed_at, joined.pictures, joined.captions) == (43, 43, 129)
+    assert (joined.resumed_at, joined.images, joined.captions) == (43, 43, 129)
     assert files(out) == whole
     assert not (tmp_path / "out.partial").exists()
 
@@ -93,7 +93,7 @@ def test_a_part_that_is_done_again_does_nothing_again(tmp_path):
     first = make(tmp_path / "out", (1, 2))
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial").glob("images-*.npy")}
     again = make(tmp_path / "out", (1, 2))
-    assert again.resumed_at == again.pictures == first.pictures
+    assert again.resumed_at == again.images == first.images
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial").glob("images-*.npy")}
 
 
@@ -115,7 +115,7 @@ def test_machines_that_see_different_sources_are_not_mixed(tmp_path, folder):
     make(out, (1, 2), FolderPairSource(folder, folder))
     (folder / "10.txt").write_text("another caption")  # the second shard's
     make(out, (2, 2), FolderPairSource(folder, folder))
-    (folder / "10.txt").write_text("picture 10")
+    (folder / "10.txt").write_text("image 10")
     said = refused(out, source=FolderPairSource(folder, folder), max_skipped=1)
     assert "shard 1 was prepared from other files or captions" in said
     assert make(out, (2, 2), FolderPairSource(folder, folder)).resumed_at == 0
@@ -124,7 +124,7 @@ def test_machines_that_see_different_sources_are_not_mixed(tmp_path, folder):
     assert files(out) == files(tmp_path / "whole")
 
 
-def test_a_repaired_picture_is_seen_and_another_copys_times_are_no_matter(tmp_path, folder):
+def test_a_repaired_image_is_seen_and_another_copys_times_are_no_matter(tmp_path, folder):
     out, source = tmp_path / "out", FolderPairSource(folder, folder)
     for number in (1, 2):
         make(out, (number, 2), source)
@@ -133,15 +133,15 @@ def test_a_repaired_picture_is_seen_and_another_copys_times_are_no_matter(tmp_pa
     assert "shard 1 was prepared from other files or captions" in said
     assert make(out, (1, 2), source).resumed_at == 12
     part = make(out, (2, 2), source)
-    assert (part.pictures, part.resumed_at) == (8, 0)
+    assert (part.images, part.resumed_at) == (8, 0)
     for path in folder.iterdir():
         os.utime(path, (0, 0))
     joined = make(out, source=source)
-    assert joined.resumed_at == joined.pictures == 20
+    assert joined.resumed_at == joined.images == 20
 
 
 def test_a_part_leaves_the_shards_of_the_others_alone(tmp_path, folder):
-    """Also where this machine sees too few pictures to know of them."""
+    """Also where this machine sees too few images to know of them."""
     out = tmp_path / "out"
     make(out, (2, 2), FolderPairSource(folder, folder), max_skipped=1)
     kept = files(tmp_path / "out.partial")
@@ -165,7 +165,7 @@ def test_a_source_that_shrank_is_said_by_the_join(tmp_path, folder):
     assert "shard 2 was prepared from other files" in refused(tmp_path / "out", source=FolderPairSource(folder, folder))
 
 
-def test_the_share_of_skipped_pictures_is_judged_when_all_are_there(tmp_path, folder):
+def test_the_share_of_skipped_images_is_judged_when_all_are_there(tmp_path, folder):
     """Refused, the parts stay: another --max-skipped joins them."""
     out, source = tmp_path / "out", FolderPairSource(folder, folder)
     for number in (1, 2):

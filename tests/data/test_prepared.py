@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hash_encoder import HashEncoder
 
-from t2i.data import picture_shards
+from t2i.data import image_shards
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import CAPTIONS_PER_CHUNK, PreparedDataset, find_datasets, find_validation
 from t2i.data.shapes import ShapesSource
@@ -23,9 +23,9 @@ from t2i.errors import UserError
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """20 pictures at 16 px in three shards. Read only."""
+    """20 images at 16 px in three shards. Read only."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(picture_shards, "shard_entries", lambda resolution: 8)
+    patch.setattr(image_shards, "shard_entries", lambda resolution: 8)
     out = tmp_path_factory.mktemp("whole") / "data"
     prepare(ShapesSource(20), out, HashEncoder(), PrepareOptions(resolution=16, workers=1))
     patch.undo()
@@ -90,52 +90,52 @@ ARRAYS = [
 # ---------------------------------------------------------------- read
 
 
-def test_pictures_come_in_any_order_from_any_shard(whole):
+def test_images_come_in_any_order_from_any_shard(whole):
     data = PreparedDataset(whole)
     everything = np.concatenate([np.load(whole / f"images-{i:05d}.npy") for i in range(3)])
     assert len(data) == len(everything) == 20
     order = [19, 0, 7, 8, 8, 15, 16]
-    pictures = data.images(order)
-    assert pictures.dtype == np.uint8 and np.array_equal(pictures, everything[order])
-    pictures[:] = 0  # a copy: nothing is written to the disk
+    images = data.images(order)
+    assert images.dtype == np.uint8 and np.array_equal(images, everything[order])
+    images[:] = 0  # a copy: nothing is written to the disk
     assert np.array_equal(data.images(order), everything[order])
     assert data.images([]).shape == (0, 16, 16, 3)
 
 
 def test_what_is_known_of_a_data_set(whole):
     data = PreparedDataset(str(whole))
-    assert (data.name, data.split, data.resolution, data.picture_shape) == ("shapes", "train", 16, (16, 16, 3))
+    assert (data.name, data.split, data.resolution, data.image_shape) == ("shapes", "train", 16, (16, 16, 3))
     assert data.text["name"] == "hash" and len(data.fingerprint) == 64
     assert data.caption_counts(np.arange(20)).tolist() == [3] * 20
     assert data.caption_count == data.info["captions"]
 
 
-def test_opening_reads_no_pictures_and_no_captions(whole, tmp_path):
+def test_opening_reads_no_images_and_no_captions(whole, tmp_path):
     """A data set whose files are 2 GiB (holes on the disk) opens in the memory of a small one."""
     large = tmp_path / "large"
     large.mkdir()
     for name in ("text-statistics.npy", "captions.jsonl"):
         shutil.copy(whole / name, large)
-    pictures, captions = 2**20, 2**22
+    images, captions = 2**20, 2**22
 
     def hole(name, shape, dtype):
         np.lib.format.open_memmap(large / name, "w+", dtype, shape)
 
-    hole("images-00000.npy", (pictures, 16, 16, 3), np.uint8)
+    hole("images-00000.npy", (images, 16, 16, 3), np.uint8)
     hole("picture-captions.npy", (0,), np.int32)
-    hole("picture-offsets.npy", (pictures + 1,), np.int64)
+    hole("picture-offsets.npy", (images + 1,), np.int64)
     hole("caption-offsets.npy", (captions + 1,), np.int64)
     hole("token-offsets.npy", (captions + 1,), np.int64)
     shutil.copy(whole / "dataset.json", large)
-    rewrite(large, shards=[{"pictures": pictures, "sha256": "0" * 64}])
+    rewrite(large, shards=[{"pictures": images, "sha256": "0" * 64}])
     tracemalloc.start()
     try:
         data = PreparedDataset(large)
-        assert data.images([5, pictures - 1]).sum() == 0
+        assert data.images([5, images - 1]).sum() == 0
         assert tracemalloc.get_traced_memory()[1] < 2**19
     finally:
         tracemalloc.stop()
-    assert len(data) == pictures and data.caption_count == captions
+    assert len(data) == images and data.caption_count == captions
 
 
 # ---------------------------------------------------------------- damaged

@@ -1,4 +1,4 @@
-"""Every picture once an epoch, in an order that (seed, position) alone decides."""
+"""Every image once an epoch, in an order that (seed, position) alone decides."""
 
 import tracemalloc
 
@@ -7,22 +7,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from t2i.data.sampler import BLOCK, choice_at, mix, picture_at, run_of_pictures
+from t2i.data.sampler import BLOCK, choice_at, image_at, mix, run_of_images
 
 
 def epoch(size, seed=0, number=0):
-    return picture_at(np.arange(number * size, (number + 1) * size), size, seed)
+    return image_at(np.arange(number * size, (number + 1) * size), size, seed)
 
 
 @pytest.mark.parametrize("size", [*range(1, 70), 97, 255, 256, 257, 1009, 4096, 65_537])
-def test_every_picture_comes_once_an_epoch(size):
+def test_every_image_comes_once_an_epoch(size):
     for number in (0, 1, 1000):
         assert np.array_equal(np.sort(epoch(size, 7, number)), np.arange(size))
 
 
 @settings(max_examples=150)
 @given(size=st.integers(1, 5000), seed=st.integers(0, 2**64 - 1), number=st.integers(0, 10**9))
-def test_every_picture_comes_once_whatever_size_seed_and_epoch(size, seed, number):
+def test_every_image_comes_once_whatever_size_seed_and_epoch(size, seed, number):
     assert np.array_equal(np.sort(epoch(size, seed, number)), np.arange(size))
 
 
@@ -32,10 +32,10 @@ def test_every_picture_comes_once_whatever_size_seed_and_epoch(size, seed, numbe
     seed=st.integers(0, 2**64 - 1),
     positions=st.lists(st.integers(0, 2**62), min_size=1, max_size=50),
 )
-def test_a_picture_depends_on_its_position_alone(size, seed, positions):
+def test_a_image_depends_on_its_position_alone(size, seed, positions):
     """Not on the batch it is drawn in: any rank can ask for any share of a batch."""
-    together = picture_at(np.array(positions), size, seed)
-    alone = [int(picture_at(np.array([position]), size, seed)[0]) for position in positions]
+    together = image_at(np.array(positions), size, seed)
+    alone = [int(image_at(np.array([position]), size, seed)[0]) for position in positions]
     assert together.dtype == np.int64 and together.tolist() == alone
     assert together.min() >= 0 and together.max() < size
 
@@ -45,17 +45,17 @@ def test_a_picture_depends_on_its_position_alone(size, seed, positions):
 @example(first=BLOCK - 1, count=1, size=10)
 @example(first=BLOCK - 1, count=2, size=10)
 @example(first=BLOCK, count=BLOCK, size=10)
-def test_a_run_of_pictures_is_what_its_positions_say(first, count, size):
-    assert np.array_equal(run_of_pictures(first, count, size, 7), picture_at(np.arange(first, first + count), size, 7))
+def test_a_run_of_images_is_what_its_positions_say(first, count, size):
+    assert np.array_equal(run_of_images(first, count, size, 7), image_at(np.arange(first, first + count), size, 7))
 
 
 def test_a_batch_may_reach_over_the_end_of_an_epoch():
     whole = np.concatenate([epoch(10, 3, 0), epoch(10, 3, 1)])
-    assert np.array_equal(picture_at(np.arange(7, 15), 10, 3), whole[7:15])
+    assert np.array_equal(image_at(np.arange(7, 15), 10, 3), whole[7:15])
 
 
 def test_the_order_is_the_same_on_every_machine():
-    """Frozen: a run that goes on with another version of t2i must not see a picture twice."""
+    """Frozen: a run that goes on with another version of t2i must not see an image twice."""
     assert epoch(10, 0).tolist() == [3, 2, 7, 9, 1, 5, 6, 4, 8, 0]
     assert choice_at(np.arange(10), np.full(10, 5), 0).tolist() == [3, 4, 3, 4, 3, 3, 0, 4, 1, 2]
 
@@ -88,10 +88,10 @@ def test_small_sets_are_shuffled_too(size):
     assert abs(counts - expected).max() < 6 * np.sqrt(expected)
 
 
-def test_a_billion_pictures_cost_no_memory():
+def test_a_billion_images_cost_no_memory():
     tracemalloc.start()
     try:
-        drawn = picture_at(np.arange(10**12, 10**12 + 4096), 10**9, 0)
+        drawn = image_at(np.arange(10**12, 10**12 + 4096), 10**9, 0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -100,7 +100,7 @@ def test_a_billion_pictures_cost_no_memory():
     assert peak < 2**21
 
 
-def test_every_caption_of_a_picture_is_as_likely():
+def test_every_caption_of_a_image_is_as_likely():
     for count in (1, 2, 3, 5, 7, 100):
         choices = choice_at(np.arange(20_000), np.full(20_000, count), 1)
         assert choices.dtype == np.int64
@@ -120,13 +120,13 @@ def test_a_choice_is_below_its_count_and_depends_on_its_position_alone(pairs, se
     assert choices[-1] == choice_at(positions[-1:], counts[-1:], seed)[0]
 
 
-def test_the_caption_changes_from_epoch_to_epoch_and_not_with_the_picture():
+def test_the_caption_changes_from_epoch_to_epoch_and_not_with_the_image():
     size, epochs = 97, 60
     positions = np.arange(size * epochs)
-    pictures = picture_at(positions, size, 0)
+    images = image_at(positions, size, 0)
     choices = choice_at(positions, np.full(len(positions), 5), 0)
     table = np.zeros((size, 5), int)
-    np.add.at(table, (pictures, choices), 1)
+    np.add.at(table, (images, choices), 1)
     assert (table > 0).all()
 
 

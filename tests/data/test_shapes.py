@@ -1,4 +1,4 @@
-"""The drawn shapes: held-out pairs stay held out, captions are true and varied, pictures are exact."""
+"""The drawn shapes: held-out pairs stay held out, captions are true and varied, images are exact."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from t2i.data import shapes, shapes_captions
-from t2i.data.shapes import Scene, ShapesPicture, ShapesSource, draw, evaluation_scenes, scene_at
+from t2i.data.shapes import Scene, ShapesImage, ShapesSource, draw, evaluation_scenes, scene_at
 from t2i.data.shapes_captions import OPPOSITE, canonical_caption, captions
 from t2i.errors import UsageError
 
@@ -75,11 +75,11 @@ def assert_true_of(caption: str, scene: Scene) -> None:
     assert said["background"] in (None, scene.background), caption
 
 
-def test_every_caption_is_true_of_its_picture():
+def test_every_caption_is_true_of_its_image():
     for split in shapes.SPLITS:
         for record in ShapesSource(1500, split):
             for caption in record.captions:
-                assert_true_of(caption, record.picture.scene)
+                assert_true_of(caption, record.image.scene)
 
 
 def test_the_canonical_caption_names_everything():
@@ -95,7 +95,7 @@ def test_the_canonical_caption_names_everything():
     )
 
 
-def test_every_picture_has_three_different_clean_captions():
+def test_every_image_has_three_different_clean_captions():
     for record in ShapesSource(500):
         assert len(set(record.captions)) == 3
         for caption in record.captions:
@@ -129,7 +129,7 @@ def test_no_word_means_two_things_and_every_name_has_words():
 # --- held-out pairs --------------------------------------------------------------------------------------------
 
 
-def test_held_out_pairs_are_in_no_training_picture_and_in_no_caption_of_one():
+def test_held_out_pairs_are_in_no_training_image_and_in_no_caption_of_one():
     for record in ShapesSource(20_000):
         assert record.attributes["unseen"] is False
         for item in record.attributes["items"]:
@@ -172,7 +172,7 @@ def test_evaluation_scenes_show_every_pair_equally_often(seen, objects):
     assert scenes != evaluation_scenes(len(pairs) * 3, seen, objects, seed=1)
 
 
-# --- pictures -----------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------
 
 DIGEST = """
 import hashlib, sys
@@ -181,7 +181,7 @@ digest = hashlib.sha256()
 for split in ("train", "val"):
     for record in ShapesSource(40, split, seed=7):
         digest.update(repr((record.key, record.captions, record.attributes)).encode())
-        digest.update(record.picture.load(32).tobytes() + record.picture.load(100).tobytes())
+        digest.update(record.image.load(32).tobytes() + record.image.load(100).tobytes())
 assert "torch" not in sys.modules
 print(digest.hexdigest())
 """
@@ -206,7 +206,7 @@ def test_splits_seeds_and_indices_all_give_other_scenes():
     assert len(set(scenes)) == len(scenes)
 
 
-def test_a_scene_is_the_same_picture_at_every_resolution():
+def test_a_scene_is_the_same_image_at_every_resolution():
     for index in range(30):
         scene = scene_at(0, index)
         small = draw(scene, 32).astype(float)
@@ -219,8 +219,8 @@ def test_a_scene_is_the_same_picture_at_every_resolution():
 
 @pytest.mark.parametrize("resolution", [16, 17, 100, 256])
 def test_any_resolution_from_16_to_256_can_be_drawn(resolution):
-    picture = ShapesPicture(scene_at(0, 1)).load(resolution)
-    assert picture.shape == (resolution, resolution, 3) and picture.dtype == np.uint8
+    image = ShapesImage(scene_at(0, 1)).load(resolution)
+    assert image.shape == (resolution, resolution, 3) and image.dtype == np.uint8
 
 
 @pytest.mark.parametrize("resolution", [0, 8, 15, 257])
@@ -269,10 +269,10 @@ def test_an_object_covers_its_size_whatever_its_shape():
 # --- scenes and the source ----------------------------------------------------------------------------------
 
 
-def test_a_scene_survives_json_and_a_picture_survives_pickling():
+def test_a_scene_survives_json_and_a_image_survives_pickling():
     for record in ShapesSource(50, "val"):
-        assert Scene.from_dict(json.loads(json.dumps(record.attributes))) == record.picture.scene
-        assert pickle.loads(pickle.dumps(record.picture)) == record.picture
+        assert Scene.from_dict(json.loads(json.dumps(record.attributes))) == record.image.scene
+        assert pickle.loads(pickle.dumps(record.image)) == record.image
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_source_of_a_million_is_walked_in_flat_memory():
     assert source.record(999_999).key == "train-999999"
     tracemalloc.start()
     for record in itertools.islice(source, 1000):
-        record.picture.load(16)
+        record.image.load(16)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000

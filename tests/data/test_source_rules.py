@@ -13,7 +13,7 @@ import zipfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_checks import PICTURE, refused, walk, write
+from source_checks import IMAGE, refused, walk, write
 
 from t2i.data.records import Record, Skip
 from t2i.data.sources import CocoSource, FolderPairSource, ImageFolderSource, ShardSource, annotations_source
@@ -50,8 +50,8 @@ def reserved(extension):
 def test_whatever_has_a_caption_is_an_entry(tmp_path_factory, extensions, where):
     root = tmp_path_factory.mktemp("any")
     files = {f"{number:03d}": f".{extension}" if extension else "" for number, extension in enumerate(extensions)}
-    members = [(f"{name}{ending}", b"no picture's bytes") for name, ending in files.items()]
-    members += [(f"{name}.txt", b"a caption") for name in files] + [("good.png", PICTURE), ("good.txt", b"good")]
+    members = [(f"{name}{ending}", b"no image's bytes") for name, ending in files.items()]
+    members += [(f"{name}.txt", b"a caption") for name in files] + [("good.png", IMAGE), ("good.txt", b"good")]
     if where == "folder":
         for name, data in members:
             write(root / "set" / name, data)
@@ -115,21 +115,21 @@ def test_linked_folders_are_followed_once_and_circles_end(tmp_path, follow):
     write(tmp_path / "set/metadata.jsonl", "\n".join(map(json.dumps, rows)))
     source = ImageFolderSource(tmp_path / "set", follow=follow)
     files = source.tree.files()
-    pictures = [file for file in files if file.endswith(".png")]
-    assert [file for file in pictures if file.startswith("own/")] == ["own/0.png", "own/1.png", "own/2.png"]
-    assert "deep/er/1.png" in pictures and not any(file.startswith("inner/") for file in files)
-    linked = [file for file in pictures if file.startswith(("link/", "again/"))]
+    images = [file for file in files if file.endswith(".png")]
+    assert [file for file in images if file.startswith("own/")] == ["own/0.png", "own/1.png", "own/2.png"]
+    assert "deep/er/1.png" in images and not any(file.startswith("inner/") for file in files)
+    linked = [file for file in images if file.startswith(("link/", "again/"))]
     assert len(linked) == (3 if follow else 0)
     notes = "\n".join(source.notes)
     assert "inner" in notes and ("2 linked folders that leads out" in notes or follow)
     assert ("--follow-links" in notes) is not follow
 
 
-def test_pictures_that_no_list_names_are_said(tmp_path):
+def test_images_that_no_list_names_are_said(tmp_path):
     write(tmp_path / "i/a.png")
     write(tmp_path / "i/b.png")
     write(tmp_path / "l.csv", "image,caption\na.png,x\n")
-    assert "1 picture that no list names: b.png" in annotations_source(tmp_path / "i", tmp_path / "l.csv").notes
+    assert "1 image that no list names: b.png" in annotations_source(tmp_path / "i", tmp_path / "l.csv").notes
 
 
 # ---- 2: a flaw costs its entry -----------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_a_line_costs_itself(tmp_path_factory, kinds):
 
 @given(st.permutations([(name, number) for name in "abc" for number in range(3)]))
 @EXAMPLES
-def test_rows_of_one_picture_are_put_together_wherever_they_stand(tmp_path_factory, rows):
+def test_rows_of_one_image_are_put_together_wherever_they_stand(tmp_path_factory, rows):
     root = tmp_path_factory.mktemp("order")
     for name in "abc":
         write(root / f"{name}.png")
@@ -323,7 +323,7 @@ def test_good_names_are_good_under_an_ascii_locale(tmp_path):
         "import sys\nfrom t2i.data.sources import FolderPairSource, ImageFolderSource\n"
         "assert sys.getfilesystemencoding() == 'ascii'\n"
         "for source in (FolderPairSource(sys.argv[1]), ImageFolderSource(sys.argv[1])):\n"
-        "    (entry,) = source\n    print(ascii(entry.key), entry.picture.load(8).shape)\n"
+        "    (entry,) = source\n    print(ascii(entry.key), entry.image.load(8).shape)\n"
     )
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
@@ -355,7 +355,7 @@ def test_own_folders_and_own_drawings_are_left_out(tmp_path):
     assert set(records) == {"a.png", "other/b.png"} and not skips
     notes = "\n".join(source.notes)
     assert "2 folders that t2i wrote left out: runs/0, t2i-data/set" in notes
-    assert "1 picture that t2i drew left out: out.png" in notes
+    assert "1 image that t2i drew left out: out.png" in notes
     refused(lambda: FolderPairSource(tmp_path / "t2i-data/set"), "t2i wrote this folder (dataset.json is in it)")
 
 
@@ -376,7 +376,7 @@ def test_twice_in_one_folder_gives_the_same_set(here, monkeypatch):
 # ---- 8: which of two was taken is said ---------------------------------------------------------------------------
 
 
-def test_captions_beside_pictures_in_any_form_and_the_order_is_said(tmp_path):
+def test_captions_beside_images_in_any_form_and_the_order_is_said(tmp_path):
     forms = {
         "a.txt": "one\ntwo", "b.caption": "three", "c.json": '{"caption": "four", "id": 3}', "d.png.txt": "five",
         "e.json": '["six", "seven"]', "f.txt": " ", "f.json": '{"text": "eight"}',
@@ -390,7 +390,7 @@ def test_captions_beside_pictures_in_any_form_and_the_order_is_said(tmp_path):
     assert list(records.values()) == [
         ("one", "two"), ("three",), ("four",), ("five",), ("six", "seven"), ("eight",), ("nine",),
     ] and not skips  # fmt: skip
-    assert source.notes == ["2 pictures with .txt and .json: .txt is used where it holds a caption (f.png, for one)"]
+    assert source.notes == ["2 images with .txt and .json: .txt is used where it holds a caption (f.png, for one)"]
 
 
 def test_tables_with_other_marks_and_names(tmp_path):

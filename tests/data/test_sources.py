@@ -1,4 +1,4 @@
-"""Folder pairs and imagefolders: the right captions with the right pictures, one line where something is wrong."""
+"""Folder pairs and imagefolders: the right captions with the right images, one line where something is wrong."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from source_checks import PICTURE, imagefolder, refused, walk, write
+from source_checks import IMAGE, imagefolder, refused, walk, write
 
 from t2i.data.sources import (
     FolderPairSource,
@@ -76,8 +76,8 @@ def test_folder_pair_matches_by_stem_not_by_position(tmp_path):
     }
     assert skips == {"z.png": "no caption file", "empty.png": "no caption"}
     assert list(records) == sorted(records) and source.name == "birds"
-    assert any("1 picture without a caption file: z.png" in note for note in source.notes)
-    assert any("2 caption files without a picture: left.txt, over.txt" in note for note in source.notes)
+    assert any("1 image without a caption file: z.png" in note for note in source.notes)
+    assert any("2 caption files without an image: left.txt, over.txt" in note for note in source.notes)
     assert str(tmp_path) not in json.dumps(source.describe())
 
 
@@ -87,7 +87,7 @@ def test_folder_pair_may_be_one_folder(tmp_path):
     assert walk(FolderPairSource(tmp_path / "set", tmp_path / "set")) == ({"a.png": ("a",)}, {})
 
 
-def test_bad_caption_files_cost_their_picture_only(tmp_path):
+def test_bad_caption_files_cost_their_image_only(tmp_path):
     bad = {"a": "é".encode("latin-1"), "b": "text".encode("utf-16"), "c": b"x" * 2**21, "d": b"good"}
     for stem, data in bad.items():
         write(tmp_path / "i" / f"{stem}.png")
@@ -100,19 +100,19 @@ def test_bad_caption_files_cost_their_picture_only(tmp_path):
     assert set(skips.values()) == {"caption file is not UTF-8"} and len(skips) == 2
 
 
-def test_of_two_pictures_of_one_name_the_first_is_taken(tmp_path):
+def test_of_two_images_of_one_name_the_first_is_taken(tmp_path):
     for name in ("i/a.png", "i/a.jpg", "c/a.txt"):
         write(tmp_path / name)
     write(tmp_path / "c/a.txt", "x")
     records, skips = walk(FolderPairSource(tmp_path / "i", tmp_path / "c"))
-    assert list(records) == ["a.jpg"] and skips == {"a.png": "second picture of the same name"}
+    assert list(records) == ["a.jpg"] and skips == {"a.png": "second image of the same name"}
 
 
 def test_file_names_that_are_no_utf8_are_skipped(tmp_path):
     write(tmp_path / "i/ok.png")
     write(tmp_path / "c/ok.txt", "ok")
     try:
-        (tmp_path / "i" / os.fsdecode(b"bad\xff.png")).write_bytes(PICTURE)
+        (tmp_path / "i" / os.fsdecode(b"bad\xff.png")).write_bytes(IMAGE)
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     (tmp_path / "c" / os.fsdecode(b"bad\xff.txt")).write_bytes(b"x")
@@ -127,18 +127,18 @@ def test_folder_pair_says_what_it_expected(tmp_path):
     captions = write(tmp_path / "c/b.txt", "b").parent
     refused(lambda: FolderPairSource(tmp_path / "no", captions), "no such folder", "pictures")
     refused(lambda: FolderPairSource(images / "a.png", captions), "no folder")
-    refused(lambda: FolderPairSource(empty, captions), empty, "no pictures")
+    refused(lambda: FolderPairSource(empty, captions), empty, "no images")
     refused(lambda: FolderPairSource(images, empty), empty, "x.txt")
     refused(lambda: FolderPairSource(images, captions), "a.png needs a.txt")
 
 
-def test_linked_pictures_of_the_users_own_folder_are_followed(tmp_path):
+def test_linked_images_of_the_users_own_folder_are_followed(tmp_path):
     write(tmp_path / "disk/1.png")
     (tmp_path / "i").mkdir()
     (tmp_path / "i/a.png").symlink_to(tmp_path / "disk/1.png")
     write(tmp_path / "c/a.txt", "a")
     (record,) = FolderPairSource(tmp_path / "i", tmp_path / "c")
-    assert record.picture.load(8).shape == (8, 8, 3)
+    assert record.image.load(8).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
@@ -146,9 +146,9 @@ def test_linked_pictures_of_the_users_own_folder_are_followed(tmp_path):
 def test_imagefolder_rows_are_read(tmp_path, kind, column):
     source = ImageFolderSource(imagefolder(tmp_path / "Set One", kind, column=column))
     records, skips = walk(source)
-    assert records == {"a.png": ("a picture",), "sub/b.png": ("another, with a comma",)}
+    assert records == {"a.png": ("an image",), "sub/b.png": ("another, with a comma",)}
     assert skips == {"gone.png": "missing file"} and source.name == "set-one"
-    assert next(iter(source)).picture.load(8).shape == (8, 8, 3)
+    assert next(iter(source)).image.load(8).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -178,7 +178,7 @@ def test_the_validation_split_goes_by_three_names(tmp_path, name):
     assert source.notes == [f"val/metadata.jsonl is used, {name}/metadata.jsonl is not"]
 
 
-def test_a_row_without_a_caption_costs_its_picture_only(tmp_path):
+def test_a_row_without_a_caption_costs_its_image_only(tmp_path):
     rows = [
         {"file_name": "a.png", "text": 7}, {"file_name": "b.png"}, {"file_name": "c.png", "text": [["x"]]},
         {"file_name": "d.png", "text": "good"}, {"file_name": "e.png", "text": ["one", 2]}, {"file_name": "f.png"},

@@ -1,4 +1,4 @@
-"""COCO: the right captions with the right pictures, one line where something is wrong, nothing outside opened."""
+"""COCO: the right captions with the right images, one line where something is wrong, nothing outside opened."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def document(count=3, captions=2):
             {"id": n, "file_name": f"{n:012}.png", "height": 16, "width": 16, "license": 4} for n in range(1, count + 1)
         ],
         "annotations": [
-            {"id": 10 * n + c, "image_id": n, "caption": f"Caption {c} of picture {n}."}
+            {"id": 10 * n + c, "image_id": n, "caption": f"Caption {c} of image {n}."}
             for n in range(1, count + 1)
             for c in range(captions)
         ],
@@ -54,11 +54,11 @@ def coco(root, content=None, split="train2017", file="annotations/captions_train
 def test_coco_is_found_as_users_have_it(tmp_path, split, file, capfd):
     source = CocoSource(coco(tmp_path / "Mini", split=split, file=file))
     records, skips = walk(source)
-    assert records["000000000002.png"] == ("Caption 0 of picture 2.", "Caption 1 of picture 2.")
+    assert records["000000000002.png"] == ("Caption 0 of image 2.", "Caption 1 of image 2.")
     assert list(records) == sorted(records) and len(records) == 3 and not skips
     assert source.name == "mini" and source.split == "train" and source.notes == []
     assert str(tmp_path) not in json.dumps(source.describe())
-    assert next(iter(source)).picture.load(8).shape == (8, 8, 3)
+    assert next(iter(source)).image.load(8).shape == (8, 8, 3)
     assert capfd.readouterr() == ("", "")  # pycocotools prints
 
 
@@ -86,7 +86,7 @@ def test_coco_says_what_it_looked_for(tmp_path):
     refused(lambda: CocoSource(), "--images and --annotations")
     refused(lambda: CocoSource(tmp_path, split="../x"), "--split")
     coco(tmp_path, split="elsewhere")
-    refused(lambda: CocoSource(tmp_path), "none of the 3 pictures", "000000000001.png")
+    refused(lambda: CocoSource(tmp_path), "none of the 3 images", "000000000001.png")
 
 
 def test_coco_counts_what_does_not_match(tmp_path):
@@ -101,7 +101,7 @@ def test_coco_counts_what_does_not_match(tmp_path):
     assert records["000000000001.png"][-2:] == ("no id", "under its other id")
     assert skips == {"000000000003.png": "no caption", "000000000004.png": "missing file"}
     assert any("1 image with a file that another names too" in note for note in source.notes)
-    assert any("1 caption of pictures that the file does not list" in note for note in source.notes)
+    assert any("1 caption of images that the file does not list" in note for note in source.notes)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ sys.addaudithook(hook)
 def attempt(make):
     try:
         for entry in make():
-            if hasattr(entry, "picture"):
-                entry.picture.load(8)
+            if hasattr(entry, "image"):
+                entry.image.load(8)
     except UserError as error:
         print(ascii(str(error)))
     else:
@@ -226,7 +226,7 @@ VALUES = st.recursive(
 
 
 def check_document(root, content):
-    """It is walked, or refused in one line; a picture of it is loaded, or refused."""
+    """It is walked, or refused in one line; an image of it is loaded, or refused."""
     write(root / "annotations/captions_train2017.json", content)
     try:
         source = CocoSource(root)

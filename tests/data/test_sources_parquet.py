@@ -9,18 +9,18 @@ import sys
 import numpy as np
 import pytest
 from hub_stand_in import hub
-from source_checks import PICTURE, refused, walk, write
+from source_checks import IMAGE, refused, walk, write
 
-from t2i.data.images import load_picture
-from t2i.data.records import PictureError, Record
+from t2i.data.images import load_image
+from t2i.data.records import ImageError, Record
 from t2i.data.sources import ParquetSource
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
-IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+IMAGE_TYPE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 
 
-def table(path, images, texts, column="text", kind=IMAGE, **options):
+def table(path, images, texts, column="text", kind=IMAGE_TYPE, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {"image": pyarrow.array(images, kind), column: texts, "label": [0] * len(texts)}
     parquet.write_table(pyarrow.table(columns), path, **options)
@@ -28,13 +28,13 @@ def table(path, images, texts, column="text", kind=IMAGE, **options):
 
 
 def inside(count):
-    return [{"bytes": PICTURE, "path": f"{number}.png"} for number in range(count)]
+    return [{"bytes": IMAGE, "path": f"{number}.png"} for number in range(count)]
 
 
-@pytest.mark.parametrize("kind", [IMAGE, pyarrow.binary(), pyarrow.large_binary()])
+@pytest.mark.parametrize("kind", [IMAGE_TYPE, pyarrow.binary(), pyarrow.large_binary()])
 @pytest.mark.parametrize("column", ["text", "caption", "Prompt"])
 def test_rows_are_read(tmp_path, kind, column):
-    images = [each if kind == IMAGE else each["bytes"] for each in inside(5)]
+    images = [each if kind == IMAGE_TYPE else each["bytes"] for each in inside(5)]
     texts = ["one", " two ", "", None, "five"]
     table(tmp_path / "My set/b.parquet", images, texts, column, kind, row_group_size=2)
     table(tmp_path / "My set/a.parquet", images[:1], ["first"], column, kind)
@@ -47,10 +47,10 @@ def test_rows_are_read(tmp_path, kind, column):
         }  # fmt: skip
         assert skips == {"b.parquet/000002": "no caption", "b.parquet/000003": "no caption"}
         assert source.name == "my-set"
-        expected = load_picture(PICTURE, 8)
+        expected = load_image(IMAGE, 8)
         for entry in (*source, *reversed([*source])):  # in any order
             if isinstance(entry, Record):
-                assert np.array_equal(entry.picture.load(8), expected)
+                assert np.array_equal(entry.image.load(8), expected)
 
 
 def test_lists_of_captions_and_of_texts(tmp_path):
@@ -64,13 +64,13 @@ def test_lists_of_captions_and_of_texts(tmp_path):
 
 def test_a_path_is_never_opened(tmp_path):
     secret = write(tmp_path / "secret.png")
-    images = [{"bytes": None, "path": str(secret)}, {"bytes": PICTURE, "path": "../secret.png"}, None]
+    images = [{"bytes": None, "path": str(secret)}, {"bytes": IMAGE, "path": "../secret.png"}, None]
     source = ParquetSource(str(table(tmp_path / "a.parquet", images, ["x", "y", "z"])))
     told = []
     for entry in source:
         try:
-            told.append(entry.picture.load(8).shape)
-        except PictureError as error:
+            told.append(entry.image.load(8).shape)
+        except ImageError as error:
             told.append(str(error))
     assert told == [
         "no image bytes: the row names a file, which is not opened", (8, 8, 3), "no image bytes: the cell is empty",
@@ -92,8 +92,8 @@ def test_splits_go_by_the_files_names(tmp_path):
 def test_what_was_expected_is_said(tmp_path, monkeypatch):
     refused(lambda: ParquetSource(str(tmp_path / "*.parquet")), "no such parquet files")
     parquet.write_table(pyarrow.table({"file_name": ["a.png"], "text": ["x"]}), tmp_path / "a.parquet")
-    refused(lambda: ParquetSource(str(tmp_path / "a.parquet")), "no column with pictures inside", "'file_name, text'")
-    parquet.write_table(pyarrow.table({"image": [PICTURE], "label": [3]}), tmp_path / "b.parquet")
+    refused(lambda: ParquetSource(str(tmp_path / "a.parquet")), "no column with images inside", "'file_name, text'")
+    parquet.write_table(pyarrow.table({"image": [IMAGE], "label": [3]}), tmp_path / "b.parquet")
     refused(lambda: ParquetSource(str(tmp_path / "b.parquet")), "none of the caption columns", "'image, label'")
     table(tmp_path / "c.parquet", [], [])
     refused(lambda: ParquetSource(str(tmp_path / "c.parquet")), "without a row")
@@ -123,14 +123,14 @@ print(count, most - start)
 
 
 def check_memory(tmp_path, rows, size):
-    """`rows` pictures of `size` bytes each in one row group, as pandas writes it."""
+    """`rows` images of `size` bytes each in one row group, as pandas writes it."""
     path = tmp_path / "big.parquet"
     schema = pyarrow.schema([("image", pyarrow.binary()), ("text", pyarrow.string())])
     chance = random.Random(0)
     with parquet.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         padding = chance.randbytes(size)
-        picture = PICTURE + padding  # what follows a PNG's end is no part of it
-        images = [picture[:-8] + number.to_bytes(8) for number in range(rows)]
+        image = IMAGE + padding  # what follows a PNG's end is no part of it
+        images = [image[:-8] + number.to_bytes(8) for number in range(rows)]
         texts = [f"caption {number}" for number in range(rows)]
         writer.write_table(pyarrow.table([images, texts], schema), row_group_size=rows)
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -163,7 +163,7 @@ def test_a_data_set_on_the_hub_is_read(tmp_path):
     script += "from t2i.cli import run\nsys.exit(run(sys.argv[1:]))"
     here = os.path.dirname(__file__)
     paths = [os.path.join(here, "..", "faults"), os.path.join(here, ".."), *sys.path]
-    with hub(files, "someone/tiny-pictures") as (endpoint, asked):
+    with hub(files, "someone/tiny-images") as (endpoint, asked):
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_ENDPOINT": endpoint,
             "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
@@ -175,15 +175,15 @@ def test_a_data_set_on_the_hub_is_read(tmp_path):
                 [sys.executable, "-c", script, *command], env=environment, capture_output=True, text=True, cwd=tmp_path
             )
 
-        done = call("hf://datasets/someone/tiny-pictures", "whole")
+        done = call("hf://datasets/someone/tiny-images", "whole")
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
-        assert (report["pictures"], report["captions"], report["skipped"]) == (6, 3, {})
+        assert (report["images"], report["captions"], report["skipped"]) == (6, 3, {})
         facts = json.loads((tmp_path / "whole/dataset.json").read_text())
-        assert facts["name"] == "tiny-pictures" and len(facts["source"]["versions_sha256"]) == 64
-        done = call("hf://datasets/someone/tiny-pictures/data/test-*.parquet", "test")
-        assert (done.returncode, json.loads(done.stdout or "{}").get("pictures")) == (0, 1), done.stderr
-        for pattern in ("hf://datasets/someone/none", "hf://datasets/someone/tiny-pictures/x/*.parquet"):
+        assert facts["name"] == "tiny-images" and len(facts["source"]["versions_sha256"]) == 64
+        done = call("hf://datasets/someone/tiny-images/data/test-*.parquet", "test")
+        assert (done.returncode, json.loads(done.stdout or "{}").get("images")) == (0, 1), done.stderr
+        for pattern in ("hf://datasets/someone/none", "hf://datasets/someone/tiny-images/x/*.parquet"):
             done = call(pattern, "none")
             assert done.returncode == 1 and done.stderr.startswith(f"t2i: {pattern}: ") and done.stderr.count("\n") == 1
     assert any("resolve" in line for line in asked)

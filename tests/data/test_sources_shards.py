@@ -1,4 +1,4 @@
-"""Tar shards: read in place, links and devices are no pictures, damage costs what it touches."""
+"""Tar shards: read in place, links and devices are no images, damage costs what it touches."""
 
 import io
 import json
@@ -6,7 +6,7 @@ import random
 import tarfile
 
 import pytest
-from source_checks import PICTURE, refused, walk, write
+from source_checks import IMAGE, refused, walk, write
 
 from t2i.data.records import Record
 from t2i.data.sources import (
@@ -26,8 +26,8 @@ def shard(path, members, **options):
     return path
 
 
-def sample(key, caption="a picture", extension="png", document=True, text=True):
-    parts = [(f"{key}.{extension}", PICTURE)]
+def sample(key, caption="an image", extension="png", document=True, text=True):
+    parts = [(f"{key}.{extension}", IMAGE)]
     parts += [(f"{key}.txt", caption.encode())] if text else []
     parts += [(f"{key}.json", json.dumps({"caption": caption, "url": "x"}).encode())] if document else []
     return parts
@@ -43,7 +43,7 @@ def test_shards_are_read_in_place(tmp_path, format):
         + sample(f"000000{long}", "first,\nin two lines")
         + sample("000002", "text only\nand more", "JPG", document=False)
         + sample("000003", "json only", "webp", text=False)
-        + [("000004.png", PICTURE), ("000005.txt", b"alone"), ("README", b"x"), ("a/.hidden", b"x")],
+        + [("000004.png", IMAGE), ("000005.txt", b"alone"), ("README", b"x"), ("a/.hidden", b"x")],
         format=format,
     )
     for pattern in ("*.tar", "{00000..00001}.tar", ""):
@@ -54,21 +54,21 @@ def test_shards_are_read_in_place(tmp_path, format):
             "00000.tar/000001": ("second",),
             "00000.tar/000002": ("text only", "and more"),
             "00000.tar/000003": ("json only",),
-            "00001.tar/000010": ("a picture",),
+            "00001.tar/000010": ("an image",),
         }
         assert list(records) == sorted(records) and source.name == "laion"
         assert skips == {"00000.tar/000004": "no caption file"}
         assert source.notes == [
-            "1 caption without a picture",
-            "3 pictures with .json and .txt: .json is used where it holds a caption",
+            "1 caption without an image",
+            "3 images with .json and .txt: .json is used where it holds a caption",
         ]
         assert str(tmp_path) not in json.dumps(source.describe())
         for entry in source:
             if isinstance(entry, Record):
-                assert entry.picture.load(8).shape == (8, 8, 3)
+                assert entry.image.load(8).shape == (8, 8, 3)
 
 
-def test_links_and_devices_in_shards_are_no_pictures(tmp_path):
+def test_links_and_devices_in_shards_are_no_images(tmp_path):
     members = []
     for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)):
         member = tarfile.TarInfo(f"{number}.png")
@@ -81,10 +81,10 @@ def test_links_and_devices_in_shards_are_no_pictures(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["0.tar", "s"], "something was extracted"
 
 
-def test_bad_caption_members_cost_their_picture_only(tmp_path):
-    members = [("a.png", PICTURE), ("a.txt", b"\xff"), ("b.png", PICTURE), ("b.json", b"{" * 5000)]
-    members += [("c.png", PICTURE), ("c.json", b" " * 2**21), ("d.png", PICTURE), ("d.json", b"{}")]
-    members += [("e.png", PICTURE), ("e.json", b'{"caption": 5}'), ("e.txt", b"the text"), ("e.jpg", PICTURE)]
+def test_bad_caption_members_cost_their_image_only(tmp_path):
+    members = [("a.png", IMAGE), ("a.txt", b"\xff"), ("b.png", IMAGE), ("b.json", b"{" * 5000)]
+    members += [("c.png", IMAGE), ("c.json", b" " * 2**21), ("d.png", IMAGE), ("d.json", b"{}")]
+    members += [("e.png", IMAGE), ("e.json", b'{"caption": 5}'), ("e.txt", b"the text"), ("e.jpg", IMAGE)]
     records, skips = walk(ShardSource(shard(tmp_path / "0.tar", members)))
     assert records == {"0.tar/e": ("the text",)}
     assert skips == {
@@ -92,7 +92,7 @@ def test_bad_caption_members_cost_their_picture_only(tmp_path):
         "0.tar/b": "caption file is not valid JSON",
         "0.tar/c": "caption file is too big",
         "0.tar/d": "no caption",
-        "0.tar/e.jpg": "second picture of the same name",
+        "0.tar/e.jpg": "second image of the same name",
     }
 
 
@@ -133,7 +133,7 @@ def test_shards_say_what_they_expected(tmp_path):
     refused(lambda: ShardSource(tmp_path / "{0..2}.tar"), "0.tar", "3 of the 3")
     refused(lambda: ShardSource(tmp_path / "{2..0}.tar"), "range")
     refused(lambda: ShardSource(tmp_path / "{0..99999999999}.tar"), "range")
-    refused(lambda: ShardSource(shard(tmp_path / "e.tar", [("x.txt", b"x")])), "no pictures")
+    refused(lambda: ShardSource(shard(tmp_path / "e.tar", [("x.txt", b"x")])), "no images")
     refused(lambda: ShardSource(write(tmp_path / "junk.tar", b"x" * 4096)), "damaged")
     refused(lambda: ShardSource(write(tmp_path / "null.tar", b"")), "damaged")
     with tarfile.open(tmp_path / "z.tar.gz", "w:gz"):

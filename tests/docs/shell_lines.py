@@ -21,7 +21,7 @@ ONLY_READ = {
     r"^(c|loss) = ": "a formula",
     r"^wc\b": "of the system",
 }  # fmt: skip
-LISTINGS = ("text", "toml", "python")  # tested elsewhere, or a picture of a folder
+LISTINGS = ("text", "toml", "python")  # tested elsewhere, or an image of a folder
 DRAWN = ("architecture.md",)  # its block is the tree of t2i/
 
 

@@ -78,7 +78,7 @@ def test_what_we_know_fits_a_page():
 # A newcomer's questions, and where each is answered: two links from the index at the most.
 QUESTIONS = {
     "How do I train on 256 px with 8 GB?": "faq.md#how-do-i-train-256-px-with-8-gb",
-    "My pictures ignore the prompt.": "faq.md#my-pictures-ignore-the-prompt",
+    "My images ignore the prompt.": "faq.md#my-images-ignore-the-prompt",
     "How do I use my own BERT?": "faq.md#how-do-i-use-my-own-bert",
     "Which forms may my data have?": "data.md",
     "How do I resume?": "training.md#stop-and-resume",

@@ -25,7 +25,7 @@ def prepared(tmp_path, capfd):
         assert errors == ""
         data = PreparedDataset(out)
         data.check()
-        assert len(data) == json.loads(said)["pictures"] > 0
+        assert len(data) == json.loads(said)["images"] > 0
         return True
 
     return call

@@ -1,4 +1,4 @@
-"""Pictures of every kind, documents, and seeded damage to both."""
+"""Images of every kind, documents, and seeded damage to both."""
 
 import copy
 import io
@@ -18,11 +18,11 @@ def scene(width: int, height: int) -> np.ndarray:
     return np.stack([255 * x / max(1, width - 1), 255 * y / max(1, height - 1), blue], axis=2).astype(np.uint8)
 
 
-def encode(picture: np.ndarray | Image.Image, format: str, **options) -> bytes:
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
+def encode(image: np.ndarray | Image.Image, format: str, **options) -> bytes:
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
     stream = io.BytesIO()
-    picture.save(stream, format, **options)
+    image.save(stream, format, **options)
     return stream.getvalue()
 
 
@@ -36,10 +36,10 @@ def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def pictures() -> dict[str, bytes]:
+def images() -> dict[str, bytes]:
     """One file of every kind that users have, and some that nobody should."""
     pixels = scene(40, 30)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     frames = [Image.fromarray(np.roll(pixels, 5 * n, axis=1)) for n in range(3)]
     animation = {"save_all": True, "append_images": frames[1:]}
     turned = []
@@ -51,16 +51,16 @@ def pictures() -> dict[str, bytes]:
         **{f"JPEG turned {n}": encode(pixels, "JPEG", exif=exif) for n, exif in enumerate(turned, 1)},
         "JPEG progressive": encode(pixels, "JPEG", progressive=True, icc_profile=b"icc" * 20),
         "JPEG grey": encode(pixels[..., 0], "JPEG"),
-        "JPEG CMYK": encode(picture.convert("CMYK"), "JPEG"),
+        "JPEG CMYK": encode(image.convert("CMYK"), "JPEG"),
         "PNG": encode(pixels, "PNG", exif=turned[5]),
-        "PNG with alpha": encode(picture.convert("RGBA"), "PNG"),
-        "PNG palette with alpha": encode(picture.convert("P"), "PNG", transparency=bytes(range(200))),
-        "PNG palette with one clear colour": encode(picture.convert("P"), "PNG", transparency=3),
+        "PNG with alpha": encode(image.convert("RGBA"), "PNG"),
+        "PNG palette with alpha": encode(image.convert("P"), "PNG", transparency=bytes(range(200))),
+        "PNG palette with one clear colour": encode(image.convert("P"), "PNG", transparency=3),
         "PNG grey 16": encode(pixels[..., 0].astype(np.uint16) * 257, "PNG"),
         "PNG colour 16": png(40, 16, 16, 2, b"".join(b"\0" + row.tobytes() for row in wide)),
-        "PNG one bit": encode(picture.convert("1"), "PNG"),
+        "PNG one bit": encode(image.convert("1"), "PNG"),
         "PNG animated": encode(frames[0], "PNG", **animation),
-        "WebP": encode(picture.convert("RGBA"), "WEBP", exif=turned[2]),
+        "WebP": encode(image.convert("RGBA"), "WEBP", exif=turned[2]),
         "WebP lossless": encode(pixels, "WEBP", lossless=True),
         "WebP animated": encode(frames[0], "WEBP", **animation),
         "GIF animated": encode(frames[0], "GIF", **animation),
@@ -69,7 +69,7 @@ def pictures() -> dict[str, bytes]:
         "TIFF LZW": encode(pixels, "TIFF", compression="tiff_lzw"),
         "TIFF deflate": encode(pixels, "TIFF", compression="tiff_adobe_deflate", exif=turned[7]),
         "TIFF JPEG": encode(pixels, "TIFF", compression="jpeg"),
-        "TIFF CMYK": encode(picture.convert("CMYK"), "TIFF"),
+        "TIFF CMYK": encode(image.convert("CMYK"), "TIFF"),
         "TIFF grey 16": encode(pixels[..., 0].astype(np.uint16) * 257, "TIFF"),
         "PPM": encode(pixels, "PPM"),
         "1 x N": encode(scene(1, 200), "PNG"),

@@ -17,7 +17,7 @@ import numpy as np
 from hash_encoder import HashEncoder
 
 from t2i import locks
-from t2i.data import captions, picture_shards, prepared
+from t2i.data import captions, image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.records import Record
 from t2i.data.sources import FolderPairSource
@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 def small() -> None:
     """Small shards and chunks, and all the time for each other, in this process."""
     locks._PATIENCE = LONG
-    picture_shards.shard_entries = lambda resolution: SHARD
+    image_shards.shard_entries = lambda resolution: SHARD
     prepared.CAPTIONS_PER_CHUNK = CHUNK
 
 
@@ -81,13 +81,13 @@ def killed() -> None:
 def command() -> None:
     """STAGE SECONDS ARGUMENTS: the command line, with an encoder that costs nothing, pausing once in a stage.
 
-    STAGE: "pictures" after the second shard, "captions" in the second slice of texts, or "never".
+    STAGE: "images" after the second shard, "captions" in the second slice of texts, or "never".
     """
     stage, seconds = sys.argv[1], float(sys.argv[2])
     small()
     use_hash_encoder()
-    write, encode = picture_shards._write_shard, HashEncoder.encode
-    times = {"pictures": 0, "captions": 0}
+    write, encode = image_shards._write_shard, HashEncoder.encode
+    times = {"images": 0, "captions": 0}
 
     def pause(where: str) -> None:
         times[where] += 1
@@ -97,14 +97,14 @@ def command() -> None:
 
     def write_slowly(*arguments):
         shard = write(*arguments)
-        pause("pictures")
+        pause("images")
         return shard
 
     def encode_slowly(self, texts):
         pause("captions")
         return encode(self, texts)
 
-    picture_shards._write_shard, HashEncoder.encode = write_slowly, encode_slowly
+    image_shards._write_shard, HashEncoder.encode = write_slowly, encode_slowly
     captions.SLICE = 5
 
     from t2i.cli import main
@@ -120,22 +120,22 @@ def use_hash_encoder() -> None:
 
 
 class NoFile:
-    """A picture without a file."""
+    """An image without a file."""
 
     def stamp(self) -> tuple[int, int]:
         return 0, 0
 
 
-class StuckPicture(NoFile):
-    """A picture that takes longer to decode than anything here waits."""
+class StuckImage(NoFile):
+    """An image that takes longer to decode than anything here waits."""
 
     def load(self, resolution: int) -> np.ndarray:
         time.sleep(LONG)
         return np.zeros((resolution, resolution, 3), np.uint8)
 
 
-class DyingPicture(NoFile):
-    """A picture whose worker is killed (kill -9) so many seconds after it was decoded; None: it is spared."""
+class DyingImage(NoFile):
+    """An image whose worker is killed (kill -9) so many seconds after it was decoded; None: it is spared."""
 
     def __init__(self, seconds: float | None):
         self.seconds = seconds
@@ -146,8 +146,8 @@ class DyingPicture(NoFile):
         return np.zeros((resolution, resolution, 3), np.uint8)
 
 
-class SlowPicture(NoFile):
-    """A picture of one grey that takes some seconds."""
+class SlowImage(NoFile):
+    """An image of one grey that takes some seconds."""
 
     def __init__(self, seconds: float, grey: int):
         self.seconds, self.grey = seconds, grey
@@ -157,18 +157,18 @@ class SlowPicture(NoFile):
         return np.full((resolution, resolution, 3), self.grey, np.uint8)
 
 
-class RaisingPicture(NoFile):
-    """A picture that raises what the user caused, or what nobody should."""
+class RaisingImage(NoFile):
+    """An image that raises what the user caused, or what nobody should."""
 
     def __init__(self, expected: bool):
         self.expected = expected
 
     def load(self, resolution: int) -> np.ndarray:
-        raise UserError("says the picture") if self.expected else KeyError("a bug")
+        raise UserError("says the image") if self.expected else KeyError("a bug")
 
 
 class StuckSource:
-    """Pictures of which none is ever done."""
+    """Images of which none is ever done."""
 
     name, split, notes = "stuck", "train", ()
 
@@ -179,14 +179,14 @@ class StuckSource:
         return 64
 
     def __iter__(self):
-        return (Record(str(number), ("a caption",), StuckPicture()) for number in range(64))
+        return (Record(str(number), ("a caption",), StuckImage()) for number in range(64))
 
     def describe(self):
         return {"kind": "stuck"}
 
 
 def stuck() -> None:
-    """OUT: the command line at work on pictures that are never done."""
+    """OUT: the command line at work on images that are never done."""
     from t2i.cli import main
     from t2i.data import shapes
 
@@ -219,13 +219,13 @@ def calls() -> None:
     """FILE: calls the command line for each list of arguments in a JSON file; prints each exit code.
 
     An entry may be [arguments, file, target]: `file` becomes a link to `target` when its source has been read, before
-    the first picture is.
+    the first image is.
     """
     from t2i.cli import run
     from t2i.data import prepare as module
 
     use_hash_encoder()
-    write = module.write_pictures
+    write = module.write_images
     for arguments, *link in json.loads(Path(sys.argv[1]).read_text()):
 
         def write_after(*given, link=link, **options):
@@ -234,5 +234,5 @@ def calls() -> None:
                 os.symlink(link[1], link[0])
             return write(*given, **options)
 
-        module.write_pictures = write_after
+        module.write_images = write_after
         print(run(arguments), flush=True)

@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from prepare_driver import LONG, DyingPicture, RaisingPicture, SlowPicture, StuckPicture
+from prepare_driver import LONG, DyingImage, RaisingImage, SlowImage, StuckImage
 
 from t2i.data.decoding import TASK, Decoders, decode
 from t2i.data.records import Record
@@ -14,16 +14,16 @@ from t2i.errors import UserError
 RESOLUTION = 256  # an answer of 3 MiB: it takes a while to send
 
 
-def entries(pictures):
-    return [Record(str(number), ("a caption",), picture) for number, picture in enumerate(pictures)]
+def entries(images):
+    return [Record(str(number), ("a caption",), image) for number, image in enumerate(images)]
 
 
 def check_death(seconds, workers, at):
-    """The worker of picture `at` dies so soon after it was decoded; True where that was noticed."""
-    pictures = [DyingPicture(seconds if number == at else None) for number in range(20 * TASK)]
+    """The worker of image `at` dies so soon after it was decoded; True where that was noticed."""
+    images = [DyingImage(seconds if number == at else None) for number in range(20 * TASK)]
     try:
         with Decoders(workers) as pool:
-            for _ in decode(pool, entries(pictures), RESOLUTION):
+            for _ in decode(pool, entries(images), RESOLUTION):
                 pass
     except UserError as error:
         assert "a decoding process died" in str(error) and "\n" not in str(error)
@@ -54,18 +54,18 @@ def test_after_an_exception_no_worker_is_left_whatever_it_was_doing():
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt), Decoders(3) as pool:
         for _ in range(9):
-            pool.submit([StuckPicture()], RESOLUTION)
+            pool.submit([StuckImage()], RESOLUTION)
         raise KeyboardInterrupt
     assert multiprocessing.active_children() == [] and time.monotonic() - started < LONG
 
 
-def test_what_a_picture_raises_is_raised_here_and_the_order_stays():
+def test_what_a_image_raises_is_raised_here_and_the_order_stays():
     chance = random.Random(0)
-    slow = [SlowPicture(chance.random() * 0.004, number % 256) for number in range(120)]
+    slow = [SlowImage(chance.random() * 0.004, number % 256) for number in range(120)]
     with Decoders(4) as pool:
         found = [decoded.pixels[0, 0, 0] for _, decoded in decode(pool, entries(slow), 8)]
         assert found == [number % 256 for number in range(120)]
-    with pytest.raises(UserError, match="says the picture"), Decoders(2) as pool:
-        list(decode(pool, entries([*slow, RaisingPicture(True)]), 8))
+    with pytest.raises(UserError, match="says the image"), Decoders(2) as pool:
+        list(decode(pool, entries([*slow, RaisingImage(True)]), 8))
     with pytest.raises(RuntimeError, match="KeyError in a decoding process"), Decoders(2) as pool:
-        list(decode(pool, entries([*slow, RaisingPicture(False)]), 8))
+        list(decode(pool, entries([*slow, RaisingImage(False)]), 8))

@@ -15,7 +15,7 @@ from hash_encoder import HashEncoder
 from processes import hurry
 
 from t2i.cli import run
-from t2i.data import picture_shards, prepared
+from t2i.data import image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
@@ -31,7 +31,7 @@ SOURCE = ShapesSource(60)
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(picture_shards, "shard_entries", lambda resolution: 16)
+    monkeypatch.setattr(image_shards, "shard_entries", lambda resolution: 16)
     monkeypatch.setattr(prepared, "CAPTIONS_PER_CHUNK", 64)
     hurry(monkeypatch)
 
@@ -111,7 +111,7 @@ def make(out, **options):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(picture_shards, "shard_entries", lambda resolution: 16)
+        patch.setattr(image_shards, "shard_entries", lambda resolution: 16)
         patch.setattr(prepared, "CAPTIONS_PER_CHUNK", 64)
         out = tmp_path_factory.mktemp("whole") / "out"
         make(out)
@@ -191,11 +191,11 @@ def test_prepare_on_a_full_disk_from_the_command_line(disks, monkeypatch, capfd)
 
 def save_all(folder):
     """What a run writes: (the call, the path that its message names)."""
-    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     return {
         "a checkpoint": (lambda: save(folder / "checkpoints", 32), folder / "checkpoints"),
         "a model": (lambda: save_model(folder / "model", *generator(1)), folder / "model"),
-        "a grid": (lambda: save_image(picture, folder / "grid.png"), folder / "grid.png"),
+        "a grid": (lambda: save_image(image, folder / "grid.png"), folder / "grid.png"),
     }
 
 

@@ -14,7 +14,7 @@ from processes import hurry
 from t2i.data.sources import CocoSource, ImageFolderSource
 from t2i.errors import UserError
 
-PICTURE = encode(scene(16, 16), "PNG")
+IMAGE = encode(scene(16, 16), "PNG")
 MISSING = ("missing file", "no file name")
 NAMES = ("000001.png", "000002.png", "sub/000003.png")
 
@@ -27,11 +27,11 @@ def fast(monkeypatch):
 
 
 def folder(root):
-    """The pictures that the documents are about, and something outside."""
+    """The images that the documents are about, and something outside."""
     for name in NAMES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(PICTURE)
-    (root.parent / "out.png").write_bytes(PICTURE)
+        (root / name).write_bytes(IMAGE)
+    (root.parent / "out.png").write_bytes(IMAGE)
     (root / "link.png").symlink_to(root.parent / "out.png")
     (root / "up").symlink_to(root.parent)
     return root
@@ -42,7 +42,7 @@ def coco_document():
         "info": {"year": 2017},
         "images": [{"id": n, "file_name": name, "height": 16, "width": 16} for n, name in enumerate(NAMES, 1)],
         "annotations": [
-            {"id": 10 * n + c, "image_id": n, "caption": f"Caption {c} of picture {n}."}
+            {"id": 10 * n + c, "image_id": n, "caption": f"Caption {c} of image {n}."}
             for n in range(1, 4)
             for c in range(2)
         ],
@@ -199,7 +199,7 @@ def caption_bytes(chance):
 
 
 def check_captions(root, prepared, count, seed):
-    """Caption files beside pictures, and the same in tars with JSON: each costs its picture only."""
+    """Caption files beside images, and the same in tars with JSON: each costs its image only."""
     chance = random.Random(seed)
     pairs, tars = root / "pairs", root / "tars"
     pairs.mkdir()
@@ -207,10 +207,10 @@ def check_captions(root, prepared, count, seed):
     with tarfile.open(tars / "0.tar", "w") as tar:
         for number in range(count):
             data = caption_bytes(chance)
-            (pairs / f"{number:04d}.png").write_bytes(PICTURE)
+            (pairs / f"{number:04d}.png").write_bytes(IMAGE)
             (pairs / f"{number:04d}.txt").write_bytes(data)
             document = {"caption": "a caption", "key": number, "text": ["x"], "width": 3}
-            members = [("png", PICTURE), ("txt", data), ("json", written(mutate(document, chance), chance))]
+            members = [("png", IMAGE), ("txt", data), ("json", written(mutate(document, chance), chance))]
             for extension, content in chance.sample(members, chance.choice((2, 3, 3, 3))):
                 member = tarfile.TarInfo(f"{number:04d}.{extension}")
                 member.size = len(content)
@@ -221,12 +221,12 @@ def check_captions(root, prepared, count, seed):
     assert skipped and all(json.loads(line)["reason"] for line in skipped)
 
 
-def test_damaged_captions_cost_their_picture_only(tmp_path, prepared):
+def test_damaged_captions_cost_their_image_only(tmp_path, prepared):
     check_captions(tmp_path, prepared, 100, seed=0)
 
 
 @pytest.mark.slow
-def test_1_000_damaged_captions_cost_their_picture_only(tmp_path, prepared):
+def test_1_000_damaged_captions_cost_their_image_only(tmp_path, prepared):
     check_captions(tmp_path, prepared, 1000, seed=1)
 
 
@@ -238,7 +238,7 @@ def check_tars(root, prepared, count, seed):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for number in range(4):
-            for extension, content in (("png", PICTURE), ("txt", b"a caption"), ("json", b'{"caption": "x"}')):
+            for extension, content in (("png", IMAGE), ("txt", b"a caption"), ("json", b'{"caption": "x"}')):
                 member = tarfile.TarInfo(f"{number}{'é' * (number % 2)}.{extension}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))

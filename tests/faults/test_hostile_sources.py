@@ -11,11 +11,11 @@ from hash_encoder import HashEncoder
 from mutations import HOSTILE_NAMES, JUNK, encode, mutate, scene, written
 from processes import hurry
 
-from t2i.data.located import ZipPicture
-from t2i.data.records import PictureError
+from t2i.data.located import ZipImage
+from t2i.data.records import ImageError
 from t2i.data.sources import FolderPairSource
 
-PICTURE = encode(scene(16, 16), "PNG")
+IMAGE = encode(scene(16, 16), "PNG")
 NAMES = ("000001.png", "000002.png", "sub/000003.png")
 
 
@@ -41,7 +41,7 @@ def zipped(method=zipfile.ZIP_DEFLATED):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as archive:
         for name in NAMES:
-            archive.writestr(f"set/{name}", PICTURE)
+            archive.writestr(f"set/{name}", IMAGE)
             archive.writestr(f"set/{name[:-4]}.txt", f"caption of {name}")
         rows = [{"file_name": name, "text": f"caption of {name}"} for name in NAMES]
         archive.writestr("set/metadata.jsonl", "\n".join(map(json.dumps, rows)))
@@ -70,16 +70,16 @@ def test_600_damaged_zips(tmp_path, prepared):
 
 def test_hostile_members_of_a_zip_lead_nowhere(tmp_path, prepared):
     """Names that leave, links, a bomb, a password, an unknown method: each costs itself, and nothing is unpacked."""
-    (tmp_path / "secret.png").write_bytes(PICTURE)
+    (tmp_path / "secret.png").write_bytes(IMAGE)
     with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for number, name in enumerate(("../../secret.png", "/abs/x.png", f"{tmp_path}/secret.png", "a/../../x.png")):
-            archive.writestr(name, PICTURE)
+            archive.writestr(name, IMAGE)
             archive.writestr(name[:-4] + ".txt", f"caption {number}")
         link = zipfile.ZipInfo("link.png")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, str(tmp_path / "secret.png"))
         archive.writestr("link.txt", "a link")
-        archive.writestr("good.png", PICTURE)
+        archive.writestr("good.png", IMAGE)
         archive.writestr("good.txt", "good")
         archive.writestr("big.png", b"\0" * 2**21)
         archive.writestr("big.txt", b"x" * 2**21)
@@ -88,10 +88,10 @@ def test_hostile_members_of_a_zip_lead_nowhere(tmp_path, prepared):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"])
     skipped = [json.loads(line) for line in (tmp_path / "out/skipped.jsonl").read_text().splitlines()]
     reasons = {line["file"]: line["reason"] for line in skipped}
-    assert reasons == {"link.png": "not a picture", "big.png": "caption file is too big"}
+    assert reasons == {"link.png": "not an image", "big.png": "caption file is too big"}
     (entry,) = [entry for entry in FolderPairSource(tmp_path / "set.zip") if entry.key == "good.png"]
-    lying = ZipPicture(entry.picture.path, entry.picture.member, 2**40)
-    with pytest.raises(PictureError, match="file too big"):
+    lying = ZipImage(entry.image.path, entry.image.member, 2**40)
+    with pytest.raises(ImageError, match="file too big"):
         lying.load(8)
 
 
@@ -99,22 +99,22 @@ def test_a_member_that_says_less_than_it_holds_is_cut_off(tmp_path, monkeypatch)
     from t2i.data import located
 
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.png", PICTURE + b"\0" * 2**20)
+        archive.writestr("a.png", IMAGE + b"\0" * 2**20)
         archive.writestr("a.txt", "x")
     (entry,) = FolderPairSource(tmp_path / "bomb.zip")
     monkeypatch.setattr(located, "MAX_BYTES", 2**19)
-    with pytest.raises(PictureError, match="file too big"):
-        ZipPicture(entry.picture.path, "a.png", 10).load(8)
+    with pytest.raises(ImageError, match="file too big"):
+        ZipImage(entry.image.path, "a.png", 10).load(8)
 
 
-# ---- parquet with the pictures inside --------------------------------------------------------------------------
+# ---- parquet with the images inside --------------------------------------------------------------------------
 
 
 def check_parquet(root, prepared, count, seed):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    images = [{"bytes": PICTURE, "path": name} for name in HOSTILE_NAMES[:9]]
+    images = [{"bytes": IMAGE, "path": name} for name in HOSTILE_NAMES[:9]]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.binary())])
     images = [{**image, "path": image["path"].encode("utf-8", "replace")} for image in images]
     table = pyarrow.table({"image": pyarrow.array(images, kind), "text": [f"caption {n}" for n in range(9)]})
@@ -169,8 +169,8 @@ def lists(chance):
 def check_lists(root, prepared, count, seed):
     for name in NAMES:
         (root / "set" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "set" / name).write_bytes(PICTURE)
-    (root / "out.png").write_bytes(PICTURE)
+        (root / "set" / name).write_bytes(IMAGE)
+    (root / "out.png").write_bytes(IMAGE)
     (root / "set/link.png").symlink_to(root / "out.png")
     (root / "set/up").symlink_to(root)
     chance = random.Random(seed)

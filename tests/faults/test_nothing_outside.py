@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mutations import HOSTILE_NAMES, encode, scene
 from prepare_driver import HERE, start
-from test_hostile_documents import PICTURE, coco_document
+from test_hostile_documents import IMAGE, coco_document
 
 import t2i
 
@@ -64,7 +64,7 @@ def links(root, place):
     """Links in a source: out of it to a file, to a folder, by a chain and by an absolute path; and a good one."""
     for name in ("a.png", "sub/b.png", "c.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(PICTURE)
+        (root / name).write_bytes(IMAGE)
     (root / "link.png").symlink_to("../" * len(root.relative_to(place).parts) + "secret.png")
     (root / "absolute.png").symlink_to(place / "secret.png")
     (root / "chain.png").symlink_to("link.png")
@@ -102,7 +102,7 @@ def cases(place):
     tars.mkdir()
     with tarfile.open(tars / "0.tar", "w") as tar:
         for number, name in enumerate(("a", "../../../secret", "/abs", f"{place}/secret", "up/x")):
-            add(tar, f"{name}{number}.png", PICTURE)
+            add(tar, f"{name}{number}.png", IMAGE)
             add(tar, f"{name}{number}.txt", b"a caption")
         kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
         for number, kind in enumerate(kinds):
@@ -145,7 +145,7 @@ def test_nothing_outside_is_opened(place):
     refused = errors.splitlines()
     assert all(line.startswith("t2i: ") for line in refused), errors
     assert len(codes) == len(made) and codes.count(1) == len(refused) > len(NAMES), list(zip(codes, made))
-    assert codes[-3:] == [0, 0, 0], refused[-3:]  # late links and tars cost their pictures only
+    assert codes[-3:] == [0, 0, 0], refused[-3:]  # late links and tars cost their images only
     assert codes[2 * NAMES.index("good.png")] == 0
 
     log = [json.loads(line) for line in (place / "log").read_text().splitlines()]
@@ -158,9 +158,9 @@ def test_nothing_outside_is_opened(place):
     connected = [line for line in log if line[0].startswith(("socket.", "urllib.", "http."))]
     assert started == [] and connected == []
 
-    # It does see: the workers' pictures, and an open() of the secret.
-    pictures = {line[1] for line in log if line[2].endswith("/a.png")}
-    assert pictures and process.pid not in pictures
+    # It does see: the workers' images, and an open() of the secret.
+    images = {line[1] for line in log if line[2].endswith("/a.png")}
+    assert images and process.pid not in images
     assert not any("/secret." in line[2] for line in log)
     probe = [sys.executable, "-c", "import sys; open(sys.argv[1])", str(place / "data" / "coco" / "link.png")]
     subprocess.run(probe, check=True, env={**os.environ, **environment(place)})

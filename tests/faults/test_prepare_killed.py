@@ -11,7 +11,7 @@ from PIL import Image
 from prepare_driver import CHUNK, SHARD, start
 from processes import hurry, left_after
 
-from t2i.data import picture_shards, prepared
+from t2i.data import image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
@@ -24,14 +24,14 @@ PARTS = [PrepareOptions(resolution=16, workers=1, max_skipped=0.2, shard=(number
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(picture_shards, "shard_entries", lambda resolution: SHARD)
+    monkeypatch.setattr(image_shards, "shard_entries", lambda resolution: SHARD)
     monkeypatch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
     hurry(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """36 pictures with two or three captions each; three of them are damaged."""
+    """36 images with two or three captions each; three of them are damaged."""
     root = tmp_path_factory.mktemp("source") / "small"
     root.mkdir()
     return fill(root)
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 def fill(root):
     for number, record in zip(range(36), ShapesSource(36)):
-        Image.fromarray(record.picture.load(20 + number % 3)).save(root / f"{number:02d}.png")
+        Image.fromarray(record.image.load(20 + number % 3)).save(root / f"{number:02d}.png")
         (root / f"{number:02d}.txt").write_text("\n".join(record.captions[: 2 + number % 2]))
     for number, data in ((3, b""), (20, b"text"), (21, b"text")):
         (root / f"{number:02d}.png").write_bytes(data)
@@ -116,9 +116,9 @@ def test_killed_at_the_end_nothing_is_done_again(folder, uninterrupted, tmp_path
         assert not out.exists()
         seen = []
         summary = prepare(pairs(folder), out, HashEncoder(), SMALL, lambda *progress, seen=seen: seen.append(progress))
-        assert seen == [] and summary.resumed_at == summary.pictures == 33
-        assert summary.skipped == {"empty file": 1, "not a picture": 2}
-        assert summary.first_skipped == {"empty file": "03.png", "not a picture": "20.png"}
+        assert seen == [] and summary.resumed_at == summary.images == 33
+        assert summary.skipped == {"empty file": 1, "not an image": 2}
+        assert summary.first_skipped == {"empty file": "03.png", "not an image": "20.png"}
         assert files(out) == expected
 
 
@@ -132,7 +132,7 @@ def test_work_done_before_the_kill_is_kept(folder, uninterrupted, tmp_path):
     summary = prepare(pairs(folder), out, HashEncoder(), SMALL)
     facts = json.loads((out / "dataset.json").read_text())["shards"]
     assert summary.resumed_at == sum(shard["pictures"] for shard in facts[:whole])
-    assert summary.pictures == 33 and summary.skipped.total() == 3
+    assert summary.images == 33 and summary.skipped.total() == 3
     untouched = [path for path, time_ns in kept.items() if (out / path.name).stat().st_mtime_ns == time_ns]
     assert len(untouched) >= whole
     assert files(out) == expected
@@ -224,9 +224,9 @@ def half_done(folder, out, uninterrupted, share):
     assert ends(drive(folder, out, int(uninterrupted[1] * share)))[0] == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("share", [0.35, 0.8], ids=["in the pictures", "in the captions"])
+@pytest.mark.parametrize("share", [0.35, 0.8], ids=["in the images", "in the captions"])
 def test_a_source_that_changed_after_the_kill_gives_the_bytes_of_a_fresh_run(uninterrupted, tmp_path, share):
-    """A picture added and a caption changed: what was done of other entries is done again, the rest is kept."""
+    """An image added and a caption changed: what was done of other entries is done again, the rest is kept."""
     (tmp_path / "changed").mkdir()
     changed = fill(tmp_path / "changed")
     half_done(changed, tmp_path / "out", uninterrupted, share)
@@ -234,13 +234,13 @@ def test_a_source_that_changed_after_the_kill_gives_the_bytes_of_a_fresh_run(uni
     (changed / "11a.png").write_bytes((changed / "11.png").read_bytes())
     (changed / "11a.txt").write_text("one more")
     summary = prepare(pairs(changed), tmp_path / "out", HashEncoder(), SMALL)
-    assert summary.resumed_at == 7  # the first shard, with one picture skipped
+    assert summary.resumed_at == 7  # the first shard, with one image skipped
     prepare(pairs(changed), tmp_path / "fresh", HashEncoder(), SMALL)
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
-@pytest.mark.parametrize("share", [0.35, 0.7, 0.85], ids=["in the pictures", "in the captions", "at the end"])
-def test_pictures_that_changed_after_the_kill_are_seen_by_size_or_time(uninterrupted, tmp_path, share):
+@pytest.mark.parametrize("share", [0.35, 0.7, 0.85], ids=["in the images", "in the captions", "at the end"])
+def test_images_that_changed_after_the_kill_are_seen_by_size_or_time(uninterrupted, tmp_path, share):
     """Their names and captions are what they were."""
     (tmp_path / "changed").mkdir()
     changed = fill(tmp_path / "changed")
@@ -252,9 +252,9 @@ def test_pictures_that_changed_after_the_kill_are_seen_by_size_or_time(uninterru
     Image.new("RGB", (16, 16), "blue").save(plain, format="BMP")
     os.utime(plain, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))  # where files know whole seconds only
     assert plain.stat().st_size == before.st_size and plain.stat().st_mtime_ns > before.st_mtime_ns
-    (changed / "20.png").write_bytes((changed / "19.png").read_bytes())  # was no picture
+    (changed / "20.png").write_bytes((changed / "19.png").read_bytes())  # was no image
     summary = prepare(pairs(changed), tmp_path / "out", HashEncoder(), SMALL)
-    assert summary.pictures == 34 and summary.skipped == {"empty file": 1, "not a picture": 1}
+    assert summary.images == 34 and summary.skipped == {"empty file": 1, "not an image": 1}
     prepare(pairs(changed), tmp_path / "fresh", HashEncoder(), SMALL)
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 

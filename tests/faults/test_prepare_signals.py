@@ -10,7 +10,7 @@ from hash_encoder import HashEncoder
 from prepare_driver import CHUNK, LONG, SHARD, start
 from processes import alive, left_after
 
-from t2i.data import picture_shards, prepared
+from t2i.data import image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.shapes import ShapesSource
 
@@ -30,7 +30,7 @@ def files(folder):
 def expected(tmp_path_factory):
     """The bytes of a run that nobody stopped."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(picture_shards, "shard_entries", lambda resolution: SHARD)
+        patch.setattr(image_shards, "shard_entries", lambda resolution: SHARD)
         patch.setattr(prepared, "CAPTIONS_PER_CHUNK", CHUNK)
         out = tmp_path_factory.mktemp("whole") / "out"
         prepare(ShapesSource(40), out, HashEncoder(), PrepareOptions(resolution=16, workers=1))
@@ -53,8 +53,8 @@ def check_stopped(process, number):
 @pytest.mark.parametrize(
     ("stage", "number", "send"),
     [
-        ("pictures", signal.SIGINT, os.killpg),  # as a terminal does
-        ("pictures", signal.SIGTERM, os.kill),
+        ("images", signal.SIGINT, os.killpg),  # as a terminal does
+        ("images", signal.SIGTERM, os.kill),
         ("captions", signal.SIGINT, os.kill),
         ("captions", signal.SIGTERM, os.killpg),  # as a batch system does
     ],
@@ -69,14 +69,14 @@ def test_a_signal_ends_with_one_line_and_the_same_command_goes_on(expected, tmp_
 
     report, errors = command(out).communicate(timeout=600)
     assert errors == ""
-    assert ("16 from an earlier run" if stage == "pictures" else "40 from an earlier run") in report
+    assert ("16 from an earlier run" if stage == "images" else "40 from an earlier run") in report
     assert files(out) == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_second_prepare_is_refused_and_a_killed_one_is_not_in_the_way(expected, tmp_path):
     out = tmp_path / "out"
-    first = command(out, "pictures", LONG)
+    first = command(out, "images", LONG)
     wait_for(first, "paused")
     second = command(out)
     said, errors = second.communicate(timeout=600)
@@ -93,7 +93,7 @@ def check_any_moment(out, chance):
     """A signal after a seeded while, in the start-up of the workers as well."""
     number, send = chance.choice(list(CODES)), chance.choice([os.kill, os.killpg])
     process = command(out, count=40_000, workers=3)
-    wait_for(process, "pictures: 0 of 40,000")
+    wait_for(process, "images: 0 of 40,000")
     time.sleep(chance.random() ** 2)
     send(process.pid, number)
     check_stopped(process, number)
@@ -113,10 +113,10 @@ def test_a_signal_at_any_of_many_moments_makes_no_traceback(tmp_path):
         check_any_moment(tmp_path / str(attempt), chance)
 
 
-def test_ctrl_c_does_not_wait_for_pictures_under_way(tmp_path):
+def test_ctrl_c_does_not_wait_for_images_under_way(tmp_path):
     """Here they take a quarter of an hour each."""
     process = start("stuck", tmp_path / "out")
-    wait_for(process, "pictures: 0 of 64")
+    wait_for(process, "images: 0 of 64")
     while len(alive(process.pid)) < 4:  # the command, its helpers, a worker
         time.sleep(0.02)
     time.sleep(0.3)

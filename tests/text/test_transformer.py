@@ -160,7 +160,7 @@ class Toy(nn.Module):
     def features(self, records):
         """[B, C, 4, 4]: the sum of what is in the scene, with noise on every pixel."""
         names = [
-            [r.picture.scene.background, *(n for i in r.picture.scene.items for n in (i.colour, i.shape, i.size))]
+            [r.image.scene.background, *(n for i in r.image.scene.items for n in (i.colour, i.shape, i.size))]
             for r in records
         ]
         means = torch.stack([sum(self.vectors[name] for name in found) for found in names])[:, :, None, None]

@@ -40,7 +40,7 @@ def test_half_of_the_images_are_mirrored_and_none_of_which_a_caption_speaks_of_s
     everything = torch.from_numpy(data.images(range(48))).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     found = [int(np.flatnonzero((everything == image).flatten(1).all(1))[0]) for image in plain]
     sides = torch.tensor(
-        [any(speaks_of_sides(data.caption(int(i))) for i in data.caption_ids(picture)) for picture in found]
+        [any(speaks_of_sides(data.caption(int(i))) for i in data.caption_ids(number)) for number in found]
     )
     assert sides.float().mean() > 0.2 and not turned[sides].any()
     symmetric = (plain == plain.flip(3)).flatten(1).all(1)

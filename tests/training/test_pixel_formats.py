@@ -79,9 +79,9 @@ def test_a_real_and_a_generated_image_lie_on_the_same_ground(data):
         for numbers, kind in ((rng, "D real"), (rng, "G"), (StepRandom(0, 8, 8), "G"))
     )
     assert real.shape == (8, 3, 16, 16) and torch.equal(real, fake)
-    grounds = real[:, :, 0, 0]
-    assert (grounds == grounds[:, :1]).all() and grounds.abs().min() >= 0.7 and grounds.abs().max() <= 1
-    assert (grounds > 0).any() and (grounds < 0).any()
+    backgrounds = real[:, :, 0, 0]
+    assert (backgrounds == backgrounds[:, :1]).all() and backgrounds.abs().min() >= 0.7 and backgrounds.abs().max() <= 1
+    assert (backgrounds > 0).any() and (backgrounds < 0).any()
     assert not torch.equal(fake, later)
     opaque = torch.cat([torch.rand(8, 3, 16, 16), torch.ones(8, 1, 16, 16)], dim=1)
     torch.testing.assert_close(trainer.objective.augmented(opaque, rng, "G"), opaque[:, :3])

@@ -69,7 +69,7 @@ def test_scores_are_logged_once_grown_up_and_change_no_bit_of_the_run(arch, text
     assert [line["images_seen"] for line in with_scores] == expected != []
     assert all(set(SCORES.values()) <= set(line) for line in with_scores)
     assert "kd_lite2" in (scored.folder / "metrics.csv").read_text().splitlines()[0]
-    assert any("100 samples against 120 pictures" in line and "best by KD-lite2" in line for line in said)
+    assert any("100 samples against 120 images" in line and "best by KD-lite2" in line for line in said)
 
     # RUN@best is the model of the lowest score, and draws.
     best = min(with_scores, key=lambda line: line["kd_lite2"])

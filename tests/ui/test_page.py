@@ -88,7 +88,7 @@ def page(browser):
 
 
 def draw(page, prompts, seeds="0-3"):
-    """Type, click, and wait for the pictures of this prompt."""
+    """Type, click, and wait for the images of this prompt."""
     page.fill("#prompts textarea", prompts)
     page.fill("#seeds input, #seeds textarea", seeds)
     page.click("#draw")
@@ -99,7 +99,7 @@ def draw(page, prompts, seeds="0-3"):
 
 
 def download(page):
-    """The first picture, enlarged and downloaded."""
+    """The first image, enlarged and downloaded."""
     page.locator("#gallery .thumbnail-item").first.click()
     with page.expect_download() as found:
         page.get_by_role("button", name="Download").or_(page.locator("#gallery a[download]")).first.click()
@@ -110,7 +110,7 @@ def expect_error(page, text):
     sync_api.expect(page.locator(".toast-body").filter(has_text=text)).to_be_visible(**APPEARS)
 
 
-def test_a_prompt_is_typed_and_its_picture_downloaded(address, folder, page, t2i, monkeypatch):
+def test_a_prompt_is_typed_and_its_image_downloaded(address, folder, page, t2i, monkeypatch):
     monkeypatch.chdir(folder)
     page.goto(address)
     draw(page, "a red circle", "5")
@@ -134,7 +134,7 @@ def test_a_wrong_model_and_an_empty_prompt_are_the_command_lines_errors(address,
     expect_error(page, "nowhere: there is no such model folder")
 
 
-def test_two_users_at_once_have_their_own_pictures(address, browser, page):
+def test_two_users_at_once_have_their_own_images(address, browser, page):
     other = browser.new_context().new_page()
     for user in (page, other):
         user.goto(address)

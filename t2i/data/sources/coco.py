@@ -1,6 +1,6 @@
-"""COCO captions: pictures in a folder, captions in one JSON document.
+"""COCO captions: images in a folder, captions in one JSON document.
 
-The document may come from anywhere. A flaw of an entry costs that entry; a file name that leads out of the picture
+The document may come from anywhere. A flaw of an entry costs that entry; a file name that leads out of the image
 folder refuses the whole document, in one line.
 """
 
@@ -29,9 +29,9 @@ class CocoSource(ListedSource):
     """A COCO captions data set.
 
     root: the folder (or zip) that holds `train2017/` and `annotations/captions_train2017.json`, or one of their usual
-        variants. Or `images` and `annotations`: the picture folder and the JSON file themselves; `document`: what is
+        variants. Or `images` and `annotations`: the image folder and the JSON file themselves; `document`: what is
         in that file, where it has been read already.
-    follow: links may lead out of the picture folder. In the order of the file names. Ids are compared as numbers where
+    follow: links may lead out of the image folder. In the order of the file names. Ids are compared as numbers where
     they read as such (5, "5", 5.0). Raises UserError, one line, for what is missing or malformed.
     """
 
@@ -63,7 +63,7 @@ class CocoSource(ListedSource):
                     if isinstance(whole, ZipTree):
                         document = read_document(whole.open(file), label)
         assert images is not None and annotations is not None
-        tree = tree or open_tree(images, "the folder with COCO's pictures", follow)
+        tree = tree or open_tree(images, "the folder with COCO's images", follow)
         self.images, self.annotations = Path(images), Path(annotations)
         self.name = source_name(root if root is not None else self.images)
         if document is None:
@@ -90,19 +90,19 @@ def _rows(document: Any, label: str) -> tuple[list[Row], list[str]]:
     if not document["images"]:
         raise UserError(f"{label}: this COCO document lists no images")
     flawed: list[Row] = []
-    pictures = _pictures(document["images"], flawed)
-    captions, orphans = _captions(document["annotations"], pictures, flawed, label)
-    notes = [f"{plural(orphans, 'caption')} of pictures that the file does not list"] if orphans else []
-    index = _build_index(pictures, captions)
+    images = _images(document["images"], flawed)
+    captions, orphans = _captions(document["annotations"], images, flawed, label)
+    notes = [f"{plural(orphans, 'caption')} of images that the file does not list"] if orphans else []
+    index = _build_index(images, captions)
     files: dict[str, Row] = {}
-    for identity, (file, where) in pictures.items():
+    for identity, (file, where) in images.items():
         found = [annotation["caption"] for annotation in index.loadAnns(index.getAnnIds(imgIds=[identity]))]
         if file in files:
             files[file].captions += found
         else:
             files[file] = Row(where, (file,), found)
-    if len(files) < len(pictures):
-        more = len(pictures) - len(files)
+    if len(files) < len(images):
+        more = len(images) - len(files)
         notes.append(f"{plural(more, 'image')} with a file that another names too; their captions are put together")
     return [files[file] for file in sorted(files)] + flawed, notes
 
@@ -123,10 +123,10 @@ def read_id(value: object) -> int | float | str | None:
     return value if -MAX_ID <= value < MAX_ID else None
 
 
-def _pictures(images: list[Any], flawed: list[Row]) -> dict[int | float | str, tuple[str, str]]:
+def _images(entries: list[Any], flawed: list[Row]) -> dict[int | float | str, tuple[str, str]]:
     """{image id: (file name, where it stands)}."""
-    pictures: dict[int | float | str, tuple[str, str]] = {}
-    for number, entry in enumerate(images):
+    images: dict[int | float | str, tuple[str, str]] = {}
+    for number, entry in enumerate(entries):
         where = f"images[{number}]"
         if not isinstance(entry, dict):
             flawed.append(Row(where, flaw=("no file name", f"{where} is no object")))
@@ -138,18 +138,18 @@ def _pictures(images: list[Any], flawed: list[Row]) -> dict[int | float | str, t
         elif identity is None:
             cause = f"{where} has no usable id ({shown(entry.get('id'))})"
             flawed.append(Row(where, (file,), flaw=("no usable id", cause)))
-        elif identity in pictures:
-            cause = f"{where} has the id {shown(entry.get('id'))} of {pictures[identity][1].partition(',')[0]}"
+        elif identity in images:
+            cause = f"{where} has the id {shown(entry.get('id'))} of {images[identity][1].partition(',')[0]}"
             flawed.append(Row(where, (file,), flaw=("second image of one id", cause)))
         else:
-            pictures[identity] = plain(file), f"{where}, image {shown(identity)},"
-    return pictures
+            images[identity] = plain(file), f"{where}, image {shown(identity)},"
+    return images
 
 
 def _captions(
-    annotations: list[Any], pictures: dict[int | float | str, tuple[str, str]], flawed: list[Row], label: str
+    annotations: list[Any], images: dict[int | float | str, tuple[str, str]], flawed: list[Row], label: str
 ) -> tuple[list[dict[str, Any]], int]:
-    """The annotations of known pictures, cut down to what is needed, and the count of the others."""
+    """The annotations of known images, cut down to what is needed, and the count of the others."""
     captions: list[dict[str, Any]] = []
     orphans = without = 0
     for number, entry in enumerate(annotations):
@@ -161,7 +161,7 @@ def _captions(
         if identity is None:
             cause = f"{where} has no usable image_id ({shown(entry.get('image_id'))})"
             flawed.append(Row(where, flaw=("no usable image_id", cause)))
-        elif identity in pictures:
+        elif identity in images:
             without += "caption" not in entry
             # Own ids: pycocotools indexes by them, and drops silently what shares one.
             captions.append({"id": len(captions), "image_id": identity, "caption": entry.get("caption")})
@@ -172,14 +172,14 @@ def _captions(
     return captions, orphans
 
 
-def _build_index(pictures: dict[int | float | str, tuple[str, str]], captions: list[dict[str, Any]]) -> Any:
+def _build_index(images: dict[int | float | str, tuple[str, str]], captions: list[dict[str, Any]]) -> Any:
     """pycocotools' COCO over a checked document (given a path, it would print, assert and raise KeyError)."""
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):
         index = COCO()
         index.dataset = {
-            "images": [{"id": identity, "file_name": file} for identity, (file, _) in pictures.items()],
+            "images": [{"id": identity, "file_name": file} for identity, (file, _) in images.items()],
             "annotations": captions,
         }
         index.createIndex()
@@ -187,7 +187,7 @@ def _build_index(pictures: dict[int | float | str, tuple[str, str]], captions: l
 
 
 def _find(tree: Tree, split: str, want_images: bool, want_annotations: bool) -> tuple[str, str]:
-    """The picture folder and the captions file of a split, of one year, within the tree. Raises UserError."""
+    """The image folder and the captions file of a split, of one year, within the tree. Raises UserError."""
     has_folder, has_file = _looks(tree)
     folders: list[str] = []
     files: list[str] = []

@@ -9,12 +9,12 @@ from t2i.data.foreign_formats import EXTENSIONS, FOREIGN
 from t2i.errors import UserError
 from t2i.files import brief, describe_os_error
 
-MAX_CAPTION_BYTES = 2**20  # of one picture's caption file; a larger one is no caption file
+MAX_CAPTION_BYTES = 2**20  # of one image's caption file; a larger one is no caption file
 SPLIT = re.compile("[A-Za-z0-9_-]{1,40}")  # a split becomes part of paths
 
 _BLANK = re.compile("[\\s\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff]+")
 # Folder names that say nothing about what is in them.
-_GENERIC = re.compile("(images?|imgs?|pictures|photos|captions|annotations|(train|val|valid|validation|test)[0-9]*)")
+_GENERIC = re.compile("(images?|imgs?|images|photos|captions|annotations|(train|val|valid|validation|test)[0-9]*)")
 
 
 def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
@@ -56,8 +56,8 @@ def extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def is_picture_name(name: str) -> bool:
-    """By its extension, in any case: one that is decoded, or one of a picture that cannot be."""
+def is_image_name(name: str) -> bool:
+    """By its extension, in any case: one that is decoded, or one of an image that cannot be."""
     return extension(name) in EXTENSIONS or extension(name) in FOREIGN
 
 
@@ -90,12 +90,12 @@ def check_folder(path: Path | str, what: str) -> Path:
 
 
 def plural(count: int, noun: str) -> str:
-    """ "1 picture", "2 pictures" """
+    """ "1 image", "2 images" """
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def counted(names: list[str], noun: str, what: str) -> str:
-    """ "7 pictures without a caption file: a.png, b.png, c.png, d.png, e.png, ..." """
+    """ "7 images without a caption file: a.png, b.png, c.png, d.png, e.png, ..." """
     first = ", ".join(brief(name) for name in names[:5])
     return f"{plural(len(names), noun)} {what}: {first}{', ...' if len(names) > 5 else ''}"
 

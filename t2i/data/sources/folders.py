@@ -1,18 +1,18 @@
-"""Pictures and caption files, matched by name: in two folders, or side by side in one."""
+"""Images and caption files, matched by name: in two folders, or side by side in one."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from t2i.data.records import PictureError, Record, Skip
+from t2i.data.records import ImageError, Record, Skip
 from t2i.data.sources.captions import document_captions, text_captions
 from t2i.data.sources.common import (
     MAX_CAPTION_BYTES,
     check_split,
     counted,
     extension,
-    is_picture_name,
+    is_image_name,
     is_utf8,
     plural,
     printable,
@@ -30,9 +30,9 @@ class FolderPairSource:
     """`images/x.png` with `captions/x.txt` (or x.caption, x.json, x.png.txt), UTF-8; in sub-folders too.
 
     One caption a line; in a .json under its first caption key that holds something. captions: the folder of the
-    caption files; None: they are beside the pictures.
+    caption files; None: they are beside the images.
     Matched by the relative path without its extension ("sub/x"), never by position. Whatever has a caption file is an
-    entry, whatever it is called. Holds names only; a caption file is read when its picture's turn comes.
+    entry, whatever it is called. Holds names only; a caption file is read when its image's turn comes.
     Raises UserError where a folder is missing or holds nothing, or where no name matches.
     """
 
@@ -45,7 +45,7 @@ class FolderPairSource:
     ):
         self.images = Path(images)
         self.captions = Path(images if captions is None else captions)
-        self._tree = open_tree(images, "a folder of pictures", follow=True)
+        self._tree = open_tree(images, "a folder of images", follow=True)
         one = captions is None or os.path.abspath(captions) == os.path.abspath(images)
         what = "a folder of caption files (x.txt for x.png, one caption a line)"
         self._caption_tree = self._tree if one else open_tree(self.captions, what, follow=True)
@@ -59,9 +59,9 @@ class FolderPairSource:
         for file in sorted(texts, key=lambda file: KINDS.index(extension(file))):
             self._texts.setdefault(_stem(file), []).append(file)
         self._bases = Names(self._texts)
-        self._pictures = self._entries([file for file in files if not (one and extension(file) in KINDS)])
-        if not any(map(is_picture_name, self._pictures)) and not self._pictures:
-            raise UserError(f"{self.images}: no pictures here; expected .jpg, .png, .webp or the like")
+        self._images = self._entries([file for file in files if not (one and extension(file) in KINDS)])
+        if not any(map(is_image_name, self._images)) and not self._images:
+            raise UserError(f"{self.images}: no images here; expected .jpg, .png, .webp or the like")
         if not texts:
             raise UserError(
                 f"{self.captions}: no caption files here; expected x.txt for x.png, one caption a line (or x.caption, "
@@ -70,15 +70,15 @@ class FolderPairSource:
         self._say(texts, one)
 
     def _entries(self, files: list[str]) -> list[str]:
-        """The files that are pictures by name, and those of other names that have a caption file."""
-        pictures = [file for file in files if is_picture_name(file)]
-        stems = {_stem(file) for file in pictures}
-        strange = [file for file in files if not is_picture_name(file)]
+        """The files that are images by name, and those of other names that have a caption file."""
+        images = [file for file in files if is_image_name(file)]
+        stems = {_stem(file) for file in images}
+        strange = [file for file in files if not is_image_name(file)]
         strange = [file for file in strange if file in self._texts or (_stem(file) not in stems and self._has(file))]
-        own = [file for file in pictures if file.lower().endswith(".png") and is_own_png(self._tree, file)]
+        own = [file for file in images if file.lower().endswith(".png") and is_own_png(self._tree, file)]
         if own:
-            self.notes.append(counted(list(map(printable, own)), "picture", "that t2i drew left out"))
-        return sorted({*pictures, *strange} - set(own))
+            self.notes.append(counted(list(map(printable, own)), "image", "that t2i drew left out"))
+        return sorted({*images, *strange} - set(own))
 
     def _has(self, file: str) -> bool:
         try:
@@ -97,7 +97,7 @@ class FolderPairSource:
     def _say(self, texts: list[str], one: bool) -> None:
         alone, several = [], []
         used: set[str] = set()
-        for file in self._pictures:
+        for file in self._images:
             try:
                 found = self._caption_files(file)
             except TwoFit as two:
@@ -111,9 +111,9 @@ class FolderPairSource:
             used.update(other for other in found[1:] if extension(other) != extension(found[0]))
             if len(kinds) > 1:
                 several.append((file, kinds))
-        if self._pictures and len(alone) == len(self._pictures):
+        if self._images and len(alone) == len(self._images):
             raise UserError(
-                f"{self.captions}: no caption file matches a picture in {self.images} by name; "
+                f"{self.captions}: no caption file matches an image in {self.images} by name; "
                 f"{brief(alone[0])} needs {brief(_stem(alone[0]))}.txt"
             )
         unused = [file for file in texts if file not in used and not (one and extension(file) == ".json")]
@@ -121,23 +121,23 @@ class FolderPairSource:
         if self._caption_tree is not self._tree:
             self.notes += self._caption_tree.notes
         if alone:
-            self.notes.append(counted(list(map(printable, alone)), "picture", "without a caption file"))
+            self.notes.append(counted(list(map(printable, alone)), "image", "without a caption file"))
         if unused:
-            self.notes.append(counted(list(map(printable, sorted(unused))), "caption file", "without a picture"))
+            self.notes.append(counted(list(map(printable, sorted(unused))), "caption file", "without an image"))
         if several:
             extensions = " and ".join(several[0][1])
             first = several[0][1][0]
             self.notes.append(
-                f"{plural(len(several), 'picture')} with {extensions}: {first} is used where it holds a caption "
+                f"{plural(len(several), 'image')} with {extensions}: {first} is used where it holds a caption "
                 f"({brief(several[0][0])}, for one)"
             )
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __iter__(self) -> Iterator[Record | Skip]:
         seen: dict[str, str] = {}
-        for file in self._pictures:
+        for file in self._images:
             if not is_utf8(file):
                 yield Skip(printable(file), "file name is not UTF-8")
                 continue
@@ -151,13 +151,13 @@ class FolderPairSource:
                 continue
             first = seen.setdefault(texts[0], file)
             if first != file:
-                yield Skip(file, "second picture of the same name", f"{first} has its captions")
+                yield Skip(file, "second image of the same name", f"{first} has its captions")
                 continue
             captions = self._read(texts)
             if isinstance(captions, str):
                 yield Skip(file, captions, printable(texts[0]))
             else:
-                yield Record(file, captions, self._tree.picture(file))
+                yield Record(file, captions, self._tree.image(file))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -172,7 +172,7 @@ class FolderPairSource:
         for file in files:
             try:
                 data = read(self._caption_tree, file, MAX_CAPTION_BYTES)
-            except PictureError as error:
+            except ImageError as error:
                 why = why or _CAUSES.get(error.reason, "unreadable caption file")
                 continue
             captions = document_captions(data) if extension(file) == ".json" else text_captions(data)

@@ -1,11 +1,11 @@
-"""Hugging Face's imagefolder: pictures beside a metadata.jsonl, metadata.csv or metadata.parquet, or below one."""
+"""Hugging Face's imagefolder: images beside a metadata.jsonl, metadata.csv or metadata.parquet, or below one."""
 
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from t2i.data.records import HELD_OUT, VALIDATION, PictureError
+from t2i.data.records import HELD_OUT, VALIDATION, ImageError
 from t2i.data.sources.common import SPLIT, check_split, source_name
 from t2i.data.sources.listed import ListedSource, RowList
 from t2i.data.sources.rows import Row, rows_of
@@ -34,7 +34,7 @@ class ImageFolderSource(ListedSource):
         follow: bool = False,
         name: str | None = None,
     ):
-        tree = open_tree(root, "pictures with a metadata.jsonl, metadata.csv or metadata.parquet", follow)
+        tree = open_tree(root, "images with a metadata.jsonl, metadata.csv or metadata.parquet", follow)
         self.split = check_split(split)
         self.name = name or source_name(tree.path)
         notes: list[str] = []
@@ -91,7 +91,7 @@ def _row_list(tree: Tree, file: str) -> RowList:
     def read() -> Iterator[Row]:
         try:
             stream = tree.open(file)
-        except PictureError as error:
+        except ImageError as error:
             raise UserError(f"{label}: {error}") from error
         with stream:
             yield from rows_of(stream, file, label)

@@ -6,7 +6,7 @@ from typing import Any
 
 from t2i.data.records import Record, Skip
 from t2i.data.safe_paths import leaves_folder
-from t2i.data.sources.common import clean_captions, counted, is_picture_name, plural, printable, shown
+from t2i.data.sources.common import clean_captions, counted, is_image_name, plural, printable, shown
 from t2i.data.sources.names import TwoFit, plain
 from t2i.data.sources.rows import Row, Rows
 from t2i.data.sources.trees import Tree
@@ -75,20 +75,20 @@ class ListedSource:
                 self._late.setdefault(entry.file, []).extend(entry.captions)
         where = " and ".join(each.label for each in lists[:2])
         if not self._count:
-            raise UserError(f"{where}: it has no rows; expected one a picture")
+            raise UserError(f"{where}: it has no rows; expected one an image")
         if not entries or (not captioned and flaw):
             raise UserError(flaw)
         if not captioned:
             raise UserError(f"{where}: none of its {plural(len(named), 'image')} has a caption")
         if not present:
             raise UserError(
-                f"{tree.path}: none of the {len(named)} pictures that {where} names is here ({shown(example)}, for "
+                f"{tree.path}: none of the {len(named)} images that {where} names is here ({shown(example)}, for "
                 "one); give the folder that they are in"
             )
-        alone = [file for file in tree.files() if is_picture_name(file) and file not in named]
+        alone = [file for file in tree.files() if is_image_name(file) and file not in named]
         self.notes += tree.notes
         if alone:
-            self.notes.append(counted(list(map(printable, alone)), "picture", "that no list names"))
+            self.notes.append(counted(list(map(printable, alone)), "image", "that no list names"))
         if no_texts:
             self.notes.append(counted(no_texts, "row", "with a caption that is no text"))
 
@@ -120,7 +120,7 @@ class ListedSource:
         if not captions:
             reason = "caption is no text" if len(texts) < len(raw) else "no caption"
             return Skip(entry.file, reason, entry.cause or entry.where)
-        return Record(entry.file, captions, self.tree.picture(entry.file))
+        return Record(entry.file, captions, self.tree.image(entry.file))
 
     def _entries(self, walking: bool) -> Iterator[tuple[str, _Entry | Skip]]:
         """(the list's label, a row with the file that it names, or what is wrong with it).

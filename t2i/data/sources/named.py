@@ -1,4 +1,4 @@
-"""Pictures without captions, whose folders or files are named after what they show."""
+"""Images without captions, whose folders or files are named after what they show."""
 
 import os
 import posixpath
@@ -12,7 +12,7 @@ from t2i.data.sources.common import (
     check_split,
     clean_captions,
     counted,
-    is_picture_name,
+    is_image_name,
     is_utf8,
     printable,
     source_name,
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"[A-Za-z]{0,3}[0-9]+[A-Za-z]?|[0-9a-f]{8,}|\([0-9]+\)")  #
 
 
 class NamedSource:
-    """Pictures in a folder or zip; the caption of each is made of its folder's name, or of its own.
+    """Images in a folder or zip; the caption of each is made of its folder's name, or of its own.
 
     how: "folder" or "name". template: a caption with {} in the name's place. Numbers and underscores are taken out of
     names ("001.Black_footed_Albatross" says "Black footed Albatross"). Raises UserError.
@@ -34,28 +34,28 @@ class NamedSource:
         if "{}" not in template:
             raise UsageError(f"--caption-template {template!r:.60}: write {{}} where the name goes")
         self.images, self.how, self.template = Path(images), how, template
-        self._tree = open_tree(images, "a folder of pictures", follow=True)
+        self._tree = open_tree(images, "a folder of images", follow=True)
         self.name = source_name(self.images)
         self.split = check_split(split)
-        files = [file for file in self._tree.files() if is_picture_name(file)]
+        files = [file for file in self._tree.files() if is_image_name(file)]
         own = {file for file in files if file.lower().endswith(".png") and is_own_png(self._tree, file)}
-        self._pictures = [file for file in files if file not in own]
-        if not self._pictures:
-            raise UserError(f"{self.images}: no pictures here; expected .jpg, .png, .webp or the like")
+        self._images = [file for file in files if file not in own]
+        if not self._images:
+            raise UserError(f"{self.images}: no images here; expected .jpg, .png, .webp or the like")
         examples = dict.fromkeys(
-            (self._said(file), self.caption(file)) for file in self._pictures[:: max(1, len(files) // 64)]
+            (self._said(file), self.caption(file)) for file in self._images[:: max(1, len(files) // 64)]
         )
         shown = [f'"{printable(name)}" -> "{printable(caption)}"' for name, caption in examples if caption][:3]
-        if not any(self.caption(file) for file in self._pictures):
+        if not any(self.caption(file) for file in self._images):
             raise UserError(
-                f"{self.images}: the {how} names hold no words ({printable(self._said(self._pictures[0]))}, for one)"
+                f"{self.images}: the {how} names hold no words ({printable(self._said(self._images[0]))}, for one)"
             )
         self.notes = [f"captions from {how} names: {', '.join(shown)}", *self._tree.notes]
         if own:
-            self.notes.append(counted(sorted(map(printable, own)), "picture", "that t2i drew left out"))
-        others = [printable(file) for file in self._tree.files() if not is_picture_name(file)]
+            self.notes.append(counted(sorted(map(printable, own)), "image", "that t2i drew left out"))
+        others = [printable(file) for file in self._tree.files() if not is_image_name(file)]
         if others:
-            self.notes.append(counted(others, "file", "of no picture's name left out"))
+            self.notes.append(counted(others, "file", "of no image's name left out"))
 
     def _said(self, file: str) -> str:
         """The part of a path that says what is shown."""
@@ -71,17 +71,17 @@ class NamedSource:
         return self.template.replace("{}", " ".join(words)) if words else ""
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __iter__(self) -> Iterator[Record | Skip]:
-        for file in self._pictures:
+        for file in self._images:
             captions = clean_captions([self.caption(file)]) if is_utf8(file) else ()
             if not is_utf8(file):
                 yield Skip(printable(file), "file name is not UTF-8")
             elif not captions:
                 yield Skip(file, "name holds no words")
             else:
-                yield Record(file, captions, self._tree.picture(file))
+                yield Record(file, captions, self._tree.image(file))
 
     def describe(self) -> dict[str, Any]:
         images = os.path.basename(os.path.abspath(self.images))

@@ -1,6 +1,6 @@
-"""Parquet files with the pictures inside, as data sets on the Hugging Face hub have them; from there, too.
+"""Parquet files with the images inside, as data sets on the Hugging Face hub have them; from there, too.
 
-Read row group by row group, a few rows at a time, so that memory stays flat: the captions in the walk, the pictures
+Read row group by row group, a few rows at a time, so that memory stays flat: the captions in the walk, the images
 when their turn to be decoded comes, in this process and in order. What a row's `path` says is never opened.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from t2i.data.located import BytesPicture
-from t2i.data.records import HELD_OUT, VALIDATION, Picture, PictureError, Record, Skip, plain_split
+from t2i.data.located import BytesImage
+from t2i.data.records import HELD_OUT, VALIDATION, ImageError, ImageLocator, Record, Skip, plain_split
 from t2i.data.sources.captions import first_of, is_caption_column, raw_captions
 from t2i.data.sources.common import check_split, clean_captions, counted, plural, shown, source_name
 from t2i.data.sources.rows import open_parquet, parquet_errors
@@ -26,7 +26,7 @@ BATCH = 64  # rows in memory at once
 
 
 class ParquetSource:
-    """Rows of parquet files: a picture (a struct of bytes and path, or bytes) and a caption column.
+    """Rows of parquet files: an image (a struct of bytes and path, or bytes) and a caption column.
 
     pattern: a file, a folder or a glob; or hf://datasets/ORG/NAME/... through huggingface_hub. Captions are in the
     first of the columns text, caption, captions, prompt, description that holds something, row by row.
@@ -88,7 +88,7 @@ class ParquetSource:
                     texts = [caption for caption in raw if isinstance(caption, str)]
                     clean = clean_captions(texts)
                     if clean:
-                        yield Record(key, clean, ParquetPicture(file, group, row - first, image))
+                        yield Record(key, clean, ParquetImage(file, group, row - first, image))
                     else:
                         reason = "caption is no text" if len(texts) < len(raw) else "no caption"
                         yield Skip(key, reason, f"row {row + 1}")
@@ -116,35 +116,35 @@ class _File:
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetPicture:
-    """A picture in a row of a row group."""
+class ParquetImage:
+    """An image in a row of a row group."""
 
     file: _File
     group: int
     row: int
     column: str
 
-    def fetch(self) -> Picture | PictureError:
-        """The picture with its bytes; the rows are read on from where the last one was."""
+    def fetch(self) -> ImageLocator | ImageError:
+        """The image with its bytes; the rows are read on from where the last one was."""
         try:
             value = _cell(self.file, self.group, self.column, self.row)
         except UserError as error:
-            return PictureError("unreadable file", first_line(error))
+            return ImageError("unreadable file", first_line(error))
         except MemoryError:
-            return PictureError("out of memory")
+            return ImageError("out of memory")
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes) or not data:
             named = isinstance(value, dict) and isinstance(value.get("path"), str)
             cause = "the row names a file, which is not opened" if named else "the cell is empty"
-            return PictureError("no image bytes", cause)
-        return BytesPicture(data)
+            return ImageError("no image bytes", cause)
+        return BytesImage(data)
 
     def load(self, resolution: int) -> Any:
-        """uint8 [resolution, resolution, 3]. Raises PictureError."""
-        picture = self.fetch()
-        if isinstance(picture, PictureError):
-            raise picture
-        return picture.load(resolution)
+        """uint8 [resolution, resolution, 3]. Raises ImageError."""
+        image = self.fetch()
+        if isinstance(image, ImageError):
+            raise image
+        return image.load(resolution)
 
     def stamp(self) -> tuple[int, int]:
         """The file's bytes and time of change (ns)."""
@@ -219,7 +219,7 @@ def _cell(file: _File, group: int, column: str, row: int) -> Any:
 
 
 def _columns(schema: Any, label: str) -> tuple[str, list[str]]:
-    """The picture column and the caption columns. Raises UserError."""
+    """The image column and the caption columns. Raises UserError."""
     import pyarrow
 
     def holds_bytes(kind: Any) -> bool:
@@ -228,18 +228,18 @@ def _columns(schema: Any, label: str) -> tuple[str, list[str]]:
         return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
     names = list(schema.names)
-    pictures = [name for name in names if holds_bytes(schema.field(name).type)]
-    captions = [name for name in names if is_caption_column(name) and name not in pictures]
+    images = [name for name in names if holds_bytes(schema.field(name).type)]
+    captions = [name for name in names if is_caption_column(name) and name not in images]
     has = f"(it has {shown(', '.join(names), 160)})"
-    if not pictures:
+    if not images:
         raise UserError(
-            f"{label}: no column with pictures inside {has}; expected a struct of bytes and path, or bytes; "
+            f"{label}: no column with images inside {has}; expected a struct of bytes and path, or bytes; "
             "a list of file names goes with --images DIR --annotations FILE"
         )
     if not captions:
         raise UserError(f"{label}: none of the caption columns text, caption, captions, prompt, description {has}")
-    preferred = [name for key in IMAGE_KEYS for name in pictures if name.strip().lower() == key]
-    return (preferred or pictures)[0], captions
+    preferred = [name for key in IMAGE_KEYS for name in images if name.strip().lower() == key]
+    return (preferred or images)[0], captions
 
 
 # ---- where the files are ---------------------------------------------------------------------------------------

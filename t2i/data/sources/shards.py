@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from t2i.data.located import TarPicture
+from t2i.data.located import TarImage
 from t2i.data.records import Record, Skip
 from t2i.data.sources.captions import document_captions, text_captions
 from t2i.data.sources.common import (
     MAX_CAPTION_BYTES,
     check_split,
-    is_picture_name,
+    is_image_name,
     is_utf8,
     plural,
     printable,
@@ -26,7 +26,7 @@ from t2i.files import brief, describe_os_error, first_line
 
 MAX_SHARDS = 1_000_000
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-# WebDataset's other parts of a sample, which are no pictures: labels, arrays, tensors.
+# WebDataset's other parts of a sample, which are no images: labels, arrays, tensors.
 _OTHER_PARTS = frozenset((
     "cls", "cls2", "index", "inx", "id", "npy", "npz", "pth", "pt", "pkl", "pickle", "pyd", "msgpack", "mp", "ten",
     "tb", "cbor",
@@ -41,8 +41,8 @@ class DamagedTar(Exception):
 class _Group:
     """What one KEY has in a shard: (offset, size) of each part; a size of -1 stands for what is no plain file."""
 
-    pictures: list[tuple[str, int, int]] = field(default_factory=list)  # extension, offset, size
-    others: list[tuple[str, int, int]] = field(default_factory=list)  # of names that are no picture's
+    images: list[tuple[str, int, int]] = field(default_factory=list)  # extension, offset, size
+    others: list[tuple[str, int, int]] = field(default_factory=list)  # of names that are no image's
     text: tuple[int, int] | None = None
     document: tuple[int, int] | None = None
 
@@ -52,17 +52,17 @@ class _Group:
 
     @property
     def entries(self) -> list[tuple[str, int, int]]:
-        """Its pictures by name; where there is none, what else its caption can be of."""
-        return self.pictures or (self.others[:1] if self.captioned else [])
+        """Its images by name; where there is none, what else its caption can be of."""
+        return self.images or (self.others[:1] if self.captioned else [])
 
 
 class ShardSource:
     """Uncompressed tars, by a glob ("data/*.tar"), a brace range ("data/{00000..00012}.tar") or a folder.
 
-    A picture's captions: the caption in KEY.json, else KEY.txt's lines. A key ends at the first dot of the base name,
+    An image's captions: the caption in KEY.json, else KEY.txt's lines. A key ends at the first dot of the base name,
     as WebDataset has it. Shards in the order of their names, keys in order inside each; one shard's index is held at a
     time. What follows a damaged place in a tar is one Skip. len() reads every header once.
-    Raises UserError, one line, where no shard or no picture is found, and for compressed tars (a picture in
+    Raises UserError, one line, where no shard or no image is found, and for compressed tars (an image in
     the middle of one cannot be reached).
     """
 
@@ -85,13 +85,13 @@ class ShardSource:
             damaged = damaged or (damage and f" ({os.path.basename(shard)} is damaged: {damage})")
         else:
             expected = "expected KEY.jpg with KEY.txt or KEY.json"
-            raise UserError(f"{self.pattern}: no pictures in these tars{damaged}; {expected}")
+            raise UserError(f"{self.pattern}: no images in these tars{damaged}; {expected}")
 
     def _check_keys(self, shard: str, groups: dict[str, _Group]) -> None:
-        """Raises UserError where the names' dots make one key of all pictures."""
-        key, group = max(groups.items(), key=lambda item: len(item[1].pictures))
-        dotted = [extension for extension, _, _ in group.pictures if "." in extension]
-        if len(dotted) > 2 and 2 * len(dotted) > sum(len(each.pictures) for each in groups.values()):
+        """Raises UserError where the names' dots make one key of all images."""
+        key, group = max(groups.items(), key=lambda item: len(item[1].images))
+        dotted = [extension for extension, _, _ in group.images if "." in extension]
+        if len(dotted) > 2 and 2 * len(dotted) > sum(len(each.images) for each in groups.values()):
             raise UserError(
                 f"{shard}: a key ends at the first dot of the name, as WebDataset has it, and so {key}.{dotted[0]} and "
                 f"{key}.{dotted[1]} are one sample, {key!r}; write the tar with names without other dots"
@@ -124,9 +124,9 @@ class ShardSource:
                 yield Skip(printable(relative), "damaged tar", damage)
                 self.notes.append(f"{brief(relative)} is damaged ({damage}); what came before was used")
         if alone:
-            self.notes.append(f"{plural(alone, 'caption')} without a picture")
+            self.notes.append(f"{plural(alone, 'caption')} without an image")
         if both:
-            self.notes.append(f"{plural(both, 'picture')} with .json and .txt: .json is used where it holds a caption")
+            self.notes.append(f"{plural(both, 'image')} with .json and .txt: .json is used where it holds a caption")
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "shards", "pattern": os.path.basename(self.pattern), "shards": len(self._shards)}
@@ -168,7 +168,7 @@ def _check_uncompressed(shard: str) -> None:
 def _read_index(shard: str) -> tuple[dict[str, _Group], str]:
     """{key: where its parts are} and what is wrong with the tar, or "". Reads headers only.
 
-    Only plain files are read: links, devices and sparse files are entries that cannot be. Two pictures of one name are
+    Only plain files are read: links, devices and sparse files are entries that cannot be. Two images of one name are
     both listed.
     Raises UserError where the file cannot be read.
     """
@@ -191,8 +191,8 @@ def _read_index(shard: str) -> tuple[dict[str, _Group], str]:
                         group.text = place
                     else:
                         group.document = place
-            elif is_picture_name(f"{start}.{extension}"):
-                groups.setdefault(key, _Group()).pictures.append((rest, *place))
+            elif is_image_name(f"{start}.{extension}"):
+                groups.setdefault(key, _Group()).images.append((rest, *place))
             elif extension not in _OTHER_PARTS:
                 groups.setdefault(key, _Group()).others.append((rest, *place))
     except DamagedTar as error:
@@ -236,7 +236,7 @@ def _entries(stream: BinaryIO, shard: str, key: str, group: _Group) -> Iterator[
         if number:
             first = f"{key}.{group.entries[0][0]}".rpartition("/")[2]
             name = printable(f"{key}.{extension}")
-            yield Skip(name, "second picture of the same name", printable(f"{first} has its captions"))
+            yield Skip(name, "second image of the same name", printable(f"{first} has its captions"))
         elif not is_utf8(key):
             yield Skip(printable(key), "file name is not UTF-8")
         elif size < 0:
@@ -248,7 +248,7 @@ def _entries(stream: BinaryIO, shard: str, key: str, group: _Group) -> Iterator[
             if isinstance(captions, str):
                 yield Skip(key, captions)
             else:
-                yield Record(key, captions, TarPicture(shard, offset, size))
+                yield Record(key, captions, TarImage(shard, offset, size))
 
 
 def _captions(stream: BinaryIO, group: _Group) -> tuple[str, ...] | str:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from t2i.data.located import FilePicture, ZipPicture, opened_zip, read_member
-from t2i.data.records import Picture, PictureError
+from t2i.data.located import FileImage, ZipImage, opened_zip, read_member
+from t2i.data.records import ImageError, ImageLocator
 from t2i.data.safe_paths import inside, on_disk, open_file, seen
 from t2i.data.sources.common import check_folder, counted
 from t2i.data.sources.names import Names
@@ -42,10 +42,10 @@ class Tree(Protocol):
         """
         ...
 
-    def picture(self, name: str) -> Picture: ...
+    def image(self, name: str) -> ImageLocator: ...
 
     def open(self, name: str) -> BinaryIO:
-        """A file's bytes, as a stream. Raises PictureError."""
+        """A file's bytes, as a stream. Raises ImageError."""
         ...
 
     def sub(self, folder: str) -> "Tree":
@@ -65,12 +65,12 @@ def open_tree(path: Path | str, what: str, follow: bool) -> Tree:
 
 
 def read(tree: Tree, name: str, limit: int) -> bytes | None:
-    """A whole file; None where it has more than `limit` bytes. Raises PictureError."""
+    """A whole file; None where it has more than `limit` bytes. Raises ImageError."""
     with tree.open(name) as stream:
         try:
             data = stream.read(limit + 1)
         except Exception as error:  # a damaged zip's
-            raise PictureError("damaged", first_line(error)) from error
+            raise ImageError("damaged", first_line(error)) from error
     return data if len(data) <= limit else None
 
 
@@ -161,7 +161,7 @@ class FolderTree:
         try:
             with open_file(os.path.join(self.path, on_disk(name)), name) as stream:
                 return stream.read(64)
-        except (OSError, PictureError):
+        except (OSError, ImageError):
             return b""
 
     def find(self, name: str) -> tuple[str, str]:
@@ -191,12 +191,12 @@ class FolderTree:
             return False
         try:
             inside(str(self.path), name)
-        except PictureError:
+        except ImageError:
             return True
         return False
 
-    def picture(self, name: str) -> Picture:
-        return FilePicture(str(self.path), name, trusted=self.follow)
+    def image(self, name: str) -> ImageLocator:
+        return FileImage(str(self.path), name, trusted=self.follow)
 
     def open(self, name: str) -> BinaryIO:
         path = os.path.join(self.path, on_disk(name)) if self.follow else inside(str(self.path), name)
@@ -262,17 +262,17 @@ class ZipTree:
         found = self._names.find(name)
         return ("there", found) if found is not None else ("missing", name)
 
-    def picture(self, name: str) -> Picture:
+    def image(self, name: str) -> ImageLocator:
         member = self._members[name]
-        return ZipPicture(str(self.path), member.filename, member.file_size)
+        return ZipImage(str(self.path), member.filename, member.file_size)
 
     def open(self, name: str) -> BinaryIO:
         try:
             return io.BytesIO(read_member(self._archive, self._members[name], MAX_LIST_BYTES))
-        except PictureError:
+        except ImageError:
             raise
         except Exception as error:  # BadZipFile, zlib.error, RuntimeError (a password), NotImplementedError, ...
-            raise PictureError("damaged", f"in {self.path.name}: {first_line(error)}") from error
+            raise ImageError("damaged", f"in {self.path.name}: {first_line(error)}") from error
 
     def sub(self, folder: str) -> "ZipTree":
         return ZipTree(self.path, f"{self._folder}{folder}/") if folder else self
@@ -284,10 +284,10 @@ def _is_own_folder(head: Callable[[str], bytes]) -> str:
 
 
 def is_own_png(tree: Tree, name: str) -> bool:
-    """Whether t2i drew this picture: such a PNG says so before its pixels."""
+    """Whether t2i drew this image: such a PNG says so before its pixels."""
     try:
         with tree.open(name) as stream:
             start = stream.read(8192)
-    except (PictureError, OSError):
+    except (ImageError, OSError):
         return False
     return start.startswith(b"\x89PNG\r\n\x1a\n") and _OWN_PNG in start

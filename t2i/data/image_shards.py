@@ -1,4 +1,4 @@
-"""The pictures of a data set that is being prepared: decoded shard by shard, by one process or by several.
+"""The images of a data set that is being prepared: decoded shard by shard, by one process or by several.
 
 Shard k holds a fixed run of the source's entries, so any process can write any shard, and the bytes are the same.
 Each shard's description holds digests of the entries it was made from: a shard is done again where the source has
@@ -24,7 +24,7 @@ from t2i.data.records import PLAIN, Framing, Record, Skip, Source
 from t2i.errors import UserError
 from t2i.files import atomic_write, brief, read_json, write_json
 
-RETRIED = ("unreadable file", "out of memory")  # the machine's fault, not the picture's: it may be gone
+RETRIED = ("unreadable file", "out of memory")  # the machine's fault, not the image's: it may be gone
 
 Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: not known)
 
@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int | None], None]  # stage, done, total (None: n
 class PrepareOptions:
     """resolution in px; fraction and val_fraction in [0, 1]; max_skipped: refuse above this share; part: which side
     of the train/validation split to keep ("all" where there is none); shard: (2, 4) writes the second of four parts
-    of the pictures, for another call without `shard` to join; framing: how images become squares; groups: keys of
+    of the images, for another call without `shard` to join; framing: how images become squares; groups: keys of
     near-duplicates, with one key for each group of them, which stays in one part (near_duplicates.py)."""
 
     resolution: int = 64
@@ -50,20 +50,20 @@ class PrepareOptions:
 
 
 def shard_entries(resolution: int) -> int:
-    """Source entries per shard: a power of two that keeps a shard's pictures within 64 MiB (4,096 at 64 px).
+    """Source entries per shard: a power of two that keeps a shard's images within 64 MiB (4,096 at 64 px).
 
     No more than 16,384: the records of a shard are in memory too.
     """
     return min(16_384, max(64, 1 << ((64 * 2**20) // (3 * resolution**2)).bit_length() - 1))
 
 
-def write_pictures(
+def write_images(
     source: Source, partial: Path, options: PrepareOptions, progress: Progress, joining: bool = False
 ) -> tuple[list[dict[str, Any]], int]:
     """Decode every selected entry whose shard is not there yet; of `options.shard` (2, 4), every fourth shard.
 
-    joining: all shards must be there. Returns what shard-*.json say (pictures, entries, sha256, skipped, ...), in
-    order, and how many of those pictures an earlier run had written. Raises UserError.
+    joining: all shards must be there. Returns what shard-*.json say (images, entries, sha256, skipped, ...), in
+    order, and how many of those images an earlier run had written. Raises UserError.
     """
     entries, total = select(source, options)
     size = shard_entries(options.resolution)
@@ -95,7 +95,7 @@ def write_pictures(
                 yield from block
 
     def tick(before: int, done: int) -> None:
-        progress("pictures", before + done, total)
+        progress("images", before + done, total)
 
     tick(0, 0)
     with Decoders(options.workers) as pool:
@@ -156,7 +156,7 @@ def _digests(block: list[Record | Skip]) -> dict[str, str]:
     entries, times = hashlib.sha256(), hashlib.sha256()
     for entry in block:
         if isinstance(entry, Record):
-            size, changed = entry.picture.stamp()
+            size, changed = entry.image.stamp()
             entries.update(json_line([entry.key, entry.captions, size]))
             times.update(b"%d " % changed)
         else:
@@ -192,7 +192,7 @@ def _write_shard(
             records.append(entry)
     assert len(records) + len(skips) == length
     description = partial / f"shard-{number:05d}.json"
-    description.unlink(missing_ok=True)  # of other pictures, it must not outlive a kill between the next lines
+    description.unlink(missing_ok=True)  # of other images, it must not outlive a kill between the next lines
     images = images[: len(records)]
     content = hashlib.sha256(images.reshape(-1).data)
     save_array(partial / f"images-{number:05d}.npy", images)

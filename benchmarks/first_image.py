@@ -1,6 +1,6 @@
-"""How long until the first picture? Cold starts in new processes, in turns with `import torch` alone.
+"""How long until the first image? Cold starts in new processes, in turns with `import torch` alone.
 
-    python benchmarks/first_picture.py MODEL [--turns 7]
+    python benchmarks/first_image.py MODEL [--turns 7]
 
 Prints medians of wall and CPU seconds, and the ratio to `python -c "import torch"`.
 """
@@ -32,11 +32,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        picture = str(Path(folder) / "out.png")
+        image = str(Path(folder) / "out.png")
         t2i = [sys.executable, "-m", "t2i"]
         commands = {
             "import torch": [sys.executable, "-c", "import torch"],
-            "t2i generate": [*t2i, "generate", "a red apple", "--model", str(options.model), "-o", picture],
+            "t2i generate": [*t2i, "generate", "a red apple", "--model", str(options.model), "-o", image],
             "t2i --help": [*t2i, "--help"],
         }
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
