@@ -125,16 +125,16 @@ def _squeeze(side: int, length: int) -> "Tensor":
 
 
 def backgrounds(uniform: "Tensor") -> "Tensor":
-    """Grounds of transparent images in training, from uniform numbers [B, 1] in [0, 1): nearly black, or nearly white.
+    """Greys behind transparent images in training, of uniform numbers [B, 1] in [0, 1): nearly black or nearly white.
 
-    On backgrounds of any colour a tint of what should be transparent passes for another background, and the noise ends in such
-    tints. On black and white alone the discriminator sees the smallest tint, and wins before there are shapes.
+    On backgrounds of any colour a tint of what should be transparent passes for another background, and the noise ends
+    in such tints. On black and white alone the discriminator sees the smallest tint, and wins before there are shapes.
     """
     return uniform * SHADES + (uniform >= 0.5) * (1 - SHADES)
 
 
 def on_background(images: "Tensor", background: "Tensor") -> "Tensor":
-    """Transparent images as networks draw them, [B, 4, R, R] about [-1, 1], on `background` [B, 3], or [B, 1] of a grey,
-    0 to 1 -> [B, 3, R, R] in [-1, 1]: beyond it, what lies on white would be whiter than white."""
+    """Transparent images as networks draw them, [B, 4, R, R] about [-1, 1], on `background` [B, 3], or [B, 1] of a
+    grey, 0 to 1 -> [B, 3, R, R] in [-1, 1]: beyond it, what lies on white would be whiter than white."""
     colours, alpha = images[:, :3], images[:, 3:]
     return (colours + background[:, :, None, None] * (1 - alpha)).clamp(-1, 1)

@@ -66,7 +66,7 @@ def generate(
     if not 1 <= num <= 100_000 or not 0 <= (seed or 0) < 10**18 or not 1 <= (1 if batch is None else batch) <= 1024:
         raise UsageError("--num lies between 1 and 100,000, --seed between 0 and 10^18, --batch between 1 and 1,024")
     check_truncation(truncation)
-    background = None if background is None else parse_colour(background)
+    colour = None if background is None else parse_colour(background)
     numbers = list(range(seed or 0, (seed or 0) + num)) if seeds is None else parse_seeds(seeds)
 
     import numpy as np
@@ -75,14 +75,14 @@ def generate(
 
     target = _Target(out, len(texts) * len(numbers), json)
     pipe = console.load_pipeline(model, device, quiet=json or target.stdout, text_encoder=text_encoder)
-    if background is not None and not pipe.description.form.transparent:
+    if colour is not None and not pipe.description.form.transparent:
         raise UsageError("--background is for a model that draws transparent images; this one's are opaque")
     pipe.sampler.group = batch or pipe.sampler.group
     condition = pipe.sampler.pool(encode(pipe, texts, console.warn))
     target.check()  # before the work, after all other checks
     images = pipe.draw_each(condition, numbers, truncation)
-    if background is not None:
-        images = ((index, seed, np.asarray(on_colour(image, background))) for index, seed, image in images)
+    if colour is not None:
+        images = ((index, seed, np.asarray(on_colour(image, colour))) for index, seed, image in images)
     if target.stdout:
         return _print_image(pipe, [image for *_, image in images], texts, numbers, truncation)
     written = []
