@@ -199,8 +199,8 @@ def _prepare_one(
         }  # fmt: skip
     else:
         report |= {"shard": _shown(options.shard), "missing": _missing(summary, options.shard)}
-    look = {"look": summary.look} if summary.look else {}
-    return {**report, "skipped": dict(summary.skipped), "notes": [*summary.notes, *summary.remarks], **look}
+    checks = {"checks": summary.checks} if summary.checks else {}
+    return {**report, "skipped": dict(summary.skipped), "notes": [*summary.notes, *summary.remarks], **checks}
 
 
 @contextmanager
@@ -254,7 +254,7 @@ def _report(summary: "Summary", options: "PrepareOptions") -> None:
     if summary.notes:
         rows["note"] = "\n".join(summary.notes)
     if summary.remarks:
-        rows["look at it"] = "\n".join(summary.remarks)
+        rows["check"] = "\n".join(summary.remarks)
     if options.shard is None:
         console.table(f"prepared {summary.out}", rows)
         return

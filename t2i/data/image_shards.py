@@ -19,7 +19,7 @@ import numpy as np
 
 from t2i.data.arrays import json_line, save_array
 from t2i.data.decoding import TASK, Decoded, Decoders, decode
-from t2i.data.look import look_at, save_looks
+from t2i.data.image_checks import check_image, save_checks
 from t2i.data.records import PLAIN, Framing, Record, Skip, Source
 from t2i.errors import UserError
 from t2i.files import atomic_write, brief, read_json, write_json
@@ -119,7 +119,7 @@ def _finished(partial: Path, number: int, made_of: dict[str, str], joining: bool
     joining: the times of files may differ, as those of another machine's copy do, and what it is is what it stays.
     """
     path = partial / f"shard-{number:05d}.json"
-    if not path.is_file() or not (partial / f"looks-{number:05d}.npy").is_file():
+    if not path.is_file() or not (partial / f"checks-{number:05d}.npy").is_file():
         return None
     shard = read_json(path)
     same = all(shard.get(name) == made_of[name] for name in made_of if not (joining and name == "times_sha256"))
@@ -143,7 +143,7 @@ def _differs(partial: Path, number: int) -> str:
 
 def _remove_beyond(partial: Path, count: int, joining: bool, first: int, step: int) -> None:
     """Shards that the source, shorter now, no longer fills; only those of this part, where there are several."""
-    names = re.compile(r"(shard|images|looks|records|skipped)-(\d+)\.\w+")
+    names = re.compile(r"(shard|images|checks|records|skipped)-(\d+)\.\w+")
     for path in sorted(partial.iterdir(), key=lambda path: path.name, reverse=True):  # the description goes first
         if (match := names.fullmatch(path.name)) and int(match[2]) >= count and int(match[2]) % step == first:
             if joining:
@@ -176,7 +176,7 @@ def _write_shard(
     images = np.empty((length, options.resolution, options.resolution, options.framing.form.count), np.uint8)
     records: list[Record] = []
     skips: list[Skip] = []
-    looks: list[tuple[int, bool, bool, bool, bool]] = []
+    checks: list[tuple[int, bool, bool, bool, bool]] = []
     for done, (entry, decoded) in enumerate(results):
         if done % TASK == 0:
             tick(done)
@@ -188,7 +188,7 @@ def _write_shard(
         else:
             assert decoded is not None
             images[len(records)] = decoded.pixels
-            looks.append(look_at(decoded, options.resolution, options.framing.form))
+            checks.append(check_image(decoded, options.resolution, options.framing.form))
             records.append(entry)
     assert len(records) + len(skips) == length
     description = partial / f"shard-{number:05d}.json"
@@ -196,7 +196,7 @@ def _write_shard(
     images = images[: len(records)]
     content = hashlib.sha256(images.reshape(-1).data)
     save_array(partial / f"images-{number:05d}.npy", images)
-    save_looks(partial / f"looks-{number:05d}.npy", looks)
+    save_checks(partial / f"checks-{number:05d}.npy", checks)
     with atomic_write(partial / f"records-{number:05d}.jsonl") as stream:
         for record in records:
             line: dict[str, Any] = {"key": record.key, "captions": list(record.captions)}

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from t2i.data.captions import Encoder, encode_captions, index_captions
+from t2i.data.image_checks import common_caption, remarks, sum_up
 from t2i.data.image_shards import PrepareOptions, Progress, all_digests, write_images
-from t2i.data.look import common_caption, remarks, sum_up
 from t2i.data.prepared import FORMAT, PreparedDataset, find_datasets
 from t2i.data.records import Source
 from t2i.data.shares import check_plan, check_shares, list_shares, shares_missing
@@ -41,8 +41,8 @@ PREVIEW = 32  # images on the contact sheet
 class Summary:
     """What prepare did. skipped: reason -> count; first_skipped: reason -> one file, for the reader.
 
-    missing: of a call with `shard`, the parts that are not done yet; the data set is still to be joined. look: shares
-    of the images that something may be wrong with (look.py); remarks: what to say of them, a line each.
+    missing: of a call with `shard`, the parts that are not done yet; the data set is still to be joined. checks: shares
+    of the images that something may be wrong with (image_checks.py); remarks: what to say of them, a line each.
     """
 
     out: Path
@@ -56,7 +56,7 @@ class Summary:
     resumed_at: int = 0
     notes: list[str] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
-    look: dict[str, Any] = field(default_factory=dict)
+    checks: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     def take(self, shards: list[dict[str, Any]]) -> None:
@@ -156,8 +156,8 @@ def _prepare(
     _list_skipped(partial, len(shards))
     _check_skipped(summary, options, partial, source, keep=joining)
     summary.captions, summary.caption_uses = index_captions(partial, len(shards))
-    if look := sum_up(partial, range(len(shards))):
-        summary.look = {**look, "common_caption": common_caption(partial)}
+    if shares := sum_up(partial, range(len(shards))):
+        summary.checks = {**shares, "common_caption": common_caption(partial)}
     _remark(summary, options)
     encoder = encoder if isinstance(encoder, Encoder) else encoder()
     text = encode_captions(
@@ -270,7 +270,7 @@ def _finish(
         "captions": summary.captions,
         "caption_uses": summary.caption_uses,
         "skipped": dict(sorted(summary.skipped.items())),
-        **({"look": summary.look} if summary.look else {}),
+        **({"checks": summary.checks} if summary.checks else {}),
         "text": text,
         "shards": [{name: shard[name] for name in ("pictures", "sha256", "entries_sha256")} for shard in shards],
     }
@@ -285,7 +285,7 @@ def _finish(
 def _publish(partial: Path, out: Path) -> None:
     """Remove what only a killed run needs, and give the folder its name. Killed in here, it is done again."""
     for pattern in (
-        "share-*.json", "chunk-*.json", "skipped-*.jsonl", "looks-*.npy", "text.json", "shard-*.json", "plan.json",
+        "share-*.json", "chunk-*.json", "skipped-*.jsonl", "checks-*.npy", "text.json", "shard-*.json", "plan.json",
     ):  # fmt: skip
         for path in partial.glob(pattern):
             path.unlink()
@@ -352,7 +352,7 @@ def _take_finished(partial: Path, encoder: Encoder, summary: Summary) -> bool:
     summary.captions, summary.caption_uses = facts["captions"], facts["caption_uses"]
     summary.truncated, summary.unknown = text["truncated"], text.get("unknown", 0)
     summary.skipped.update(facts["skipped"])
-    summary.look = facts.get("look", {})
+    summary.checks = facts.get("checks", {})
     with open(partial / "skipped.jsonl", "rb") as stream:
         for skip in map(json.loads, stream):
             summary.first_skipped.setdefault(skip["reason"], skip["file"])
@@ -360,7 +360,7 @@ def _take_finished(partial: Path, encoder: Encoder, summary: Summary) -> bool:
 
 
 def _remark(summary: Summary, options: PrepareOptions) -> None:
-    summary.remarks = remarks(summary.look, summary.images, options.resolution, options.framing)
+    summary.remarks = remarks(summary.checks, summary.images, options.resolution, options.framing)
 
 
 def _draw_preview(dataset: PreparedDataset) -> None:

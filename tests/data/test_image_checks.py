@@ -1,4 +1,4 @@
-"""The look at a set before it is accepted: what it says, of what, and when it is silent."""
+"""Checks of a set before it is accepted: what it says, of what, and when it is silent."""
 
 import json
 import re
@@ -39,9 +39,9 @@ def looked(folder, images, captions=None, **options):
 def test_a_good_set_is_not_remarked_on(tmp_path):
     summary = looked(tmp_path / "set", [noise(number, (64, 40)) for number in range(20)])
     assert summary.remarks == []
-    assert summary.look == {"one_colour": 0, "equal": 0, "enlarged": 0, "beyond_2_to_1": 0, "common_caption": 0.05}
-    assert json.loads((tmp_path / "out/dataset.json").read_text())["look"] == summary.look
-    assert not list((tmp_path / "out").glob("looks-*"))
+    assert summary.checks == {"one_colour": 0, "equal": 0, "enlarged": 0, "beyond_2_to_1": 0, "common_caption": 0.05}
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["checks"] == summary.checks
+    assert not list((tmp_path / "out").glob("checks-*"))
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_captions_that_are_all_the_same_are_said(tmp_path):
 def test_the_options_help(tmp_path):
     drawn = [noise(number, (80, 36), alpha=True) for number in range(9)]
     summary = looked(tmp_path / "set", drawn, framing=Framing("pad", (0, 0, 0)))
-    assert summary.remarks == [] and summary.look["one_colour"] == 0
+    assert summary.remarks == [] and summary.shares["one_colour"] == 0
     assert json.loads((tmp_path / "out/dataset.json").read_text())["framing"] == {"fit": "pad", "background": [0, 0, 0]}
 
 
 def test_drawn_shapes_are_not_looked_at(tmp_path):
     summary = prepare(ShapesSource(20), tmp_path / "out", HashEncoder(), PrepareOptions(resolution=16, workers=1))
-    assert summary.look == {} and summary.remarks == []
+    assert summary.checks == {} and summary.remarks == []
 
 
 def test_a_run_that_goes_on_has_looked_at_all(tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_a_run_that_goes_on_has_looked_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare(FolderPairSource(folder), tmp_path / "out", HashEncoder(), options, interrupt)
     summary = prepare(FolderPairSource(folder), tmp_path / "out", HashEncoder(), options)
-    assert summary.resumed_at >= 8 and summary.look["equal"] == 0.5
+    assert summary.resumed_at >= 8 and summary.shares["equal"] == 0.5
 
 
 def test_the_command_line_says_it_and_takes_the_options(here, monkeypatch, capfd):
@@ -115,11 +115,11 @@ def test_the_command_line_says_it_and_takes_the_options(here, monkeypatch, capfd
     call = ["prepare", "--images", "set", "--resolution", "16", "--workers", "1"]
     assert run([*call, "--out=~/white"]) == 0
     said, errors = capfd.readouterr()
-    assert "look at it  100% of the images are of one colour" in said and not errors
+    assert "check     100% of the images are of one colour" in said and not errors
     assert (here / "home/white/dataset.json").is_file() and not (here / "~").exists()
     options = ["--background", "#102030", "--fit", "pad", "--out", "blue", "--json"]
     assert run([*call, *options]) == 0
-    assert json.loads(capfd.readouterr().out)["look"]["one_colour"] == 0
+    assert json.loads(capfd.readouterr().out)["checks"]["one_colour"] == 0
     assert PreparedDataset("blue").images([0])[0, 0, 0].tolist() == [16, 32, 48]
     assert run([*call, "--min-size", "21", "--out", "none"]) == 1
     assert "10 smaller than --min-size" in capfd.readouterr().err

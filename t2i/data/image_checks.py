@@ -1,4 +1,4 @@
-"""The look at a set before it is accepted: what the numbers say that a person would see on its contact sheet."""
+"""Checks of a set before it is accepted: what the numbers say that a person would see on its contact sheet."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ from t2i.data.decoding import Decoded
 from t2i.data.records import Framing
 from t2i.pixels import PLAIN_FORMAT, PixelFormat
 
-# What is known of each image of a shard, in looks-00000.npy until the data set is finished.
-LOOK = np.dtype([("digest", "<u8"), ("plain", "?"), ("small", "?"), ("long", "?"), ("drawn", "?")])
+# What is known of each image of a shard, in checks-00000.npy until the data set is finished.
+CHECKED = np.dtype([("digest", "<u8"), ("plain", "?"), ("small", "?"), ("long", "?"), ("drawn", "?")])
 FLAT = 8  # of 255: an image whose colours all lie within so much is one colour
 LONG = 2.0  # width to height, or height to width: beyond it the crop cuts half away
 FEW = 0.03  # a share below this is not worth a line
@@ -21,8 +21,10 @@ FEW_IMAGES = 8  # below which shares say nothing
 COMMON = 0.25  # of all captions, where one text is so many of them
 
 
-def look_at(decoded: Decoded, resolution: int, form: PixelFormat = PLAIN_FORMAT) -> tuple[int, bool, bool, bool, bool]:
-    """A row of LOOK."""
+def check_image(
+    decoded: Decoded, resolution: int, form: PixelFormat = PLAIN_FORMAT
+) -> tuple[int, bool, bool, bool, bool]:
+    """A row of CHECKED."""
     pixels = decoded.pixels
     digest = int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8).digest(), "little")
     flat = pixels.reshape(-1, pixels.shape[2])
@@ -34,22 +36,22 @@ def look_at(decoded: Decoded, resolution: int, form: PixelFormat = PLAIN_FORMAT)
     return digest, plain, min(width, height) < 1, max(width, height) > LONG * min(width, height), False
 
 
-def save_looks(path: Path, rows: list[tuple[int, bool, bool, bool, bool]]) -> None:
-    save_array(path, np.array(rows, LOOK))
+def save_checks(path: Path, rows: list[tuple[int, bool, bool, bool, bool]]) -> None:
+    save_array(path, np.array(rows, CHECKED))
 
 
 def sum_up(partial: Path, shards: Iterable[int]) -> dict[str, Any]:
     """Shares of the images, 0 to 1: of one colour, equal to another, enlarged, beyond 2:1. Empty for drawn ones."""
-    parts = [np.load(partial / f"looks-{shard:05d}.npy", allow_pickle=False) for shard in shards]
-    looks = np.concatenate([*parts, np.empty(0, LOOK)])
-    if not len(looks) or looks["drawn"].any():
+    parts = [np.load(partial / f"checks-{shard:05d}.npy", allow_pickle=False) for shard in shards]
+    checks = np.concatenate([*parts, np.empty(0, CHECKED)])
+    if not len(checks) or checks["drawn"].any():
         return {}
-    different = len(np.unique(looks["digest"]))
+    different = len(np.unique(checks["digest"]))
     return {
-        "one_colour": round(float(looks["plain"].mean()), 4),
-        "equal": round((len(looks) - different) / len(looks), 4),
-        "enlarged": round(float(looks["small"].mean()), 4),
-        "beyond_2_to_1": round(float(looks["long"].mean()), 4),
+        "one_colour": round(float(checks["plain"].mean()), 4),
+        "equal": round((len(checks) - different) / len(checks), 4),
+        "enlarged": round(float(checks["small"].mean()), 4),
+        "beyond_2_to_1": round(float(checks["long"].mean()), 4),
     }
 
 
@@ -59,7 +61,7 @@ def common_caption(partial: Path) -> float:
     return round(float(np.bincount(uses).max() / len(uses)), 4)
 
 
-def remarks(look: dict[str, Any], images: int, resolution: int, framing: Framing) -> list[str]:
+def remarks(shares: dict[str, Any], images: int, resolution: int, framing: Framing) -> list[str]:
     """What is to be said of a set of so many images, each with the option that helps."""
     if images < FEW_IMAGES:
         return []
@@ -75,10 +77,10 @@ def remarks(look: dict[str, Any], images: int, resolution: int, framing: Framing
     }
     if framing.fit == "pad":
         del lines["beyond_2_to_1"]
-    said = [f"{look[name]:.0%} of the images {line}" for name, line in lines.items() if look.get(name, 0) >= FEW]
-    if look.get("common_caption", 0) >= COMMON:
+    said = [f"{shares[name]:.0%} of the images {line}" for name, line in lines.items() if shares.get(name, 0) >= FEW]
+    if shares.get("common_caption", 0) >= COMMON:
         said.append(
-            f"{look['common_caption']:.0%} of the captions are the same text: there is little to learn from it "
+            f"{shares['common_caption']:.0%} of the captions are the same text: there is little to learn from it "
             "(captions that differ, or --caption-from name or folder)"
         )
     return said
