@@ -57,7 +57,7 @@ OPTIONS = {
     "--text-encoder --train-data --truncation",
     "export": "--format --half --json --out --runtime --text-encoder -o",
     "info": "--json",
-    "demo": "--minutes --out --images",
+    "demo": "--images --minutes --out",
 }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def test_captions_that_are_all_the_same_are_said(tmp_path):
 def test_the_options_help(tmp_path):
     drawn = [noise(number, (80, 36), alpha=True) for number in range(9)]
     summary = looked(tmp_path / "set", drawn, framing=Framing("pad", (0, 0, 0)))
-    assert summary.remarks == [] and summary.shares["one_colour"] == 0
+    assert summary.remarks == [] and summary.checks["one_colour"] == 0
     assert json.loads((tmp_path / "out/dataset.json").read_text())["framing"] == {"fit": "pad", "background": [0, 0, 0]}
 
 
@@ -101,7 +101,7 @@ def test_a_run_that_goes_on_has_looked_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare(FolderPairSource(folder), tmp_path / "out", HashEncoder(), options, interrupt)
     summary = prepare(FolderPairSource(folder), tmp_path / "out", HashEncoder(), options)
-    assert summary.resumed_at >= 8 and summary.shares["equal"] == 0.5
+    assert summary.resumed_at >= 8 and summary.checks["equal"] == 0.5
 
 
 def test_the_command_line_says_it_and_takes_the_options(here, monkeypatch, capfd):

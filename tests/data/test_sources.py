@@ -125,7 +125,7 @@ def test_folder_pair_says_what_it_expected(tmp_path):
     empty.mkdir()
     images = write(tmp_path / "i/a.png").parent
     captions = write(tmp_path / "c/b.txt", "b").parent
-    refused(lambda: FolderPairSource(tmp_path / "no", captions), "no such folder", "pictures")
+    refused(lambda: FolderPairSource(tmp_path / "no", captions), "no such folder", "images")
     refused(lambda: FolderPairSource(images / "a.png", captions), "no folder")
     refused(lambda: FolderPairSource(empty, captions), empty, "no images")
     refused(lambda: FolderPairSource(images, empty), empty, "x.txt")

@@ -64,6 +64,7 @@ SHORTER = {
     r"/shared/": "shared/",
     r"--samples \d+": "--samples 100",
     r"--fraction 0\.1": "--fraction 0.4",
+    r"--val-fraction 0\.05": "--val-fraction 0.45",
     r"-f0\.1": "-f0.4",
     r"RUN@120000": "RUN@128",
     r"t2i-data/photos-train-64 t2i-data/icons-train-64": "t2i-data/coco-train-16 t2i-data/coco-train-16",
@@ -75,7 +76,7 @@ PAGES_THAT_RUN = sorted({line.page for line in LINES if line.reason is None})
 
 @pytest.fixture
 def workshop(here, tiny_bert):
-    """A folder with what the manual's commands name: pics, a small COCO, a list of prompts, a run, a BERT."""
+    """A folder with what the manual's commands name: pics, fruit, a small COCO, a list of prompts, a run, a BERT."""
     for folder in ("pics", "images", "captions", "coco/train2017", "coco/val2017", "coco/annotations", "shared"):
         (here / folder).mkdir(parents=True)
     for number in range(12):
@@ -94,6 +95,10 @@ def workshop(here, tiny_bert):
             captions.append({"id": number, "image_id": number, "caption": f"a table with {number} apples"})
         document = json.dumps({"images": images, "annotations": captions})
         (here / f"coco/annotations/captions_{split}2017.json").write_text(document)
+    (here / "fruit").mkdir()
+    for number in range(240):
+        Image.fromarray(noise.integers(0, 256, (24, 20, 3), np.uint8)).save(here / f"fruit/{number}.webp")
+        (here / f"fruit/{number}.txt").write_text(f"a painting of {number} apples\n")
     (here / "list.txt").write_text("a red apple\na cat\n")
     shutil.copytree(tiny_bert, here / "BERT")
     return here
