@@ -330,7 +330,7 @@ def test_healthy_metrics_raise_no_warning():
 @pytest.mark.parametrize(
     "signs, word",
     [
-        ({"saturated": 0.49, "diversity": 0.0}, "flat, saturated page"),
+        ({"saturated": 0.49, "diversity": 0.0}, "flat, saturated colour"),
         ({"diversity": 0.01}, "hardly differ"),
         ({"logits_mismatch": 0.5}, "does not tell right captions from wrong"),
     ],
