@@ -27,7 +27,7 @@ from t2i.data.shapes import ShapesSource
 class FreeEncoder:
     """As many tokens as a caption has words, all of them the same."""
 
-    width, max_tokens, truncated = 24, 16, 0
+    width, max_tokens, truncated, unknown = 24, 16, 0, 0
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         return [np.ones((min(len(text.split()), self.max_tokens), self.width), np.float16) for text in texts]

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i.data.records import PLAIN, FetchedLocator, FramedLocator, Framing, ImageError, ImageLocator, Record, Skip
+from t2i.data.records import PLAIN, Framing, ImageError, ImageLocator, Record, Skip
 from t2i.errors import UserError
 from t2i.signals import stop_signals
 
@@ -128,7 +128,7 @@ def _load(image: Any, resolution: int, framing: Framing) -> Decoded | ImageError
     try:
         if isinstance(image, ImageError):  # it could not even be fetched
             return image
-        if isinstance(image, FramedLocator):
+        if hasattr(image, "framed"):  # isinstance with a protocol takes 0.1 ms
             return Decoded(*image.framed(resolution, framing))
         return Decoded(image.load(resolution))
     except ImageError as error:
@@ -136,7 +136,8 @@ def _load(image: Any, resolution: int, framing: Framing) -> Decoded | ImageError
 
 
 def _fetched(image: ImageLocator) -> ImageLocator | ImageError:
-    return image.fetch() if isinstance(image, FetchedLocator) else image
+    """The image of a FetchedLocator with its bytes, any other as it is."""
+    return image.fetch() if hasattr(image, "fetch") else image
 
 
 def _end_with_parent() -> None:

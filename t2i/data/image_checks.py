@@ -28,12 +28,17 @@ def check_image(
     pixels = decoded.pixels
     digest = int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8).digest(), "little")
     flat = pixels.reshape(-1, pixels.shape[2])
-    plain = bool((flat[0].astype(int) - flat[-1] < FLAT).all()) and bool(np.ptp(flat, axis=0).max() < FLAT)
+    plain = _is_flat(flat[::61]) and _is_flat(flat)  # few images pass the first, which looks at one pixel in 61
     if decoded.size is None:
         return digest, plain, False, False, True
     wanted = form.size(resolution)
     width, height = (own / there for own, there in zip(decoded.size, wanted))  # 1: no pixel to spare
     return digest, plain, min(width, height) < 1, max(width, height) > LONG * min(width, height), False
+
+
+def _is_flat(pixels: np.ndarray) -> bool:
+    """[N, C]: whether their colours all lie within FLAT."""
+    return bool(np.ptp(pixels, axis=0).max() < FLAT)
 
 
 def save_checks(path: Path, rows: list[tuple[int, bool, bool, bool, bool]]) -> None:

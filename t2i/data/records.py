@@ -83,7 +83,6 @@ class FramedLocator(ImageLocator, Protocol):
         ...
 
 
-@runtime_checkable
 class FetchedLocator(ImageLocator, Protocol):
     """An image that the main process reads, in order, before a worker decodes it."""
 
