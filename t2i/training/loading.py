@@ -70,7 +70,7 @@ class BatchLoader:
         self._ahead: tuple[tuple[int, int], Future] | None = None
 
     def load(self, images_seen: int, size: int) -> Batch:
-        """This rank's rows of the images images_seen ... images_seen + size - 1, on the device."""
+        """This rank's rows of a run's images, from number images_seen on, `size` of them, on the device."""
         if self._ahead and self._ahead[0] == (images_seen, size):
             batch, mirrored = self._ahead[1].result()
         else:
