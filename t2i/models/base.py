@@ -5,7 +5,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from t2i.models.growing import Growth
+from t2i.layers import GROUP, ProjectionHead, downsample, leaky_relu
+from t2i.models.growing import Growth, blend
 from t2i.text.pooler import AttentionPooler, SentencePooler, TextBatch
 
 
@@ -111,3 +112,41 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor, text: TextBatch) -> Tensor:
         return self.logits(self.features(images), self.pool(text))
+
+
+class GrowingDiscriminator(Discriminator):
+    """A discriminator of one block a resolution, which can grow (Karras et al. 2018, fig. 2).
+
+    from_rgb, blocks: by resolution; blocks[r] takes maps of r px to r / 2, down to 4 px. head: its features take
+    the standard deviation over groups of images (sec. 3 there).
+    """
+
+    grows, group = True, GROUP
+    from_rgb: nn.ModuleDict
+    blocks: nn.ModuleDict
+    head: ProjectionHead
+
+    @property
+    def blocks_from_image(self) -> list[nn.Module]:
+        first, *others = sorted(self.blocks, key=int, reverse=True)
+        return [nn.ModuleList([self.from_rgb, self.blocks[first]]), *(self.blocks[side] for side in others)]
+
+    def features_of_maps(self, maps: Tensor, growth: Growth | None = None) -> Features:
+        """[B, 3, r, r] -> [B, C] and [B, C', 4, 4]."""
+        growth = growth or self.growth
+        side = growth.resolution
+        x = self._from_rgb(maps, side)
+        if growth.fades:  # the new resolution's block has weight alpha; an image of half the size bypasses it
+            bypass = self._from_rgb(downsample(maps), side // 2).to(x.dtype)
+            x = blend(bypass, self.blocks[str(side)](x), growth.alpha)
+            side //= 2
+        while side > 4:
+            x = self.blocks[str(side)](x)
+            side //= 2
+        return Features(self.head.features(x), x)
+
+    def _from_rgb(self, images: Tensor, side: int) -> Tensor:
+        return leaky_relu(self.from_rgb[str(side)](images))
+
+    def logits(self, features: Features, condition: Tensor) -> Tensor:
+        return self.head.logits(features.summary, condition)

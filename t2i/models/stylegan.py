@@ -53,7 +53,6 @@ import torch
 from torch import Tensor, nn
 
 from t2i.layers import (
-    GROUP,
     Blur,
     EqualConv2d,
     EqualLinear,
@@ -66,7 +65,7 @@ from t2i.layers import (
     upsample,
     width,
 )
-from t2i.models.base import Discriminator, Features, Generator
+from t2i.models.base import Generator, GrowingDiscriminator
 from t2i.models.growing import Growth, blend, growth_at
 from t2i.models.layout import LayoutMLP, check_layout
 from t2i.models.registry import Architecture, register
@@ -288,10 +287,8 @@ class DiscriminatorBlock(nn.Module):
         return downsample(leaky_relu(self.conv2(self.blur(x))))
 
 
-class StyleGANDiscriminator(Discriminator):
+class StyleGANDiscriminator(GrowingDiscriminator):
     """Images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution. It mirrors the generator."""
-
-    grows, group = True, GROUP
 
     def __init__(
         self,
@@ -312,32 +309,6 @@ class StyleGANDiscriminator(Discriminator):
             {str(side): DiscriminatorBlock(widths[side], widths[side // 2]) for side in widths if side > 4}
         )
         self.head = ProjectionHead(widths[4], self.pooler.out_width)
-
-    @property
-    def blocks_from_image(self) -> list[nn.Module]:
-        blocks = list(self.blocks.values())[::-1]
-        return [nn.ModuleList([self.from_rgb, blocks[0]]), *blocks[1:]]
-
-    def features_of_maps(self, maps: Tensor, growth: Growth | None = None) -> Features:
-        """[B, 3, r, r] -> [B, C] and [B, C', 4, 4]."""
-        growth = growth or self.growth
-        side = growth.resolution
-        x = self._from_rgb(maps, side)
-        if growth.fades:
-            # The new resolution's block has weight alpha; an image of half the size bypasses it (PG, fig. 2).
-            bypass = self._from_rgb(downsample(maps), side // 2).to(x.dtype)
-            x = blend(bypass, self.blocks[str(side)](x), growth.alpha)
-            side //= 2
-        while side > 4:
-            x = self.blocks[str(side)](x)
-            side //= 2
-        return Features(self.head.features(x), x)
-
-    def _from_rgb(self, images: Tensor, side: int) -> Tensor:
-        return leaky_relu(self.from_rgb[str(side)](images))
-
-    def logits(self, features: Features, condition: Tensor) -> Tensor:
-        return self.head.logits(features.summary, condition)
 
 
 STYLEGAN = register(

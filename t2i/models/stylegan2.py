@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.layers import (
-    GROUP,
     SQRT2,
     EqualConv2d,
     EqualLinear,
@@ -39,7 +38,7 @@ from t2i.layers import (
     width,
 )
 from t2i.layers import upsample as repeat_pixels
-from t2i.models.base import Discriminator, Features, Generator
+from t2i.models.base import Generator, GrowingDiscriminator
 from t2i.models.growing import Growth, blend, growth_at
 from t2i.models.layout import LayoutMLP, check_layout
 from t2i.models.registry import Architecture, register
@@ -228,13 +227,11 @@ class ResidualBlock(nn.Module):
         return y + self.shortcut(downsample(x))
 
 
-class StyleGAN2Discriminator(Discriminator):
+class StyleGAN2Discriminator(GrowingDiscriminator):
     """Images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution.
 
     rgb_resolutions: possible resolutions of its input; `resolution` is always one.
     """
-
-    grows, group = True, GROUP
 
     def __init__(
         self,
@@ -256,31 +253,6 @@ class StyleGAN2Discriminator(Discriminator):
             {str(side): ResidualBlock(widths[side], widths[side // 2]) for side in widths if side > 4}
         )
         self.head = ProjectionHead(widths[4], self.pooler.out_width, match_width, text_width=match_width)
-
-    @property
-    def blocks_from_image(self) -> list[nn.Module]:
-        first = nn.ModuleList([self.from_rgb, next(iter(self.blocks.values()))])
-        return [first, *list(self.blocks.values())[1:]]
-
-    def features_of_maps(self, maps: Tensor, growth: Growth | None = None) -> Features:
-        """[B, 3, r, r] -> [B, C] and [B, C', 4, 4]."""
-        growth = growth or self.growth
-        side = growth.resolution
-        x = self._from_rgb(maps, side)
-        if growth.fades:  # an image of half the size bypasses the new block
-            bypass = self._from_rgb(downsample(maps), side // 2).to(x.dtype)
-            x = blend(bypass, self.blocks[str(side)](x), growth.alpha)
-            side //= 2
-        while side > 4:
-            x = self.blocks[str(side)](x)
-            side //= 2
-        return Features(self.head.features(x), x)
-
-    def _from_rgb(self, images: Tensor, side: int) -> Tensor:
-        return leaky_relu(self.from_rgb[str(side)](images))
-
-    def logits(self, features: Features, condition: Tensor) -> Tensor:
-        return self.head.logits(features.summary, condition)
 
 
 STYLEGAN2 = register(
