@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from typer import Argument, Option
 
@@ -89,42 +89,65 @@ def evaluate(
     drawing = {"--samples": samples is not None, "--truncation": truncation != 1, "--text-encoder": text_encoder}
     _check_images(images, captions, model, data, [option for option, given in drawing.items() if given])
 
-    from t2i.evaluation.clip import refuse_own_encoder
-    from t2i.evaluation.protocol import Evaluator, Options
-    from t2i.evaluation.sampler import CaptionSampler
-    from t2i.files import check_writable
-    from t2i.pipeline import TextToImagePipeline
-    from t2i.training.run import find_runs, run_of
+    from t2i.evaluation.protocol import Options
 
-    options = Options(names, samples, seed, inception_weights, clip)
+    asked = _Asked(train_data, Options(names, samples, seed, inception_weights, clip), device, out, json)
     if images is not None:
         on = data or model  # with --images the first argument is DATA
         assert captions is not None and on is not None
-        _evaluate_images(images, captions, on, train_data, options, device, out, json)
-        return
-    if model is None:
-        if not (runs := find_runs()):
-            raise UserError("no model here: no run in runs/ has one; train one with t2i train, or name a model")
-        model = runs[-1]
-        if not json:
-            console.say(f"model: {model} (the newest run; name another: t2i evaluate MODEL)")
-    pipe = TextToImagePipeline.from_pretrained(model, device, text_encoder)
-    if clip is not None:
-        refuse_own_encoder(clip, pipe.description.text_encoder)
-    run = run_of(model)
-    train = _training_data(pipe, run, train_data)
-    dataset = _evaluated(data, train, model)
+        _evaluate_images(images, captions, on, asked)
+    else:
+        _evaluate_model(model or _newest(json), data, truncation, text_encoder, asked)
+
+
+class _Asked(NamedTuple):
+    """What is asked for of a model and of a folder of images alike."""
+
+    train_data: Path | None
+    options: "Options"
+    device: str
+    out: Path | None
+    json: bool
+
+
+def _newest(json: bool) -> Path:
+    """The newest run. Raises UserError, one line, where there is none."""
+    from t2i.training.run import find_runs
+
+    if not (runs := find_runs()):
+        raise UserError("no model here: no run in runs/ has one; train one with t2i train, or name a model")
     if not json:
+        console.say(f"model: {runs[-1]} (the newest run; name another: t2i evaluate MODEL)")
+    return runs[-1]
+
+
+def _evaluate_model(
+    model: Path, data: Path | None, truncation: float, text_encoder: Path | None, asked: _Asked
+) -> None:
+    """Score a model by what it draws."""
+    from t2i.evaluation.clip import refuse_own_encoder
+    from t2i.evaluation.protocol import Evaluator
+    from t2i.evaluation.sampler import CaptionSampler
+    from t2i.files import check_writable
+    from t2i.pipeline import TextToImagePipeline
+    from t2i.training.run import run_of
+
+    pipe = TextToImagePipeline.from_pretrained(model, asked.device, text_encoder)
+    if asked.options.clip is not None:
+        refuse_own_encoder(asked.options.clip, pipe.description.text_encoder)
+    run = run_of(model)
+    train = _training_data(pipe, run, asked.train_data)
+    dataset = _evaluated(data, train, model)
+    if not asked.json:
         console.say(f"data: {dataset.path} ({dataset.name} {dataset.split}, {len(dataset):,} images)")
         console.say(f"training data: {train.path if train is not None else 'not found; name it with --train-data'}")
     sampler = CaptionSampler.of_pipeline(pipe, truncation)
     sampler.check(dataset)
-    folder = out or run
+    folder = asked.out or run
     if folder is not None:
         check_writable(folder)  # before the work
-
-    with console.stages(json) as progress:
-        evaluator = Evaluator(dataset, train, replace(options, device=str(pipe.device)), progress)
+    with console.stages(asked.json) as progress:
+        evaluator = Evaluator(dataset, train, replace(asked.options, device=str(pipe.device)), progress)
         report = evaluator.score(sampler, progress)
     about = {
         "path": str(model), "architecture": pipe.description.architecture, "resolution": pipe.resolution,
@@ -142,8 +165,7 @@ def evaluate(
         report.notes.insert(0, growing)
         about["grown_to"] = pipe.grown.resolution
     report.facts = {"model": about, **report.facts}
-    written = _write(report, evaluator, sampler, folder)
-    _tell(report, written, json)
+    _tell(report, _write(report, evaluator, sampler, folder), asked.json)
 
 
 def _tell(report: "Report", written: dict[str, str], json: bool) -> None:
@@ -172,10 +194,7 @@ def _check_images(
         raise UsageError(f"{drawing[0]} does nothing here: the images of --images are drawn already")
 
 
-def _evaluate_images(
-    images: Path, captions: Path, data: Path, train_data: Path | None, options: "Options", device: str,
-    out: Path | None, json: bool,
-) -> None:  # fmt: skip
+def _evaluate_images(images: Path, captions: Path, data: Path, asked: _Asked) -> None:
     """Score a folder of images in place of a model."""
     from t2i.data.prepared import PreparedDataset
     from t2i.device import pick_device
@@ -184,17 +203,16 @@ def _evaluate_images(
     from t2i.files import check_writable
 
     dataset = PreparedDataset(data)
-    train = PreparedDataset(train_data) if train_data is not None else None
+    train = PreparedDataset(asked.train_data) if asked.train_data is not None else None
     saved = SavedSamples.read(images, captions)
-    if not json:
+    if not asked.json:
         console.say(f"images: {images} ({len(saved.captions):,}, captions of {captions})")
         console.say(f"data: {dataset.path} ({dataset.name} {dataset.split}, {len(dataset):,} images)")
-    if out is not None:
-        check_writable(out)
-    with console.stages(json) as progress:
-        evaluator = Evaluator(
-            dataset, train, replace(options, device=str(pick_device(device))), progress, saved.captions
-        )
+    if asked.out is not None:
+        check_writable(asked.out)
+    options = replace(asked.options, device=str(pick_device(asked.device)))
+    with console.stages(asked.json) as progress:
+        evaluator = Evaluator(dataset, train, options, progress, saved.captions)
         report = evaluator.score(saved, progress)
     report.notes += saved.notes
     if saved.resized:
@@ -203,8 +221,10 @@ def _evaluate_images(
             "prepare does"
         )
     report.facts = {"images": {"path": str(images), "captions": str(captions)}, **report.facts}
-    written = {} if out is None else {**_write_copies(evaluator, out), "history": str(report.append_to(out))}
-    _tell(report, written, json)
+    written = {}
+    if asked.out is not None:
+        written = {**_write_copies(evaluator, asked.out), "history": str(report.append_to(asked.out))}
+    _tell(report, written, asked.json)
 
 
 def _chosen_on(run: Path | None, model: Path) -> "dict[str, Any]":
