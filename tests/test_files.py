@@ -108,6 +108,7 @@ def test_an_errors_text_is_one_line_and_shows_where_it_was_cut(text, line):
     assert first_line(ValueError(text)) == line
 
 
+@pytest.mark.slow
 def test_a_long_path_of_temporary_files_is_taken(tmp_path):
     """A socket's path may have 108 characters only."""
     long = tmp_path / ("x" * 100)

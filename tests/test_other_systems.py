@@ -99,6 +99,7 @@ def test_the_imitation_refuses_what_windows_refuses(windows_files, here):
     assert len(windows_files) == 3
 
 
+@pytest.mark.slow
 def test_no_command_moves_or_removes_what_it_has_open(windows_files, windows_locks, here, one_encoder):
     shapes = "prepare --shapes 40 --resolution 16 --val-fraction 0 --workers 1 --out data"
     (here / "data").mkdir()  # an empty folder is replaced
@@ -278,6 +279,7 @@ def test_freed_memory_is_left_to_other_c_libraries(monkeypatch, platform):
     memory.keep_freed_memory()
 
 
+@pytest.mark.slow
 def test_modules_of_one_system_are_imported_where_they_are_asked_for():
     """`import t2i.cli` on a Python without them."""
     program = """if True:

@@ -402,7 +402,7 @@ def check_stopped_and_resume(folder: Path, err: str, name: str, capfd) -> None:
 ENDLESS = ["--config", "tiny.toml", "--kimg", "1000", "--device", "cpu"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_a_checkpoint_a_model_and_the_command_that_resumes(here, minilm_data, capfd, number):
     """And so does a terminal that is closed."""
     (here / "tiny.toml").write_text(TINY)
@@ -428,6 +428,7 @@ def test_under_nohup_a_terminal_may_be_closed():
     assert stop_signals() == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+@pytest.mark.slow
 def test_training_whose_reader_leaves_stops_with_a_checkpoint(here, minilm_data, capfd):
     (here / "tiny.toml").write_text(TINY)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

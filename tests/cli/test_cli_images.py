@@ -86,6 +86,7 @@ def test_how_images_are_named(here, t2i, tiny_run):
     assert [entry["path"] for entry in report] == names()
 
 
+@pytest.mark.slow
 def test_an_image_or_a_sheet_goes_to_stdout(here, tiny_run):
     def printed(*arguments: str) -> bytes:
         command = [*PYTHON, "generate", *arguments, "--model", tiny_run, "-o", "-"]

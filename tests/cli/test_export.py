@@ -191,6 +191,7 @@ def test_without_the_packages_it_says_what_to_install(refused, tiny_run, monkeyp
     refused(1, 'pip install "t2i[onnx]"', "export", tiny_run, "--format", "onnx")
 
 
+@pytest.mark.slow
 def test_a_model_that_onnx_has_no_words_for_is_one_line(encoder, tmp_path):
     pipe = pipeline("dfgan", encoder)
     pipe.generator.synthesis = lambda z, condition: z if z.sum() > 0 else condition

@@ -152,6 +152,7 @@ def test_memory_is_flat_over_100_000_rows(tmp_path):
     check_memory(tmp_path, 100_000, 4000)
 
 
+@pytest.mark.slow
 def test_a_data_set_on_the_hub_is_read(tmp_path):
     """Through a local stand-in for it, by the command line, in a process of its own: the endpoint is read at import."""
     files = tmp_path / "files"

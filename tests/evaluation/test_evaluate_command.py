@@ -152,6 +152,7 @@ def test_the_extra_that_is_not_installed_is_named(here, capfd, monkeypatch):
 # ---- FID and CLIP ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fid_and_kid_come_from_the_user_s_inception(here, t2i, inception_weights, monkeypatch):
     monkeypatch.setattr(inception, "RESOLUTION", 75)  # the smallest that passes through: 299 px take minutes here
     said = json.loads(

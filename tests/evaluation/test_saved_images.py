@@ -27,6 +27,7 @@ def saved(data, sampler, evaluator, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_models_saved_samples_score_as_the_model_does(here, t2i, saved, sampler, evaluator, tmp_path):
     said = json.loads(t2i("evaluate", "--images", saved, "--captions", saved / "captions.jsonl",
                           "t2i-data/shapes-val-32", "--train-data", "t2i-data/shapes-train-32", "--metrics",

@@ -133,6 +133,7 @@ def check_snapshots(root):
             assert same(weights(folder / "model"), generator(int(folder.name))[0].state_dict())
 
 
+@pytest.mark.slow
 def test_killed_at_every_call_of_a_save_a_whole_checkpoint_is_found_and_every_model_loads(checkpoints):
     """In writing, in renaming, and in thinning out: of 16 all but the model goes, and 8 or 0."""
     for images in (0, 8):
@@ -156,6 +157,7 @@ def test_killed_at_every_call_of_a_save_a_whole_checkpoint_is_found_and_every_mo
     print(f"{number - 1} kill points")
 
 
+@pytest.mark.slow
 def test_killed_at_every_call_of_saving_again_at_the_same_image_loses_one_interval_at_most(checkpoints):
     number, died = 0, True
     while died:

@@ -64,6 +64,7 @@ def alone(minilm_data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(alone, minilm_data, tmp_path):
     out = finish(start(tmp_path, minilm_data, "--gpus", "2", kimg="0.016"))
     assert out.count("16 images seen") == 1  # one process speaks
@@ -90,7 +91,8 @@ def test_an_error_of_the_processes_is_one_line_of_the_command(minilm_data, tmp_p
     assert process.communicate(timeout=600)[1] == divided
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_processes_with_a_checkpoint(minilm_data, tmp_path, number):
     process = start(tmp_path, minilm_data, "--gpus", "2", kimg="1000")
     wait_for_rank(process, tmp_path, rank=1)

@@ -74,6 +74,7 @@ def uninterrupted(folder, tmp_path_factory):
     return files(out), int(said)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_the_bytes_are_the_same(folder, uninterrupted, tmp_path):
     """One data set, its run killed at seeded points until one gets through."""
     expected, calls = uninterrupted
@@ -106,6 +107,7 @@ def test_killed_at_every_single_call_the_bytes_are_the_same(folder, uninterrupte
     print(f"{calls} kill points")
 
 
+@pytest.mark.slow
 def test_killed_at_the_end_nothing_is_done_again(folder, uninterrupted, tmp_path):
     """From the first removal of a work file to the rename: the data set is whole, only its name is missing."""
     expected, calls = uninterrupted
@@ -202,6 +204,7 @@ def replaceable(tmp_path):
     return files(tmp_path / "old")
 
 
+@pytest.mark.slow
 def test_killed_while_it_replaces_a_data_set(folder, uninterrupted, replaceable, tmp_path):
     expected, calls = uninterrupted
     for at in (calls - 2, calls - 1, calls + 5):  # before the first rename, before the second, in the removal

@@ -54,9 +54,9 @@ def check_stopped(process, number):
     ("stage", "number", "send"),
     [
         ("images", signal.SIGINT, os.killpg),  # as a terminal does
-        ("images", signal.SIGTERM, os.kill),
-        ("captions", signal.SIGINT, os.kill),
-        ("captions", signal.SIGTERM, os.killpg),  # as a batch system does
+        pytest.param("images", signal.SIGTERM, os.kill, marks=pytest.mark.slow),
+        pytest.param("captions", signal.SIGINT, os.kill, marks=pytest.mark.slow),
+        pytest.param("captions", signal.SIGTERM, os.killpg, marks=pytest.mark.slow),  # as a batch system does
     ],
 )
 def test_a_signal_ends_with_one_line_and_the_same_command_goes_on(expected, tmp_path, stage, number, send):
@@ -74,6 +74,7 @@ def test_a_signal_ends_with_one_line_and_the_same_command_goes_on(expected, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_a_second_prepare_is_refused_and_a_killed_one_is_not_in_the_way(expected, tmp_path):
     out = tmp_path / "out"
     first = command(out, "images", LONG)

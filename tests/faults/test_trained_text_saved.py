@@ -53,6 +53,7 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_killed_at_every_call_of_a_save_the_folder_holds_one_model(model, another, tmp_path):
     """The model of a later snapshot in its place, and one with another vocabulary: one of them whole, or refused."""
     old, new, newest = later(model, 0), later(model, 1), load(another)

@@ -79,7 +79,9 @@ def test_it_is_smallest_for_the_data_where_a_regression_is_for_the_middle(distan
     assert regression["the middle"] < regression["as the data"] + 0.02
 
 
-@pytest.mark.parametrize("repulsion, spread", [(0.0, (0.0, 0.15)), (1.0, (0.85, 1.15))])
+@pytest.mark.parametrize("repulsion, spread", [
+    (1.0, (0.85, 1.15)), pytest.param(0.0, (0.0, 0.15), marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_generator_learns_the_spread_of_a_captions_images(repulsion, spread):
     """One caption, images of three colours; the generator is a perceptron from noise to a colour."""
     colours = 0.5 * (2 * torch.eye(3) - 1)

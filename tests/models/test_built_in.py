@@ -80,6 +80,7 @@ def script():
     return module
 
 
+@pytest.mark.slow
 def test_the_scripts_that_trained_it_can_be_started(minilm_data, tmp_path, script):
     for name, device in (("emoji_model.toml", "cpu"), ("emoji_model_gpu.toml", "cuda")):
         settings, _ = new_settings(PreparedDataset(minilm_data), {}, SCRIPTS / name, device)

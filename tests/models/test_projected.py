@@ -90,6 +90,7 @@ def test_losses_of_several_heads_are_summed():
     assert torch.equal(sum_heads(logits[:, 0]), logits[:, 0])
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_ends_bit_identical(shapes_data, tmp_path):
     settings = config("stylegan2", blur_kimg=0.02, **PROJECTED)
     whole, _ = start(settings, shapes_data, tmp_path / "whole")

@@ -31,6 +31,7 @@ def test_every_weight_of_the_encoder_moves(run):
         assert not torch.equal(before[name], after[name]), name
 
 
+@pytest.mark.slow
 def test_a_prompt_draws_the_same_image_in_another_process(run):
     """The original rebuilt its vocabulary for each caption and drew a new random projection for each image."""
     code = (

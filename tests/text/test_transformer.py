@@ -246,6 +246,7 @@ print(encoder.sha256)
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_gives_the_same_embeddings(tokenizer, encoder, tmp_path):
     here = TrainedEncoder(encoder, tokenizer)
     save_text_encoder(tmp_path, encoder, tokenizer)

@@ -92,16 +92,9 @@ VARIANTS = {
 }  # fmt: skip
 
 
-# The quick suite has two pairs; the slow one all.
-QUICK = (("stylegan2", "energy"), ("dfgan", "lazy penalty"))
-PAIRS = [
-    pytest.param(arch, variant, marks=() if (arch, variant) in QUICK else pytest.mark.slow)
-    for arch in list_architectures()
-    for variant in VARIANTS
-]
-
-
-@pytest.mark.parametrize("arch, variant", PAIRS)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("arch", list_architectures())
 def test_a_captured_run_is_the_same_run(arch, variant, shapes_data, tmp_path, request):
     length = {"schedule.kimg": 0.4, "schedule.fade": 0.2, "run.log_kimg": 0.1, "run.snapshot_kimg": 1.0}
     settings = config(arch, **length, **VARIANTS[variant])
@@ -118,6 +111,7 @@ def losses(run):
     return [{name: value for name, value in line.items() if name not in timing} for line in logged(run)]
 
 
+@pytest.mark.slow
 def test_where_a_step_cannot_be_captured_training_says_so_and_goes_on(shapes_data, tmp_path, monkeypatch):
     settings = config(**{"schedule.kimg": 0.08, **VARIANTS["shared"]})
     plain, _ = start(settings, shapes_data, tmp_path / "plain")

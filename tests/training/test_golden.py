@@ -66,6 +66,7 @@ def cases() -> dict[str, tuple[int, str, str, dict[str, Any]]]:
 
 
 CASES = cases()
+LONG = ("-wide", "-published", "fast grows", "two pieces")  # in the slow suite
 
 
 class FrozenText:
@@ -150,9 +151,7 @@ def train(name: str) -> tuple[list[dict[str, float]], dict[str, float]]:
     return lines, {name: sum(p.abs().sum().item() for p in part.parameters()) for name, part in parts.items()}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n.endswith(("-wide", "-published")) else ()) for n in CASES]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n.endswith(LONG) else ()) for n in CASES])
 def test_the_losses_are_what_they_were(name):
     golden = json.loads(FILE.read_text())[name]
     lines, sums = train(name)

@@ -23,6 +23,7 @@ def batches_of(data):
     return batch, batch.with_images(batch.images * float("nan"))
 
 
+@pytest.mark.slow
 def test_nan_that_lasts_takes_a_run_back_and_stops_it(shapes_data, tmp_path):
     times = {"schedule.kimg": 1, "run.snapshot_kimg": 1, "run.log_kimg": 1, "run.on_nan": "rollback"}
     settings, said = config(**times, **FP16, **{"optim.lr_d": 1e20}), []

@@ -80,6 +80,7 @@ def test_scores_are_logged_once_grown_up_and_change_no_bit_of_the_run(arch, text
     assert load_best(scored)[1].training["images_seen"] == best["images_seen"]
 
 
+@pytest.mark.slow
 def test_the_score_in_training_is_that_of_the_model_it_saves(data, tmp_path, hash_encoder, monkeypatch):
     """What `t2i evaluate` says of the last model: the same images, the same number."""
     settings = config(**SCORED)
@@ -129,7 +130,7 @@ def give_scores(monkeypatch, data, name, values):
     ("values", "ended"),
     [([0.3, 0.1, 0.2, 0.2, 0.05], 64), ([0.3, 0.1, 0.2, 0.05, 0.1, 0.01], 96), ([0.5, 0.4, 0.3, 0.2, 0.1, 0.1], 96)],
 )
-@pytest.mark.parametrize("stopped_after", [None, 3, 7])
+@pytest.mark.parametrize("stopped_after", [None, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 7))])
 def test_patience_ends_a_run_at_the_same_step_also_where_it_was_resumed(
     values, ended, stopped_after, data, tmp_path, monkeypatch
 ):
@@ -224,6 +225,7 @@ def test_without_a_validation_split_no_run_folder_is_made(minilm_data, tmp_path,
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_too_few_images_for_a_matcher_leave_the_distances(data, tmp_path, hash_encoder):
     small = tmp_path / "data" / "shapes-train-16"
     prepare(ShapesSource(100), small, hash_encoder, PrepareOptions(resolution=16, workers=1))

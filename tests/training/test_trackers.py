@@ -54,6 +54,7 @@ def killed_and_resumed(settings, data, root):
     return run
 
 
+@pytest.mark.slow
 def test_one_curve_over_kill_and_resume_and_weights_that_are_the_same(shapes_data, tmp_path, wandb):
     pytest.importorskip("tensorboard")
     plain, _ = start(config(), shapes_data, tmp_path / "plain")
