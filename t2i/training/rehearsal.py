@@ -61,7 +61,8 @@ class Rehearsal:
         if self.out_of_memory:
             return [*said, self.out_of_memory]
         limit, scores = config.schedule.minutes, " and without scores" if config.eval.every else ""
-        said.append(f"in all: {self.minutes:.0f} minutes, {self.snapshots / 60:.1f} of them for snapshots{scores}")
+        digits = 0 if self.minutes >= 10 else 1
+        said.append(f"in all: {self.minutes:.{digits}f} minutes, {self.snapshots / 60:.1f} of them for snapshots{scores}")
         if limit and limit < self.minutes:
             said.append(f"it ends after {limit:g} minutes, before its {config.schedule.kimg:g} kimg")
         return said

@@ -62,6 +62,8 @@ def test_what_is_said():
     assert lines[0] == "warm-up: 100 images a second, 40 kimg in 6.7 minutes, 1.2 GiB"
     assert lines[2] == "in all: 28 minutes, 1.0 of them for snapshots"
     assert lines[3] == "it ends after 10 minutes, before its 0.048 kimg"
+    short = Rehearsal([Part("training", 6000, 100.0, 2.0)], 12.0)
+    assert short.lines(config("dfgan"))[1] == "in all: 1.2 minutes, 0.2 of them for snapshots"
 
 
 def test_the_command_says_it_in_comments(minilm_data, tmp_path, monkeypatch, capfd):
