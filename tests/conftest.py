@@ -20,6 +20,8 @@ from t2i.data.prepared import PreparedDataset
 from t2i.data.shapes import ShapesSource
 from t2i.models.find import find_model
 from t2i.text.encoders import load_encoder
+from t2i.training import snapshots
+from t2i.training.plots import draw_losses
 
 # How long an example takes is the machine's business. CI's examples are the same each time: it judges a change.
 patient = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
@@ -61,6 +63,19 @@ def one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # for the processes that tests start
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Short runs draw no losses.png, which would take half of their time; `curves` has them draw it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshots, "draw_losses", lambda metrics, out: False)
+        yield
+
+
+@pytest.fixture
+def curves(monkeypatch) -> None:
+    monkeypatch.setattr(snapshots, "draw_losses", draw_losses)
 
 
 @pytest.fixture(scope="session", autouse=True)

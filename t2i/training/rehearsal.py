@@ -18,9 +18,9 @@ from t2i.training.memory import memory_gib, out_of_memory
 from t2i.training.run import Run
 from t2i.training.schedule import Schedule, StepPlan
 
-STEPS = 5  # timed, of each kind
+STEPS, MOST, SECONDS = 5, 20, 4.0  # of each kind so many are timed; of short ones more, in so many seconds
 # Untimed before them: the first allocates; CUDA also chooses its kernels, and captures a graph.
-WARM = {"cpu": 1, "cuda": 5}
+WARM = {"cpu": 2, "cuda": 5}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Rehearsal:
             return [*said, self.out_of_memory]
         limit, scores = config.schedule.minutes, " and without scores" if config.eval.every else ""
         digits = 0 if self.minutes >= 10 else 1
-        said.append(f"in all: {self.minutes:.{digits}f} minutes, {self.snapshots / 60:.1f} of them for snapshots{scores}")
+        said.append(
+            f"in all: {self.minutes:.{digits}f} minutes, {self.snapshots / 60:.1f} of them for snapshots{scores}"
+        )
         if limit and limit < self.minutes:
             said.append(f"it ends after {limit:g} minutes, before its {config.schedule.kimg:g} kimg")
         return said
@@ -96,6 +98,7 @@ def _rehearse(loop: Loop, schedule: Schedule) -> Rehearsal:
     began = time.perf_counter()
     loop.save()
     seconds = time.perf_counter() - began
+    parts[-1] = replace(parts[-1], memory_gib=memory_gib(device))  # a snapshot takes some too
     return Rehearsal(parts, seconds * (1 + config.schedule.kimg // max(config.run.snapshot_kimg, 1e-9)))
 
 
@@ -129,8 +132,11 @@ def _speed(loop: Loop, schedule: Schedule, start: int) -> float:
 
 def _step_seconds(loop: Loop, plan: StepPlan) -> float:
     """Median seconds of steps like this one."""
-    times, warm = [], WARM.get(loop.device.type, 1)
-    for number in range(warm + STEPS):
+    times: list[float] = []
+    warm = WARM.get(loop.device.type, 1)
+    for number in range(warm + MOST):
+        if len(times) >= STEPS and sum(times) > SECONDS:
+            break
         began = time.perf_counter()
         seen = plan.images_seen + number * plan.batch  # one after the other: the next images are read meanwhile
         loop.take(replace(plan, images_seen=seen, reset_optimizers=False))

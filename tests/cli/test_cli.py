@@ -194,7 +194,7 @@ def test_the_three_lines_in_an_empty_folder_pick_their_defaults_and_say_what_the
 
 
 def test_a_run_folder_holds_all_that_it_promises(tiny_run):
-    promised = ["config.json", "log.txt", "metrics.jsonl", "metrics.csv", "losses.png", "samples/reals.png"]
+    promised = ["config.json", "log.txt", "metrics.jsonl", "metrics.csv", "samples/reals.png"]
     model = ["README.md", "generator/config.json", "generator/model.safetensors", "model_index.json"]
     promised += [f"checkpoints/{count:09d}/model/{name}" for count in (0, 16, 32, 48) for name in model]
     promised += [f"checkpoints/{count:09d}/state.json" for count in (32, 48)]

@@ -94,7 +94,7 @@ def quiet(line):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", list_architectures())
 @pytest.mark.parametrize("trained_text", [False, True], ids=["frozen-text", "trained-text"])
-def test_killed_at_fifty_places_in_training_resumes_bit_identical(arch, trained_text, shapes_data, tmp_path):
+def test_killed_at_fifty_places_in_training_resumes_bit_identical(arch, trained_text, shapes_data, tmp_path, curves):
     """Fifty of an architecture: half of them with each kind of text encoder."""
     config = settings(arch, trained_text)
     whole = new_run(config, shapes_data, tmp_path / "whole")

@@ -70,7 +70,7 @@ def test_stopped_and_resumed_ends_bit_identical_to_uninterrupted(arch, kind, sha
     assert first == second
 
 
-def test_run_folder_holds_all_that_was_promised(shapes_data, tmp_path):
+def test_run_folder_holds_all_that_was_promised(shapes_data, tmp_path, curves):
     run, outcome = start(config(), shapes_data, tmp_path)
     assert outcome.reason == "done"
     assert run.folder.name == "00000-dfgan-shapes-train-16"

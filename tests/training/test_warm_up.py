@@ -57,7 +57,7 @@ def test_what_a_user_names_stays():
     assert settings_of(64, "cuda", kimg=1500.0, growing=False)[1].warm_up_kimg == 256.0
 
 
-def test_a_run_that_no_discriminator_takes_part_in_says_so(minilm_data, here, capfd):
+def test_a_run_that_no_discriminator_takes_part_in_says_so(minilm_data, here, capfd, curves):
     settings = {**smallest("stylegan2"), WARM_UP: 0.016, "optim.batch": 8, "loss.energy.weight": 1.0}
     (here / "run.toml").write_text(to_toml(nest(settings)))
     command = ["train", str(minilm_data), "--preset", "small", "--config", "run.toml", "--device", "cpu"]
