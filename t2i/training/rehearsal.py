@@ -54,17 +54,15 @@ class Rehearsal:
         """For the user."""
         said = []
         for part in self.parts:
-            speed, minutes = f"{part.images_per_second:.0f} images a second", part.seconds / 60
+            speed, took = f"{part.images_per_second:.0f} images a second", part.seconds / 60
             said.append(
-                f"{part.name}: {speed}, {part.images / 1000:g} kimg in {minutes:.1f} minutes, {part.memory_gib:.1f} GiB"
+                f"{part.name}: {speed}, {part.images / 1000:g} kimg in {took:.1f} minutes, {part.memory_gib:.1f} GiB"
             )
         if self.out_of_memory:
             return [*said, self.out_of_memory]
         limit, scores = config.schedule.minutes, " and without scores" if config.eval.every else ""
-        digits = 0 if self.minutes >= 10 else 1
-        said.append(
-            f"in all: {self.minutes:.{digits}f} minutes, {self.snapshots / 60:.1f} of them for snapshots{scores}"
-        )
+        minutes = f"{self.minutes:.0f}" if self.minutes >= 10 else f"{self.minutes:.1f}"
+        said.append(f"in all: {minutes} minutes, {self.snapshots / 60:.1f} of them for snapshots{scores}")
         if limit and limit < self.minutes:
             said.append(f"it ends after {limit:g} minutes, before its {config.schedule.kimg:g} kimg")
         return said

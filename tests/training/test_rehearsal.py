@@ -12,6 +12,11 @@ from t2i.training.rehearsal import Part, Rehearsal, rehearse
 ENERGY = {"loss.energy.weight": 1.0, "schedule.warm_up_kimg": 0.016}
 
 
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr(rehearsal, "MOST", 2)
+
+
 def test_every_part_of_a_run_is_timed_and_nothing_is_left(shapes_data, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

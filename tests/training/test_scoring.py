@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from short_runs import CPU, ONE_QUICKLY, SMALL_ENCODER, assert_same_bits, config, final_tensors, logged, start
+from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tensors, logged, start
 
 from t2i import TextToImagePipeline
 from t2i.data.prepare import PrepareOptions, prepare
@@ -13,6 +13,7 @@ from t2i.data.shapes import ShapesSource
 from t2i.errors import UserError
 from t2i.evaluation import protocol, variety
 from t2i.evaluation.sampler import CaptionSampler
+from t2i.models import list_architectures
 from t2i.models.find import best_in_run, find_model
 from t2i.models.folder import load_model
 from t2i.training import scoring
@@ -49,11 +50,10 @@ def load_best(run):
     return load_model(find_model(f"{run.folder}@best"))
 
 
-@pytest.mark.parametrize("arch", ONE_QUICKLY)
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", list_architectures())
 @pytest.mark.parametrize(
-    "text",
-    [{}, pytest.param({"text.encoder": "transformer", "text.transformer": SMALL_ENCODER}, marks=pytest.mark.slow)],
-    ids=["", "trained"],
+    "text", [{}, {"text.encoder": "transformer", "text.transformer": SMALL_ENCODER}], ids=["", "trained"]
 )
 def test_scores_are_logged_once_grown_up_and_change_no_bit_of_the_run(arch, text, data, tmp_path):
     said = []
