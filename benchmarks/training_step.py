@@ -1,6 +1,6 @@
 """Images a second of a whole training step (data, both phases, averages), for variants that take turns.
 
-    python benchmarks/training_step.py DATA VARIANT [VARIANT ...] [--turns 5] [--profile] [--peak] [--compile]
+    python benchmarks/training_step.py DATA VARIANT [VARIANT ...] [--turns 5] [--profile] [--peak] [--loop]
 
 VARIANT: see variants.py. The turns of the variants alternate in one process, so that a busy machine slows all of them;
 on a GPU, whose memory they would share, one variant follows the other. The ratio is the median over the turns of each
@@ -8,9 +8,8 @@ variant's speed by the first one's. --profile adds where the time of a
 step goes, by torch.profiler: the shares of kinds of operations, and the longest operations. --peak adds how many
 operations a step takes, what share that is of those that a product of large matrices reaches here in the variant's
 precision, how long the host was at loading batches, how much faster a step is where nothing is loaded (a GPU works
-through what it was asked for before, so the host's time need not be the step's), and on a GPU the memory. --compile
-adds each variant once more, with torch.compile over the passes that have no double backward (those of a penalty have
-one).
+through what it was asked for before, so the host's time need not be the step's), and on a GPU the memory. --loop adds
+each variant once more, by the loop of `t2i train`: what is due, and the metrics every 1,000 images, without snapshots.
 """
 
 import argparse
@@ -31,14 +30,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from variants import settings_of
 
-from t2i import convolution
 from t2i.config import TrainConfig
 from t2i.data.prepared import PreparedDataset
 from t2i.device import pick_device
 from t2i.models.growing import real_at
+from t2i.training.distributed import ALONE
 from t2i.training.loading import BatchLoader, resident_images
+from t2i.training.loop import Loop
 from t2i.training.memory import keep_freed_memory
 from t2i.training.randomness import StepRandom
+from t2i.training.run import Run
 from t2i.training.schedule import Schedule
 from t2i.training.text import make_text
 from t2i.training.trainer import Trainer
@@ -83,6 +84,25 @@ class Steps:
         seed = self.settings.run.seed
         self.trainer.step(plan, batch, StepRandom(seed, self.images_seen, self.batch, device=str(self.device)))
         self.images_seen += self.batch
+
+
+class LoopSteps(Steps):
+    """The same steps, by the loop."""
+
+    def __init__(self, settings: TrainConfig, data: PreparedDataset, device: torch.device):
+        self.settings, self.device = settings, device
+        run = Run.begin(Path(tempfile.mkdtemp()), settings, data, str(device))
+        self.loop = Loop(settings, data, run, device, False, ALONE, lambda line: None)
+        self.trainer, self.loader = self.loop.trainer, self.loop.loader
+        last = self.loop.schedule.stages[-1]
+        self.loop.progress.images_seen, self.batch = last.faded, last.batch
+
+    def _step(self) -> None:
+        due = self.loop.progress.due(lambda: False, ALONE)
+        if due.log:
+            self.loop.trainer.guard.flush()
+            self.loop.log(due.score, lambda status: None)
+        self.loop.step()
 
 
 def _wait(device: torch.device) -> None:
@@ -208,27 +228,6 @@ def one_by_one(trainer: Trainer) -> Iterator[None]:
     trainer.graphs = graphs
 
 
-def compiled(settings: TrainConfig, data: PreparedDataset, device: torch.device) -> Steps:
-    """torch.compile over the generator, and over the discriminator where no penalty is taken from its images."""
-    run = Steps(settings, data, device)
-    run.take(1)  # what is set up at the first use is set up
-    generator, discriminator = run.trainer.generator, run.trainer.discriminator
-    generator.synthesis = torch.compile(generator.synthesis, dynamic=False)
-    for name in ("extract", "features_of_maps"):
-        setattr(discriminator, name, once_differentiated(getattr(discriminator, name)))
-    return run
-
-
-def once_differentiated(work: Callable) -> Callable:
-    """`work`, compiled where it has no second derivatives."""
-    fast = torch.compile(work, dynamic=False)
-
-    def either(*given: Any) -> Any:
-        return (work if convolution.is_differentiated_twice() else fast)(*given)
-
-    return either
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -238,15 +237,15 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--peak", action="store_true")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--loop", action="store_true")
     options = parser.parse_args()
     data, device = PreparedDataset(options.data), pick_device(options.device)
     loops: dict[str, Callable[[], Steps]] = {}
     for text in options.variants:
         name, settings = settings_of(text, data, device)
         loops[name] = partial(Steps, settings, data, device)
-        if options.compile:
-            loops[f"{name}, compiled"] = partial(compiled, settings, data, device)
+        if options.loop:
+            loops[f"{name}, loop"] = partial(LoopSteps, settings, data, device)
     told: list[str] = []
     sizes = {}
 
