@@ -129,7 +129,7 @@ def _speed(loop: Loop, schedule: Schedule, start: int) -> float:
 
 
 def _step_seconds(loop: Loop, plan: StepPlan) -> float:
-    """Median seconds of steps like this one."""
+    """Mean seconds of steps like this one."""
     times: list[float] = []
     warm = WARM.get(loop.device.type, 1)
     for number in range(warm + MOST):
@@ -142,4 +142,4 @@ def _step_seconds(loop: Loop, plan: StepPlan) -> float:
             torch.cuda.synchronize(loop.device)
         if number >= warm:
             times.append(time.perf_counter() - began)
-    return sorted(times)[len(times) // 2]
+    return sum(times) / len(times)
