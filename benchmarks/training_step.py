@@ -95,7 +95,8 @@ class LoopSteps(Steps):
         self.loop = Loop(settings, data, run, device, False, ALONE, lambda line: None)
         self.trainer, self.loader = self.loop.trainer, self.loop.loader
         last = self.loop.schedule.stages[-1]
-        self.loop.progress.images_seen, self.batch = last.faded, last.batch
+        self.images_seen, self.batch = last.faded, last.batch
+        self.loop.progress.images_seen = self.images_seen
 
     def _step(self) -> None:
         due = self.loop.progress.due(lambda: False, ALONE)
@@ -251,7 +252,7 @@ def main() -> None:
 
     def look(name: str, run: Steps) -> None:
         sizes[name] = run.batch
-        if options.peak:
+        if options.peak and not isinstance(run, LoopSteps):
             told.append(f"{name}: {describe_peak(run, options.steps)}")
         if options.profile:
             with one_by_one(run.trainer), torch.profiler.profile() as profile:
