@@ -21,7 +21,7 @@ import numpy as np
 from script import run_script
 
 from t2i.data.prepare import PrepareOptions, prepare
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 
 
 class FreeEncoder:

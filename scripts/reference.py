@@ -3,7 +3,7 @@
     python scripts/reference.py            # write the pages
     python scripts/reference.py --check    # exit 1 where one is stale
 
-What a setting does is said in the code alone: the help of its field (t2i/config.py, the Settings of a loss),
+What a setting does is said in the code alone: the help of its field (t2i/setting_groups.py, the Settings of a loss),
 OPTION_HELP of t2i/models/registry.py, and the comments at the top of each preset file.
 """
 
@@ -21,12 +21,13 @@ from typing import Any, Literal
 import typer
 
 from t2i.cli import app
-from t2i.config import FIELDS, GROUPS, TrainConfig, type_of
+from t2i.config import FIELDS, TrainConfig, type_of
 from t2i.errors import EXIT_CODES
 from t2i.losses.registry import TERMS
 from t2i.models import get_architecture, list_architectures
 from t2i.models.registry import get_discriminator, list_discriminators, options_of
 from t2i.presets import about, facts, list_presets, preset_file, read_preset
+from t2i.setting_groups import GROUPS
 from t2i.training.loop import COLUMNS
 from t2i.training.tables import help_for
 

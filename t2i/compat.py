@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from t2i.config import Adversarial, Penalty, TrainConfig
+from t2i.config import TrainConfig
 from t2i.data.images import load_whole
 from t2i.data.negatives import mismatch
 from t2i.data.records import ImageError, Record, Source
@@ -32,6 +32,7 @@ from t2i.models import get_architecture
 from t2i.models.base import Discriminator, Generator
 from t2i.models.growing import Growth, real_at
 from t2i.models.registry import build_networks, options_of
+from t2i.setting_groups import Adversarial, Penalty
 from t2i.text.encoders import load_encoder
 from t2i.text.frozen import FrozenEncoder, pad_tokens
 from t2i.text.pooler import Conditioning, TextBatch, TextStatistics

@@ -17,7 +17,7 @@ from hash_encoder import HashEncoder
 from t2i.cli import run
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.models.find import find_model
 from t2i.text.encoders import load_encoder
 from t2i.training import snapshots

@@ -1,7 +1,7 @@
 """A source that lies in memory."""
 
 from t2i.data.records import ImageError, Record, Skip
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 
 
 class OutOfMemory:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 
 RECORDS = [ShapesSource(400).record(index) for index in range(400)]
 CAPTIONS = [caption for record in RECORDS for caption in record.captions]

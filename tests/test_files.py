@@ -14,8 +14,8 @@ from PIL import Image
 from t2i.cli import run
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
-from t2i.data.shapes import ShapesSource
 from t2i.data.sources import FolderPairSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.files import first_line, shell_word, write_json
 from t2i.models.folder import ModelDescription, model_card
 

@@ -44,12 +44,13 @@ class Named:
 
 def find_sources(named: Named, val_share: float, resolution: int, form: "PixelFormat") -> "list[tuple[Source, str]]":
     """The source, once for each data set to write; beside it which part of it to keep. Raises UserError, one line."""
-    from t2i.data import shapes as drawn
+    from t2i.data.shapes import check_resolution
+    from t2i.data.sources import shapes
 
     _check(named)
     if named.shapes is not None:
-        drawn.check_resolution(resolution)
-        source_of = partial(drawn.ShapesSource, transparent=form.transparent)
+        check_resolution(resolution)
+        source_of = partial(shapes.ShapesSource, transparent=form.transparent)
         if val_share and named.split == "train":
             held_out = max(1, round(named.shapes * val_share))
             rest = named.shapes - held_out if named.shapes > held_out else named.shapes

@@ -7,15 +7,13 @@ One pair in eight of colour and shape is never drawn for training: does a model 
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from t2i.data.records import Framing, Record
-from t2i.data.shapes_captions import captions
 from t2i.errors import UsageError
 from t2i.pixels import PLAIN_FORMAT, PixelFormat
 
@@ -189,7 +187,7 @@ def _rgb(values: Any) -> RGB:
     return red, green, blue
 
 
-class _Dice:
+class Dice:
     """Random choices, seeded by words. Uses random() alone: the one method whose sequence Python promises."""
 
     def __init__(self, *words: object):
@@ -215,13 +213,13 @@ class _Dice:
         return sorted(options, key=lambda _: self.uniform())
 
 
-def _single(dice: _Dice, pair: tuple[str, str], size: str, background: str) -> Scene:
+def _single(dice: Dice, pair: tuple[str, str], size: str, background: str) -> Scene:
     x, y = (dice.between(MARGIN + side / 2, 1 - MARGIN - side / 2) for side in extent(pair[1], size))
     item = Item(*pair, size, dice.tint(COLOURS[pair[0]]), x, y)
     return Scene((item,), background, dice.shade(BACKGROUNDS[background]))
 
 
-def _double(dice: _Dice, pairs: Sequence[tuple[str, str]], relation: str, background: str) -> Scene:
+def _double(dice: Dice, pairs: Sequence[tuple[str, str]], relation: str, background: str) -> Scene:
     """Two objects with a gap along one axis, shifted across it by at most a third of their distance."""
     # Two objects above "small" would not fit beside each other.
     sizes = dice.pick([("small", "small"), ("small", "medium"), ("medium", "small")])
@@ -249,14 +247,14 @@ def _double(dice: _Dice, pairs: Sequence[tuple[str, str]], relation: str, backgr
     return Scene(items, background, dice.shade(BACKGROUNDS[background]), relation)
 
 
-def _partner(dice: _Dice, pair: tuple[str, str], pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
+def _partner(dice: Dice, pair: tuple[str, str], pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """A pair of another colour."""
     return dice.pick([other for other in pairs if other[0] != pair[0]])
 
 
 def scene_at(seed: int, index: int, split: str = "train") -> Scene:
     """The scene with that number: the same on every run and machine. Training scenes show SEEN_PAIRS only."""
-    dice = _Dice("scene", seed, split, index)
+    dice = Dice("scene", seed, split, index)
     two = dice.uniform() < TWO_OBJECTS
     unseen = not two and split == "val" and dice.uniform() < UNSEEN_IN_VAL
     pair = dice.pick(UNSEEN_PAIRS if unseen else SEEN_PAIRS)
@@ -278,7 +276,7 @@ def evaluation_scenes(count: int, seen: bool = True, objects: int = 1, seed: int
     if objects not in (1, 2):
         raise UsageError(f"a scene of drawn shapes holds 1 or 2 objects, not {objects}")
     pairs = SEEN_PAIRS if seen else UNSEEN_PAIRS
-    order = _Dice("evaluation", seed, seen, objects)
+    order = Dice("evaluation", seed, seen, objects)
     # Decks dealt side by side and shuffled anew when empty, so that no pair keeps meeting the same page.
     decks: dict[str, list[Any]] = {"pair": [], "size": [], "background": [], "relation": []}
     cards = {"pair": pairs, "size": list(SIZES), "background": list(BACKGROUNDS), "relation": RELATIONS}
@@ -289,7 +287,7 @@ def evaluation_scenes(count: int, seen: bool = True, objects: int = 1, seed: int
             if not deck:
                 deck.extend(order.shuffled(cards[name]))
             drawn[name] = deck.pop()
-        dice = _Dice("evaluation", seed, seen, objects, index)
+        dice = Dice("evaluation", seed, seen, objects, index)
         if objects == 1:
             scenes.append(_single(dice, drawn["pair"], drawn["size"], drawn["background"]))
         else:
@@ -338,64 +336,3 @@ def draw(scene: Scene, resolution: int, form: PixelFormat = PLAIN_FORMAT) -> np.
         page = Image.merge(page.mode, bands)
     pixels = np.asarray(page.convert("L") if form.channels == "grey" else page)
     return pixels[:, :, None] if form.channels == "grey" else pixels
-
-
-# --- the source ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ShapesImage:
-    """The locator of a drawn image: the scene itself."""
-
-    scene: Scene
-
-    def load(self, resolution: int) -> np.ndarray:
-        """uint8 [resolution, resolution, 3]. Raises UsageError outside 16..256 px."""
-        return draw(self.scene, resolution)
-
-    def framed(self, resolution: int, framing: Framing) -> tuple[np.ndarray, None]:
-        """uint8 [resolution, resolution, C]; it has no size of its own. Raises UsageError outside 16..256 px."""
-        return draw(self.scene, resolution, framing.form), None
-
-    def stamp(self) -> tuple[int, int]:
-        """No file."""
-        return 0, 0
-
-
-class ShapesSource:
-    """`count` drawn images with three captions each; record i depends on (seed, split, i) alone.
-
-    Nothing is kept: a walk over a million needs the memory of one. transparent: the captions do not speak of a
-    background. Raises UsageError for a bad option.
-    """
-
-    name = "shapes"
-
-    def __init__(self, count: int, split: str = "train", seed: int = 0, transparent: bool = False):
-        if count < 1:
-            raise UsageError(f"--shapes {count}: a data set needs at least 1 image")
-        if split not in SPLITS:
-            raise UsageError(f"--split {split}: drawn shapes have the splits {' and '.join(SPLITS)}")
-        self.count = count
-        self.split = split
-        self.seed = seed
-        self.transparent = transparent
-        self.notes: list[str] = []
-
-    def __len__(self) -> int:
-        return self.count
-
-    def record(self, index: int) -> Record:
-        scene = scene_at(self.seed, index, self.split)
-        if self.transparent:  # as it is scored: laid on white
-            scene = replace(scene, background="white", background_rgb=BACKGROUNDS["white"])
-        dice = _Dice("captions", self.seed, self.split, index)
-        texts = captions(scene, dice.uniform, page=not self.transparent)
-        return Record(f"{self.split}-{index:06d}", texts, ShapesImage(scene), scene.to_dict())
-
-    def __iter__(self) -> Iterator[Record]:
-        return (self.record(index) for index in range(self.count))
-
-    def describe(self) -> dict[str, Any]:
-        usual = {"kind": "shapes", "count": self.count, "split": self.split, "seed": self.seed}
-        return {**usual, "transparent": True} if self.transparent else usual

@@ -6,8 +6,7 @@ training split; without one, for one half of the evaluated images against the ot
 depend on the text, is that of the same samples with their captions shuffled.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,20 @@ from typing import Any
 import numpy as np
 
 from t2i.data.prepared import PreparedDataset
-from t2i.data.sampler import choice_at, image_at
+from t2i.data.sampler import choice_at
 from t2i.errors import UsageError, UserError
 from t2i.evaluation import statistics
 from t2i.evaluation.attributes import accuracy
-from t2i.evaluation.cache import cached
 from t2i.evaluation.clip import Clip, load_clip
 from t2i.evaluation.copies import COUNT, Copies
 from t2i.evaluation.distances import Distances, RealFeatures
 from t2i.evaluation.features import RESIZE, FeatureNetwork, Progress, load_lite2, silent
 from t2i.evaluation.inception import load_inception
-from t2i.evaluation.matcher import VERSION, degrade, sentences, too_few, train_matcher
+from t2i.evaluation.matcher import sentences, too_few, train_matcher
+from t2i.evaluation.real_images import data_features, fixed_order, name_of, shared_images
 from t2i.evaluation.report import Report, Score
 from t2i.evaluation.retrieval import Retrieval, sample_choices
-from t2i.evaluation.sampler import CHUNK, CaptionSampler, Samples
+from t2i.evaluation.sampler import CaptionSampler, Samples
 from t2i.evaluation.saved import place_captions
 from t2i.evaluation.variety import Variety
 
@@ -93,7 +92,7 @@ class Evaluator:
         else:  # here a seed is the number of a saved sample
             ours = self._captions(max(self.samples, min(len(data), REFERENCE)))
             self.seeds, self.images, self.caption_ids = place_captions(data, captions, *ours)
-        order = _order(data, len(data))
+        order = fixed_order(data, len(data))
         # The row of the reference that a sample's caption belongs to.
         self.rows = np.argsort(order)[self.images]
         self.reference = order[: max(self.samples, REFERENCE, int(self.rows.max()) + 1)]
@@ -166,7 +165,7 @@ class Evaluator:
     def _captions(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The image and the caption of each of `count` samples of a model."""
         positions = np.arange(count, dtype=np.int64)
-        images = _order(self.data, count)[positions % len(self.data)]
+        images = fixed_order(self.data, count)[positions % len(self.data)]
         which = choice_at(positions, self.data.caption_counts(images), self.options.seed)
         ids = [self.data.caption_ids(int(image))[choice] for image, choice in zip(images, which)]
         return images, np.array(ids, np.int64)
@@ -265,8 +264,8 @@ class Evaluator:
             kinds = dict(BETWEEN_SETS.get(name, {}).get(metric, ("", "")) for metric in self.metrics)
             kinds.pop("", None)
             if kinds:
-                others = None if other is None or self.train is None else RealFeatures(other, _what(self.train))
-                reference = RealFeatures(real, _what(self.data))
+                others = None if other is None or self.train is None else RealFeatures(other, name_of(self.train))
+                reference = RealFeatures(real, name_of(self.data))
                 self.distances[name] = Distances(kinds, network.label, reference, others, self.samples)
             if name == LITE2 and "r-precision" in self.metrics and choices is not None:
                 assert other is not None
@@ -292,7 +291,7 @@ class Evaluator:
     ) -> Retrieval:
         assert self.train is not None
         # The same matcher for any number of samples.
-        images = _order(self.train, REFERENCE)
+        images = fixed_order(self.train, REFERENCE)
         network = self.networks[LITE2]
         degraded = data_features(network, self.train, DEGRADED, progress, degraded=True)
         self.matcher = train_matcher(self.train, images, other[: len(images)], degraded, network, progress)
@@ -300,7 +299,7 @@ class Evaluator:
         return Retrieval(
             name="R-precision", network=self.matcher.label, vectors=self.matcher.images,
             texts=self.matcher.texts(sentences(self.data, ids, progress)), choices=rows.reshape(choices.shape),
-            real=self.matcher.images(real)[self.rows], real_of=f"the real images of {_what(self.data)}",
+            real=self.matcher.images(real)[self.rows], real_of=f"the real images of {name_of(self.data)}",
         )  # fmt: skip
 
     def _clip_retrieval(self, clip: Clip, choices: np.ndarray | None, progress: Progress) -> Retrieval:
@@ -313,7 +312,7 @@ class Evaluator:
         return Retrieval(
             name="CLIP R@1", cosine="CLIP score", network=network.label, vectors=lambda features: features,
             texts=texts, choices=rows.reshape(choices.shape),
-            real=real, real_of=f"the real images of {_what(self.data)}",
+            real=real, real_of=f"the real images of {name_of(self.data)}",
         )  # fmt: skip
 
 
@@ -322,60 +321,6 @@ def score(
 ) -> dict[str, float]:
     """Name -> value of one model's scores; options: the fields of Options. For many models keep an Evaluator."""
     return Evaluator(data, train, Options(**options)).score(sampler).values()
-
-
-def data_features(
-    network: FeatureNetwork, data: PreparedDataset, count: int, progress: Progress, degraded: bool = False
-) -> np.ndarray:
-    """Features of the first `count` images in the fixed order (of all if there are fewer): float32 [N, D].
-
-    degraded: of the images after `degrade`. Cached beside the data set.
-    """
-    order = _order(data, count)
-    key = {
-        "network": network.sha256, "input": f"{network.resolution} px, {RESIZE}", "fingerprint": data.fingerprint,
-        "pictures": len(order), **({"degraded": VERSION} if degraded else {}),
-    }  # fmt: skip
-    stage = f"features of {_what(data)}{', degraded' * degraded}"
-
-    def make() -> dict[str, np.ndarray]:
-        out = np.empty((len(order), network.width), np.float32)
-        for start in range(0, len(order), CHUNK):
-            progress(stage, start, len(order))
-            numbers = order[start : start + CHUNK]
-            images = data.rgb(numbers)
-            out[start : start + CHUNK] = network(degrade(images, numbers) if degraded else images)
-        progress(stage, len(order), len(order))
-        return {"features": out}
-
-    return cached(data.path, "features", key, make)["features"]
-
-
-def shared_images(data: PreparedDataset, other: PreparedDataset, progress: Progress = silent) -> int:
-    """The number of images of `data` that are in `other` too, pixel for pixel. Cached beside `data`."""
-
-    def make() -> dict[str, np.ndarray]:
-        known = set(_hashes(other, progress))
-        return {"shared": np.array([sum(digest in known for digest in _hashes(data, progress))])}
-
-    key = {"fingerprint": data.fingerprint, "other": other.fingerprint}
-    return int(cached(data.path, "shared", key, make)["shared"][0])
-
-
-def _hashes(data: PreparedDataset, progress: Progress) -> Iterator[bytes]:
-    for start in range(0, len(data), CHUNK):
-        progress(f"comparing {_what(data)}", start, len(data))
-        for image in data.rgb(np.arange(start, min(start + CHUNK, len(data)))):
-            yield hashlib.blake2b(image.data, digest_size=12).digest()
-
-
-def _order(data: PreparedDataset, count: int) -> np.ndarray:
-    """The first `count` images of a data set in a fixed random order, all of them if there are fewer: int64."""
-    return image_at(np.arange(min(count, len(data))), len(data), seed=0)
-
-
-def _what(data: PreparedDataset) -> str:
-    return f"{data.name} {data.split}"
 
 
 def _describe(data: PreparedDataset) -> dict[str, Any]:

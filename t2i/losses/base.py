@@ -109,8 +109,8 @@ class Networks:
 class Term:
     """A loss beside the adversarial one.
 
-    name: of its table [loss.NAME], of its part of a checkpoint. Settings: a frozen dataclass of config.setting fields,
-    `weight` among them: the term is in use where that is above 0. Its parts are weighted.
+    name: of its table [loss.NAME], of its part of a checkpoint. Settings: a frozen dataclass of setting() fields. With
+    its `weight` above 0 the term is in use. Its parts are weighted.
     columns: what it logs, {name: what it is}. needs_captions: it compares images with all captions of the batch.
     pairs_images: it compares generated with real images, which must then be augmented alike.
     module: what it trains in the discriminator's phase, or None.

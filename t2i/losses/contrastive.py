@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i.config import setting
 from t2i.layers import Linear
 from t2i.losses.base import DiscriminatorPass, GeneratorPass, Networks, Pass, Term
 from t2i.precision import at_least_fp32
+from t2i.setting_groups import setting
 
 MAX_SCALE = 100.0  # CLIP, sec. 2.5: beyond it training is unstable
 

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i.config import setting
 from t2i.errors import UsageError
 from t2i.losses.base import GeneratorPass, Networks, Term
 from t2i.precision import at_least_fp32
+from t2i.setting_groups import setting
 
 if TYPE_CHECKING:
     from t2i.config import TrainConfig

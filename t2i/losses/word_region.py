@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i.config import setting
 from t2i.data.spatial_words import FLIPS
 from t2i.device import send
 from t2i.errors import UsageError
@@ -21,6 +20,7 @@ from t2i.layers import Linear
 from t2i.losses.base import DiscriminatorPass, GeneratorPass, Networks, Pass, Term
 from t2i.losses.contrastive import PairLogit, contrastive_loss
 from t2i.precision import at_least_fp32
+from t2i.setting_groups import setting
 from t2i.text.pooler import TextBatch
 
 if TYPE_CHECKING:

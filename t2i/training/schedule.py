@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i.config import Stage as StageSettings
 from t2i.config import TrainConfig
 from t2i.errors import UsageError
 from t2i.losses.penalties import default_weight
 from t2i.models.growing import Growth
+from t2i.setting_groups import Stage as StageSettings
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from t2i.config import FIELDS, Adversarial, Penalty, TrainConfig, build, check_value
+from t2i.config import FIELDS, TrainConfig, build, check_value
 from t2i.errors import UsageError
 from t2i.losses.registry import TERMS
 from t2i.models import get_architecture, list_architectures
 from t2i.models.base import Discriminator, Generator
 from t2i.models.registry import OPTION_HELP, get_discriminator, list_discriminators, options_of
+from t2i.setting_groups import Adversarial, Penalty
 from t2i.setting_layers import Layers, is_on
 from t2i.toml_tables import flatten, nest
 

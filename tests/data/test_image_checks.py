@@ -13,8 +13,8 @@ from t2i.cli import run
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.records import Framing
-from t2i.data.shapes import ShapesSource
 from t2i.data.sources import FolderPairSource
+from t2i.data.sources.shapes import ShapesSource
 
 
 def noise(number, size=(32, 32), alpha=False):

@@ -13,7 +13,7 @@ from t2i.data.mixture import Mixture, open_datasets
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.records import Framing
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UsageError, UserError
 from t2i.pixels import PixelFormat
 from t2i.training.loop import train

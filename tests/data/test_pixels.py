@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 
 from t2i.data.images import load_framed
 from t2i.data.records import Framing
-from t2i.data.shapes import OUTLINES, SIZES, Item, Scene, ShapesSource, draw
+from t2i.data.shapes import OUTLINES, SIZES, Item, Scene, draw
+from t2i.data.sources.shapes import ShapesSource
 from t2i.pixels import PixelFormat, on_background, on_white, parse_aspect, shown
 
 ASPECTS = [(3, 2), (2, 3), (16, 9), (1, 4)]

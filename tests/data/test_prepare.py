@@ -16,8 +16,8 @@ from t2i.data import captions, image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.records import Skip
-from t2i.data.shapes import ShapesSource
 from t2i.data.sources import FolderPairSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UserError
 
 SHARD_ENTRIES = image_shards.shard_entries

@@ -10,8 +10,8 @@ from PIL import Image
 from t2i.cli import run
 from t2i.data import image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
-from t2i.data.shapes import ShapesSource
 from t2i.data.sources import FolderPairSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UserError
 from t2i.locks import lock
 

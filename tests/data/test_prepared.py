@@ -17,7 +17,7 @@ from hash_encoder import HashEncoder
 from t2i.data import image_shards
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import CAPTIONS_PER_CHUNK, PreparedDataset, find_datasets, find_validation
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UserError
 
 

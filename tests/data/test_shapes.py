@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from t2i.data import shapes, shapes_captions
-from t2i.data.shapes import Scene, ShapesImage, ShapesSource, draw, evaluation_scenes, scene_at
+from t2i.data.shapes import Scene, draw, evaluation_scenes, scene_at
 from t2i.data.shapes_captions import OPPOSITE, canonical_caption, captions
+from t2i.data.sources.shapes import ShapesImage, ShapesSource
 from t2i.errors import UsageError
 
 # --- captions, read back ------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def test_evaluation_scenes_show_every_pair_equally_often(seen, objects):
 
 DIGEST = """
 import hashlib, sys
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 digest = hashlib.sha256()
 for split in ("train", "val"):
     for record in ShapesSource(40, split, seed=7):

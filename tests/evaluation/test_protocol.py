@@ -16,7 +16,8 @@ from t2i.errors import UserError
 from t2i.evaluation import attributes, distances, matcher, protocol, statistics
 from t2i.evaluation.cache import cached
 from t2i.evaluation.features import silent
-from t2i.evaluation.protocol import Evaluator, Options, data_features
+from t2i.evaluation.protocol import Evaluator, Options
+from t2i.evaluation.real_images import data_features, shared_images
 from t2i.evaluation.retrieval import CHOICES, Retrieval, sample_choices, shuffled, top1
 from t2i.evaluation.sampler import CaptionSampler
 from t2i.sampling import Sampler
@@ -135,7 +136,7 @@ def test_the_evaluated_split_is_never_the_matcher_s(data, train, tmp_path):
     larger = tmp_path / "larger"
     prepare = ["--shapes", "130", "--split", "val", "--val-fraction", "0", "--resolution", "32", "--workers", "1"]
     assert run(["prepare", *prepare, "--out", str(larger)]) == 0
-    assert protocol.shared_images(data, PreparedDataset(larger)) == len(data)
+    assert shared_images(data, PreparedDataset(larger)) == len(data)
     with pytest.raises(UserError, match=r"126 of the 126 images of .* are in .* too: it gives neither a matcher"):
         Evaluator(data, PreparedDataset(larger), Options(metrics=("r-precision",)))
 

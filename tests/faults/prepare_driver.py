@@ -188,7 +188,7 @@ class StuckSource:
 def stuck() -> None:
     """OUT: the command line at work on images that are never done."""
     from t2i.cli import main
-    from t2i.data import shapes
+    from t2i.data.sources import shapes
 
     shapes.ShapesSource = StuckSource
     main(["prepare", "--shapes", "64", "--val-fraction", "0", "--resolution", "16", "--workers", "2",

@@ -11,7 +11,7 @@ from hash_encoder import HashEncoder
 import t2i
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import find_datasets
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 
 HOURS = 3600 * 10**9
 

@@ -18,7 +18,7 @@ from t2i.cli import run
 from t2i.data import image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UserError
 from t2i.image_files import save_image
 from t2i.models.folder import save_model

@@ -14,8 +14,8 @@ from processes import hurry, left_after
 from t2i.data import image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
-from t2i.data.shapes import ShapesSource
 from t2i.data.sources import FolderPairSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UserError
 
 SMALL = PrepareOptions(resolution=16, workers=1, max_skipped=0.2)

@@ -12,7 +12,7 @@ from processes import alive, left_after
 
 from t2i.data import image_shards, prepared
 from t2i.data.prepare import PrepareOptions, prepare
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

@@ -11,7 +11,8 @@ from shape_captions import CAPTIONS, PROMPTS, RECORDS, in_another_process
 from small import networks
 from torch import nn
 
-from t2i.data.shapes import BACKGROUNDS, COLOURS, SHAPES, SIZES, ShapesSource
+from t2i.data.shapes import BACKGROUNDS, COLOURS, SHAPES, SIZES
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UserError
 from t2i.losses.contrastive import ContrastiveHead, contrastive_loss
 from t2i.models.folder import ModelDescription

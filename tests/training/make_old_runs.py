@@ -29,7 +29,7 @@ from t2i.training.state import TrainingState
 from t2i import TextToImagePipeline, pipeline
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.models import get_architecture
 from t2i.text.frozen import pad_tokens
 from t2i.training.checkpoint import list_checkpoints, pack

@@ -23,7 +23,7 @@ from small import WIDTH, captions
 
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UsageError, UserError
 from t2i.layers import upsample
 from t2i.models import list_architectures

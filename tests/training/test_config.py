@@ -8,10 +8,11 @@ import pytest
 
 from t2i import presets
 from t2i.aliases import SETTINGS
-from t2i.config import COMMAND_LINE, FIELDS, Optim, TrainConfig, build, help_of, option
+from t2i.config import COMMAND_LINE, FIELDS, TrainConfig, build, help_of, option
 from t2i.errors import UsageError, UserError
 from t2i.losses.registry import TERMS
 from t2i.models import get_architecture, registry
+from t2i.setting_groups import Optim
 from t2i.setting_layers import Layers, read_toml
 from t2i.toml_tables import flatten, to_toml
 from t2i.training.settings import new_settings

@@ -9,9 +9,9 @@ import torch
 from short_runs import CPU, assert_same_bits, config, final_tensors, start
 from torch import nn
 
-from t2i.config import setting
 from t2i.losses.base import Term
 from t2i.losses.registry import TERMS
+from t2i.setting_groups import setting
 from t2i.training import loop
 from t2i.training.loop import train
 

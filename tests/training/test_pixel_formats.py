@@ -12,7 +12,7 @@ from t2i.cli import run as t2i
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset, find_validation
 from t2i.data.records import Framing
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UserError
 from t2i.evaluation.sampler import CaptionSampler
 from t2i.pipeline import TextToImagePipeline

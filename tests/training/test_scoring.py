@@ -9,7 +9,7 @@ from short_runs import CPU, SMALL_ENCODER, assert_same_bits, config, final_tenso
 from t2i import TextToImagePipeline
 from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
-from t2i.data.shapes import ShapesSource
+from t2i.data.sources.shapes import ShapesSource
 from t2i.errors import UserError
 from t2i.evaluation import protocol, variety
 from t2i.evaluation.sampler import CaptionSampler
