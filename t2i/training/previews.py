@@ -22,7 +22,7 @@ COLUMNS = 6
 
 class Preview:
     """Draws prompts, else `PROMPTS` captions of the data set, each with seeds 0 to `COLUMNS` - 1: what `t2i generate`
-    draws with a snapshot."""
+    draws with a snapshot, but for the rounding of captions that were prepared in bf16."""
 
     def __init__(
         self,
