@@ -20,7 +20,7 @@ from t2i.data.prepared import PreparedDataset
 from t2i.data.sources.shapes import ShapesSource
 from t2i.models.find import find_model
 from t2i.text.encoders import load_encoder
-from t2i.training import snapshots
+from t2i.training import previews, snapshots
 from t2i.training.plots import draw_losses
 
 # How long an example takes is the machine's business. CI's examples are the same each time: it judges a change.
@@ -66,16 +66,25 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_curves() -> Iterator[None]:
-    """Short runs draw no losses.png, which would take half of their time; `curves` has them draw it."""
+def small_pictures() -> Iterator[None]:
+    """Short runs draw no losses.png and sample grids of four cells: these would take most of their time. `curves` and
+    `whole_grids` have them drawn."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshots, "draw_losses", lambda metrics, out: False)
+        patch.setattr(previews, "PROMPTS", 2)
+        patch.setattr(previews, "COLUMNS", 2)
         yield
 
 
 @pytest.fixture
 def curves(monkeypatch) -> None:
     monkeypatch.setattr(snapshots, "draw_losses", draw_losses)
+
+
+@pytest.fixture
+def whole_grids(monkeypatch) -> None:
+    monkeypatch.setattr(previews, "PROMPTS", 8)
+    monkeypatch.setattr(previews, "COLUMNS", 6)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -120,6 +120,7 @@ def test_no_command_moves_or_removes_what_it_has_open(windows_files, windows_loc
     assert windows_files == []
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_in_use_is_not_replaced_and_stays(windows_files, here, capfd, one_encoder):
     shapes = [
         "prepare",

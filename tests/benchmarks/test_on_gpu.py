@@ -48,6 +48,7 @@ def test_every_script_and_test_that_it_calls_exists(on_gpu, tmp_path):
     assert [word for word in named if word.endswith(".py") and not Path(word).exists()] == []
 
 
+@pytest.mark.slow
 def test_with_no_time_it_says_what_was_not_run(on_gpu, tmp_path, shapes_data):
     command = [sys.executable, SCRIPTS / "on_gpu.py", "--minutes", "0.001", "--data", shapes_data.path]
     options = ["--device", "cpu", "--only", "step", "published"]

@@ -402,7 +402,8 @@ def check_stopped_and_resume(folder: Path, err: str, name: str, capfd) -> None:
 ENDLESS = ["--config", "tiny.toml", "--kimg", "1000", "--device", "cpu"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_leaves_a_checkpoint_a_model_and_the_command_that_resumes(here, minilm_data, capfd, number):
     """And so does a terminal that is closed."""
     (here / "tiny.toml").write_text(TINY)

@@ -177,6 +177,7 @@ def test_grey_things_take_colours_and_white_or_many_coloured_ones_do_not():
     assert emoji_images.recoloured(png(stripes), "purple") is None
 
 
+@pytest.mark.slow
 def test_recoloured_images_are_trained_on_and_their_captions_say_the_colour(emoji, tmp_path):
     command = [sys.executable, SCRIPT, tmp_path, "--packages", emoji[0] / "packages", "--recoloured", "3"]
     subprocess.run(command, check=True)

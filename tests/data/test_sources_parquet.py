@@ -143,6 +143,7 @@ def check_memory(tmp_path, rows, size):
     print(f"{rows} rows of {path.stat().st_size / 2**20:.0f} MiB: {more} MiB more than after 2,000")
 
 
+@pytest.mark.slow
 def test_memory_is_flat(tmp_path):
     check_memory(tmp_path, 6000, 20_000)
 

@@ -33,7 +33,7 @@ def doubles() -> list[Scene]:
     return evaluation_scenes(270, seen=True, objects=2) + evaluation_scenes(30, seen=False, objects=2)
 
 
-@pytest.mark.parametrize(("resolution", "every"), [(32, 1), (64, 3)])
+@pytest.mark.parametrize(("resolution", "every"), [pytest.param(32, 1, marks=pytest.mark.slow), (64, 3)])
 def test_rendered_scenes_are_read_right(singles, doubles, resolution, every):
     scenes = singles[::every] + doubles[::every]
     scores = score([draw(scene, resolution) for scene in scenes], scenes)
@@ -51,6 +51,7 @@ def test_other_resolutions_are_read_too(singles, resolution):
     assert single["colour"] >= 0.98 and single["shape"] >= 0.95 and single["size"] >= 0.98
 
 
+@pytest.mark.slow
 def test_blurred_and_noisy_scenes_are_read_right(singles, doubles):
     scenes = singles[::2] + doubles[::2]
     scores = score(soften([draw(scene, 32) for scene in scenes], sigma=0.7, noise=8), scenes)

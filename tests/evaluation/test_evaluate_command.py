@@ -58,7 +58,7 @@ def test_json_says_what_every_score_was_measured_with_and_so_does_the_history(he
     assert Path(said["best and worst"]).is_file()
 
 
-@pytest.mark.parametrize("version", ["now", "0.1"])
+@pytest.mark.parametrize("version", ["now", pytest.param("0.1", marks=pytest.mark.slow)])
 def test_a_model_chosen_on_the_evaluated_images_is_noted(version, house, t2i, tmp_path, monkeypatch, data, train):
     """As --eval-every leaves it: best.json of the run says so; in 0.1 best/ did."""
     monkeypatch.chdir(tmp_path)

@@ -139,6 +139,7 @@ def check_prepare(disk, whole, kib):
     assert list(disk.place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_prepare_on_a_disk_that_is_full_sooner_or_later(disks, whole):
     disk = disks(8192)
     total = sum(map(len, whole.values())) // 1024

@@ -168,6 +168,7 @@ def check_parts(folder, expected, out, chance):
     return kills + bool(code)
 
 
+@pytest.mark.slow
 def test_parts_and_join_killed_the_bytes_are_those_of_one_go(folder, uninterrupted, tmp_path):
     check_parts(folder, uninterrupted[0], tmp_path / "out", random.Random(0))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -227,6 +228,7 @@ def half_done(folder, out, uninterrupted, share):
     assert ends(drive(folder, out, int(uninterrupted[1] * share)))[0] == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.35, 0.8], ids=["in the images", "in the captions"])
 def test_a_source_that_changed_after_the_kill_gives_the_bytes_of_a_fresh_run(uninterrupted, tmp_path, share):
     """An image added and a caption changed: what was done of other entries is done again, the rest is kept."""
@@ -242,6 +244,7 @@ def test_a_source_that_changed_after_the_kill_gives_the_bytes_of_a_fresh_run(uni
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.35, 0.7, 0.85], ids=["in the images", "in the captions", "at the end"])
 def test_images_that_changed_after_the_kill_are_seen_by_size_or_time(uninterrupted, tmp_path, share):
     """Their names and captions are what they were."""
@@ -262,6 +265,7 @@ def test_images_that_changed_after_the_kill_are_seen_by_size_or_time(uninterrupt
     assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_a_source_that_shrank_after_the_kill_leaves_no_stale_file(uninterrupted, tmp_path):
     (tmp_path / "changed").mkdir()
     changed = fill(tmp_path / "changed")
@@ -275,6 +279,7 @@ def test_a_source_that_shrank_after_the_kill_leaves_no_stale_file(uninterrupted,
     assert len(PreparedDataset(tmp_path / "out")) == 9
 
 
+@pytest.mark.slow
 def test_strict_looks_at_what_an_earlier_run_left_out(folder, uninterrupted, tmp_path):
     strict = PrepareOptions(resolution=16, workers=1, strict=True)
     for number, share in enumerate((0.3, 0.99)):

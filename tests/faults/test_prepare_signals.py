@@ -101,6 +101,7 @@ def check_any_moment(out, chance):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_moment_makes_no_traceback(tmp_path):
     chance = random.Random(0)
     for attempt in range(3):

@@ -92,10 +92,10 @@ def test_a_generator_learns_the_spread_of_a_captions_images(repulsion, spread):
         return colours[:, :, None, None].expand(-1, 3, 2, 2)
 
     for _ in range(1500):
-        real = flat(colours.repeat(200, 1))
-        first = flat(generator(torch.randn(600, 4)))
+        real = flat(colours.repeat(50, 1))
+        first = flat(generator(torch.randn(150, 4)))
         with torch.no_grad():
-            second = flat(generator(torch.randn(600, 4)))
+            second = flat(generator(torch.randn(150, 4)))
         loss = (coarse_distance(first, real) - repulsion * coarse_distance(first, second)).mean()
         optimizer.zero_grad()
         loss.backward()

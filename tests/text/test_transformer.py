@@ -207,6 +207,7 @@ def test_one_step_moves_every_weight_of_the_encoder_but_the_padding(tokenizer, e
         assert moved.all(), name
 
 
+@pytest.mark.slow
 def test_the_encoder_learns_to_tell_captions_apart(tokenizer):
     """Only the encoder is trained: neither the pooler nor the head can do its work for it."""
     torch.manual_seed(0)

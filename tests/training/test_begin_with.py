@@ -233,7 +233,7 @@ def test_stylegan_begins_where_it_has_a_torgb_only(source, data_at, tmp_path):
         check_source(settings_at(small, str(plain.folder), arch="stylegan"), small)
 
 
-@pytest.mark.parametrize("resolution", [16, 64])
+@pytest.mark.parametrize("resolution", [pytest.param(16, marks=pytest.mark.slow), 64])
 def test_dfgan_has_one_size(resolution, source, data_at):
     settings = config(begin_with=str(source("dfgan").folder))
     with pytest.raises(UsageError, match=f"dfgan at 32 px cannot begin a run at {resolution} px") as caught:

@@ -135,6 +135,7 @@ def test_where_a_step_cannot_be_captured_training_says_so_and_goes_on(shapes_dat
     assert_same_bits(final_tensors(plain), final_tensors(refused))
 
 
+@pytest.mark.slow
 def test_steps_in_pieces_are_not_captured(shapes_data, tmp_path, captures):
     start(config(schedule__kimg=0.08, optim__accumulate=2), shapes_data, tmp_path)
     assert captures[0].captured == 0

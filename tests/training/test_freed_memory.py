@@ -50,6 +50,7 @@ print(memory_gib(torch.device("cpu")))
 """
 
 
+@pytest.mark.slow
 def test_memory_that_is_said_is_the_most_that_there_was():
     """Between two steps most of it is free."""
     said = subprocess.run([sys.executable, "-c", PEAK], check=True, capture_output=True, text=True).stdout

@@ -66,7 +66,7 @@ def cases() -> dict[str, tuple[int, str, str, dict[str, Any]]]:
 
 
 CASES = cases()
-LONG = ("-wide", "-published", "fast grows", "two pieces")  # in the slow suite
+LONG = ("-wide", "-published", "stylegan-fast", "dfgan-fast", "fast grows", "two pieces")  # in the slow suite
 
 
 class FrozenText:

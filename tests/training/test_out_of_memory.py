@@ -27,7 +27,9 @@ def starve(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("phase", ["discriminator", "generator", "warm_up"])
+@pytest.mark.parametrize(
+    "phase", ["generator", *(pytest.param(name, marks=pytest.mark.slow) for name in ("discriminator", "warm_up"))]
+)
 def test_what_it_says_halves_the_micro_batch_until_the_run_goes_on(phase, starve, shapes_data, tmp_path):
     starve(2, phase)
     settings = config(schedule__warm_up_kimg=0.03 if phase == "warm_up" else 0.0, loss__energy__weight=1.0)

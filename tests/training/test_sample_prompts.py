@@ -8,7 +8,7 @@ from t2i import TextToImagePipeline
 from t2i.data.prepared import PreparedDataset
 from t2i.training import previews
 
-pytestmark = pytest.mark.usefixtures("one_encoder")
+pytestmark = pytest.mark.usefixtures("one_encoder", "whole_grids")
 
 OWN = ("a table", "a small red circle on a white background")
 

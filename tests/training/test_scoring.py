@@ -128,7 +128,11 @@ def give_scores(monkeypatch, data, name, values):
 
 @pytest.mark.parametrize(
     ("values", "ended"),
-    [([0.3, 0.1, 0.2, 0.2, 0.05], 64), ([0.3, 0.1, 0.2, 0.05, 0.1, 0.01], 96), ([0.5, 0.4, 0.3, 0.2, 0.1, 0.1], 96)],
+    [
+        ([0.3, 0.1, 0.2, 0.2, 0.05], 64),
+        pytest.param([0.3, 0.1, 0.2, 0.05, 0.1, 0.01], 96, marks=pytest.mark.slow),
+        pytest.param([0.5, 0.4, 0.3, 0.2, 0.1, 0.1], 96, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("stopped_after", [None, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 7))])
 def test_patience_ends_a_run_at_the_same_step_also_where_it_was_resumed(

@@ -38,6 +38,7 @@ def test_images_kept_from_phase_to_phase_are_those_drawn_again(arch, shapes_data
     assert run_twice(config(arch, **SHORT), shapes_data, tmp_path, monkeypatch, drawn) == (2, 4)
 
 
+@pytest.mark.slow
 def test_the_frozen_backbone_sees_kept_images_once(shapes_data, tmp_path, monkeypatch):
     """And what it extracts is what it would extract again: the weights are bit for bit those of doing so twice."""
     extracted = count_calls(monkeypatch, ProjectedDiscriminator, "extract")

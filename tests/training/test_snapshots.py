@@ -34,8 +34,12 @@ def seen(root):
 
 
 @pytest.mark.parametrize("arch", list_architectures())
-@pytest.mark.parametrize("text", [{}, {"text.encoder": "transformer", "text.transformer": SMALL_ENCODER}],
-                         ids=["prepared", "trained"])  # fmt: skip
+@pytest.mark.parametrize("text", [
+    pytest.param({}, id="prepared"),
+    pytest.param(
+        {"text.encoder": "transformer", "text.transformer": SMALL_ENCODER}, id="trained", marks=pytest.mark.slow
+    ),
+])  # fmt: skip
 def test_every_snapshot_is_a_model_and_older_ones_are_that_alone(arch, text, shapes_data, tmp_path):
     run, _ = start(config(arch, **{"run.snapshot_kimg": 0.008, "schedule.kimg": 0.032, **text}), shapes_data, tmp_path)
     assert seen(run.checkpoints) == [0, 8, 16, 24, 32]

@@ -87,7 +87,7 @@ def test_run_folder_holds_all_that_was_promised(shapes_data, tmp_path, curves):
     assert find_runs(tmp_path) == [run.folder]
 
 
-@pytest.mark.parametrize("shared_fakes", [False, True])
+@pytest.mark.parametrize("shared_fakes", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_accumulation_has_the_same_gradients_and_trains_the_same_weights(shared_fakes, shapes_data, tmp_path):
     settings = config(loss__adversarial__shared_fakes=shared_fakes)
     ends = {}

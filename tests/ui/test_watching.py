@@ -70,7 +70,7 @@ def test_data_sets_to_train_on(here, minilm_data):
 
 @pytest.mark.parametrize(
     "arguments, said",
-    [(("nowhere", "dfgan", 1.0), "nowhere"), (("", "dfgan", 1.0), "no data set")],
+    [pytest.param(("nowhere", "dfgan", 1.0), "nowhere", marks=pytest.mark.slow), (("", "dfgan", 1.0), "no data set")],
 )
 def test_a_training_that_cannot_begin_is_one_line(here, arguments, said):
     with pytest.raises(UserError, match=said):
