@@ -19,6 +19,7 @@ from t2i.data.prepare import PrepareOptions, prepare
 from t2i.data.prepared import PreparedDataset
 from t2i.data.sources.shapes import ShapesSource
 from t2i.models.find import find_model
+from t2i.text import frozen
 from t2i.text.encoders import load_encoder
 from t2i.training import previews, snapshots
 from t2i.training.plots import draw_losses
@@ -67,8 +68,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def small_pictures() -> Iterator[None]:
-    """Short runs draw no losses.png and sample grids of four cells: these would take most of their time. `curves` and
-    `whole_grids` have them drawn."""
+    """Short runs draw no losses.png, and four cells of a sample grid: the whole would take most of their time. `curves`
+    and `whole_grids` have it drawn."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshots, "draw_losses", lambda metrics, out: False)
         patch.setattr(previews, "PROMPTS", 2)
@@ -148,12 +149,17 @@ def shapes_data(tmp_path_factory) -> PreparedDataset:
 
 @pytest.fixture(scope="session")
 def minilm_data(tmp_path_factory) -> Path:
-    """48 drawn images at 16 px, captions encoded by the bundled MiniLM: what the command line makes. Read only."""
+    """48 drawn images at 16 px, captions encoded by the bundled MiniLM: what the command line makes. Read only.
+
+    In fp32 on every processor, as prompts are encoded: where bf16 is quick, prepare would take that.
+    """
     from t2i.cli import run
 
     out = tmp_path_factory.mktemp("data") / "t2i-data" / "shapes-train-16"
-    assert run(["prepare", "--shapes", "48", "--resolution", "16", "--val-fraction", "0", "--workers", "1",
-                "--out", str(out)]) == 0  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frozen, "has_quick_bf16", lambda device: False)
+        assert run(["prepare", "--shapes", "48", "--resolution", "16", "--val-fraction", "0", "--workers", "1",
+                    "--out", str(out)]) == 0  # fmt: skip
     return out
 
 

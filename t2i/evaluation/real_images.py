@@ -1,4 +1,4 @@
-"""Real images of an evaluation: their fixed order, their features, which of them are in two data sets. All cached."""
+"""Real images of an evaluation: their fixed order, their features, and how many are in two data sets."""
 
 import hashlib
 from collections.abc import Iterator

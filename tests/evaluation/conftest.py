@@ -18,11 +18,11 @@ from t2i.evaluation.sampler import CaptionSampler
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """EfficientNet-Lite2 at 64 px, not 260, in a sixteenth of the time. test_feature_networks.py has it at 260 px."""
+    """EfficientNet-Lite2 at 96 px, not 260, in a seventh of the time. test_feature_networks.py has it at 260 px."""
     from t2i.evaluation.features import load_lite2
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "load_lite2", lambda device: replace(load_lite2(device), resolution=64))
+        patch.setattr(protocol, "load_lite2", lambda device: replace(load_lite2(device), resolution=96))
         patch.setattr(variety, "CAPTIONS", 12)
         yield
 
