@@ -37,7 +37,6 @@ from t2i.models.growing import real_at
 from t2i.training.distributed import ALONE
 from t2i.training.loading import BatchLoader, resident_images
 from t2i.training.loop import Loop
-from t2i.training.memory import keep_freed_memory
 from t2i.training.randomness import StepRandom
 from t2i.training.run import Run
 from t2i.training.schedule import Schedule
@@ -52,8 +51,6 @@ class Steps:
 
     def __init__(self, settings: TrainConfig, data: PreparedDataset, device: torch.device):
         self.settings, self.device = settings, device
-        if device.type == "cpu":
-            keep_freed_memory()
         text = make_text(settings, data, Path(tempfile.mkdtemp()), write=False)
         self.trainer = Trainer(settings, data.resolution, text, device)
         self.loader = BatchLoader(

@@ -1,7 +1,6 @@
 """What Windows and macOS do otherwise, imitated on Linux: files in use, locks, signals, limits."""
 
 import ast
-import ctypes
 import errno
 import math
 import os
@@ -271,13 +270,6 @@ def test_memory_is_unknown_where_nothing_says_it(monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
     monkeypatch.setitem(sys.modules, "resource", None)
     assert math.isnan(memory.memory_gib(SimpleNamespace(type="cpu")))
-
-
-@pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_freed_memory_is_left_to_other_c_libraries(monkeypatch, platform):
-    monkeypatch.setattr(memory, "sys", SimpleNamespace(platform=platform))
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("no library of glibc there"))
-    memory.keep_freed_memory()
 
 
 @pytest.mark.slow

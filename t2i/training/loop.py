@@ -21,7 +21,7 @@ from t2i.training.checkpoint import newest_checkpoint
 from t2i.training.collapse import CollapseWatch
 from t2i.training.distributed import ALONE, Ranks
 from t2i.training.loading import BatchLoader, resident_images
-from t2i.training.memory import keep_freed_memory, memory_gib, out_of_memory
+from t2i.training.memory import memory_gib, out_of_memory
 from t2i.training.metrics import MetricsLog, read_metrics
 from t2i.training.nan_guard import NotFinite
 from t2i.training.progress import Progress
@@ -146,7 +146,6 @@ class Loop:
         say: Callable[[str], None],
     ):
         if device.type == "cpu":
-            keep_freed_memory()
             torch.set_num_threads(config.run.threads or torch.get_num_threads())
         self.config, self.run, self.device, self.ranks, self.say = config, run, device, ranks, say
         self.schedule = Schedule(config, dataset.resolution)

@@ -1,10 +1,8 @@
 """Memory: how much is in use, and what to do where it ran out."""
 
 import contextlib
-import ctypes
 import math
 import re
-import sys
 from pathlib import Path
 
 import torch
@@ -14,10 +12,6 @@ from t2i.errors import UsageError, UserError
 from t2i.training.distributed import Ranks
 from t2i.training.schedule import StepPlan
 from t2i.training.tables import check_together
-
-# Of glibc's malloc.h, and what train() sets them to, in bytes.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT, MAPPED = 1 << 30, 1 << 25
 
 
 def memory_gib(device: torch.device) -> float:
@@ -32,23 +26,6 @@ def memory_gib(device: torch.device) -> float:
     except ImportError:  # Windows
         return math.nan
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS, which has no /proc
-
-
-def keep_freed_memory() -> None:
-    """Have this process keep up to 1 GiB of the memory that it frees, for what it needs next.
-
-    Each training step frees hundreds of MiB and takes them again. glibc, left alone, gives them back to the system in
-    between, which then clears each page anew. Where a process may take so much only (ulimit -v), it keeps none; other
-    C libraries are left as they are.
-    """
-    if sys.platform != "linux":
-        return
-    import resource
-
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
-        libc.mallopt(M_MMAP_THRESHOLD, MAPPED)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def out_of_memory(config: TrainConfig, plan: StepPlan, ranks: Ranks) -> UserError:
