@@ -146,7 +146,7 @@ class Scene:
         return any(item.pair in HELD_OUT_PAIRS for item in self.items)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` gives the equal scene back. Says `unseen` too, for who reads the file."""
+        """JSON-able. Says `unseen` too, for who reads the file."""
         items = [
             {"colour": i.colour, "shape": i.shape, "size": i.size, "rgb": list(i.rgb), "x": i.x, "y": i.y}
             for i in self.items
@@ -158,33 +158,6 @@ class Scene:
             "relation": self.relation,
             "unseen": self.unseen,
         }
-
-    @staticmethod
-    def from_dict(fields: dict[str, Any]) -> "Scene":
-        """The scene that `to_dict` wrote. Raises ValueError for anything else."""
-        try:
-            items = tuple(
-                Item(i["colour"], i["shape"], i["size"], _rgb(i["rgb"]), float(i["x"]), float(i["y"]))
-                for i in fields["items"]
-            )
-            page, relation = fields["background"], fields["relation"]
-            scene = Scene(items, page, _rgb(fields["background_rgb"]), relation)
-            known = page in BACKGROUNDS and relation in ((None,) if len(items) == 1 else RELATIONS)
-            for item in items:
-                known = known and item.colour in COLOURS and item.shape in SHAPES and item.size in SIZES
-                known = known and math.isfinite(item.x) and math.isfinite(item.y)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a scene of drawn shapes: {type(error).__name__}: {error}") from error
-        if not known or len(items) not in (1, 2):
-            raise ValueError("not a scene of drawn shapes: it has a name or a position that none has")
-        return scene
-
-
-def _rgb(values: Any) -> RGB:
-    red, green, blue = (int(value) for value in values)
-    if not all(0 <= value <= 255 for value in (red, green, blue)):
-        raise ValueError(f"colour out of range: {(red, green, blue)}")
-    return red, green, blue
 
 
 class Dice:

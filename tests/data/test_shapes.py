@@ -270,26 +270,10 @@ def test_an_object_covers_its_size_whatever_its_shape():
 # --- scenes and the source ----------------------------------------------------------------------------------
 
 
-def test_a_scene_survives_json_and_a_image_survives_pickling():
+def test_a_scene_can_be_written_as_json_and_an_image_survives_pickling():
     for record in ShapesSource(50, "val"):
-        assert Scene.from_dict(json.loads(json.dumps(record.attributes))) == record.image.scene
+        assert json.loads(json.dumps(record.attributes)) == record.image.scene.to_dict()
         assert pickle.loads(pickle.dumps(record.image)) == record.image
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"items": []},
-        {"items": None},
-        {"items": [{"colour": "red"}]},
-        {"background": "plaid"},
-        {"background_rgb": [0, 0, 256]},
-        {"relation": "inside"},
-    ],
-)
-def test_a_broken_scene_is_refused(change):
-    with pytest.raises(ValueError, match="not a scene of drawn shapes"):
-        Scene.from_dict({**scene_at(0, 0).to_dict(), **change})
 
 
 def test_a_source_of_a_million_is_walked_in_flat_memory():
