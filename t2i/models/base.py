@@ -68,7 +68,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [B, 3, r, r] and a TextBatch -> logits [B], or [B, heads] where it has several, in at least fp32.
+    """Images [B, C, r, r] and a TextBatch -> logits [B], or [B, heads] where it has several, in at least fp32.
 
     Its steps are separate methods, so that one pass over the images serves several captions, and the frozen backbone
     runs once for both phases:
@@ -77,6 +77,7 @@ class Discriminator(nn.Module):
     read: TextBatch -> TextBatch of the pooler's tokens. pool: TextBatch -> condition [B, E].
     logits: features and condition -> logits.
 
+    channels: C, as the generator's; 3 with a backbone, which knows RGB alone.
     group: images of a minibatch that affect each other's logits (minibatch standard deviation); 1: none.
     blocks_from_image: its blocks, the one nearest to the image first; fine-tuning may freeze some.
     growth: the default stage of growing.
@@ -84,6 +85,8 @@ class Discriminator(nn.Module):
 
     pooler: AttentionPooler | SentencePooler
     growth: Growth
+    channels: int = 3
+    rgb_alone: ClassVar[bool] = False
     grows: ClassVar[bool] = False
     group: ClassVar[int] = 1
 
@@ -132,7 +135,7 @@ class GrowingDiscriminator(Discriminator):
         return [nn.ModuleList([self.from_rgb, self.blocks[first]]), *(self.blocks[side] for side in others)]
 
     def features_of_maps(self, maps: Tensor, growth: Growth | None = None) -> Features:
-        """[B, 3, r, r] -> [B, C] and [B, C', 4, 4]."""
+        """[B, C, r, r] -> [B, N] and [B, N', 4, 4]."""
         growth = growth or self.growth
         side = growth.resolution
         x = self._from_rgb(maps, side)

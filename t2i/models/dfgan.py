@@ -200,21 +200,23 @@ class OneWayHead(nn.Module):
 
 
 class DFGANDiscriminator(Discriminator):
-    """images [B, 3, R, R] and a TextBatch -> logits [B]."""
+    """images [B, C, R, R] and a TextBatch -> logits [B]."""
 
     def __init__(
         self,
         resolution: int,
         text: Conditioning,
         *,
+        channels: int = 3,
         rgb_resolutions: Iterable[int] = (),
         nf: int = 32,
         gamma: float = 0.0,
     ):
         super().__init__()
         widths = widths_to(resolution, nf)
+        self.channels = channels
         self.pooler = text.pooler()
-        self.from_rgb = Conv2d(3, widths[0], 3, padding=1)
+        self.from_rgb = Conv2d(channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(DiscriminatorBlock(c_in, c_out, gamma) for c_in, c_out in pairwise(widths))
         self.head = OneWayHead(widths[-1], self.pooler.out_width, 2 * nf)
 
@@ -223,7 +225,7 @@ class DFGANDiscriminator(Discriminator):
         return [nn.ModuleList([self.from_rgb, self.blocks[0]]), *self.blocks[1:]]
 
     def features_of_maps(self, maps: Tensor, growth: Growth | None = None) -> Features:
-        """[B, 3, R, R] -> [B, 8 nf, 4, 4], both."""
+        """[B, C, R, R] -> [B, 8 nf, 4, 4], both."""
         x = self.from_rgb(maps)
         for block in self.blocks:
             x = block(x)

@@ -42,6 +42,7 @@ class ProjectedDiscriminator(Discriminator):
     """
 
     grows = True  # images of every size are resized
+    rgb_alone = True
 
     def __init__(
         self,

@@ -102,12 +102,14 @@ def build_networks(
     """A new generator and discriminator; the same seed gives the same weights. The global RNG is unchanged.
 
     generator, discriminator: their settings. kind: of the discriminator. rgb_resolutions: the stages of growing.
-    channels: of the generator's images; the discriminator sees RGB.
+    channels: of the images.
     Raises ValueError or TypeError for invalid settings.
     """
     shared = {"rgb_resolutions": tuple(rgb_resolutions)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         g = get_architecture(arch).generator(resolution, text, channels=channels, **shared, **generator)
-        d = get_discriminator(kind)(resolution, text, **shared, **discriminator)
+        network = get_discriminator(kind)
+        seen = {} if network.rgb_alone else {"channels": channels}
+        d = network(resolution, text, **seen, **shared, **discriminator)
     return g, d

@@ -288,23 +288,24 @@ class DiscriminatorBlock(nn.Module):
 
 
 class StyleGANDiscriminator(GrowingDiscriminator):
-    """Images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution. It mirrors the generator."""
+    """Images [B, C, r, r] and a TextBatch -> logits [B]; r = growth.resolution. It mirrors the generator."""
 
     def __init__(
         self,
         resolution: int,
         text: Conditioning,
         *,
+        channels: int = 3,
         rgb_resolutions: Iterable[int] = (),
         fmap_base: int = 8192,
         fmap_max: int = 512,
     ):
         super().__init__()
-        self.growth = Growth(resolution)
+        self.growth, self.channels = Growth(resolution), channels
         self.pooler = text.pooler()
         widths = {side: width(side, fmap_base, fmap_max) for side in resolutions_to(resolution)}
         entries = sorted({*rgb_resolutions, resolution})
-        self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 1) for side in entries})
+        self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(channels, widths[side], 1) for side in entries})
         self.blocks = nn.ModuleDict(
             {str(side): DiscriminatorBlock(widths[side], widths[side // 2]) for side in widths if side > 4}
         )

@@ -228,7 +228,7 @@ class ResidualBlock(nn.Module):
 
 
 class StyleGAN2Discriminator(GrowingDiscriminator):
-    """Images [B, 3, r, r] and a TextBatch -> logits [B]; r = growth.resolution.
+    """Images [B, C, r, r] and a TextBatch -> logits [B]; r = growth.resolution.
 
     rgb_resolutions: possible resolutions of its input; `resolution` is always one.
     """
@@ -238,17 +238,18 @@ class StyleGAN2Discriminator(GrowingDiscriminator):
         resolution: int,
         text: Conditioning,
         *,
+        channels: int = 3,
         rgb_resolutions: Iterable[int] = (),
         fmap_base: int = 16384,
         fmap_max: int = 512,
         match_width: int = 512,
     ):
         super().__init__()
-        self.growth = Growth(resolution)
+        self.growth, self.channels = Growth(resolution), channels
         self.pooler = text.pooler()
         widths = {side: width(side, fmap_base, fmap_max) for side in reversed(resolutions_to(resolution))}
         entries = sorted({*rgb_resolutions, resolution}, reverse=True)
-        self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(3, widths[side], 3) for side in entries})
+        self.from_rgb = nn.ModuleDict({str(side): EqualConv2d(channels, widths[side], 3) for side in entries})
         self.blocks = nn.ModuleDict(
             {str(side): ResidualBlock(widths[side], widths[side // 2]) for side in widths if side > 4}
         )

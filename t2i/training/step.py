@@ -113,11 +113,12 @@ class Objective:
         return rng.normal(f"{name} z", self.generator.z_dim)
 
     def augmented(self, images: Tensor, rng: StepRandom, name: str) -> Tensor:
-        """Images [B, C, r, r] as the discriminator sees them, [B, 3, r, r]: with DiffAugment; transparent ones on a
-        background, a real image and a generated one on the same."""
-        if images.shape[1] == 1:
+        """Images [B, C, r, r] as the discriminator sees them: with DiffAugment. One that knows RGB alone, [B, 3, r, r],
+        sees transparent ones on a background, a real image and a generated one on the same."""
+        rgb_alone = self.discriminator.rgb_alone
+        if rgb_alone and images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
-        elif images.shape[1] == 4:
+        elif rgb_alone and images.shape[1] == 4:
             images = on_background(images, backgrounds(rng.uniform("background", 1)).to(images.dtype))
         if not self.augment:
             return images

@@ -270,7 +270,7 @@ def make_terms(config: TrainConfig, generator: Generator, discriminator: Discrim
     if not wanted:
         return []
     with torch.no_grad():
-        blank = next(discriminator.parameters()).new_zeros(1, 3, resolution, resolution)
+        blank = next(discriminator.parameters()).new_zeros(1, discriminator.channels, resolution, resolution)
         features: Features = discriminator.features(blank)
     networks = Networks(generator, discriminator, resolution, features)
     with torch.random.fork_rng(devices=[]):

@@ -26,6 +26,7 @@ FORMATS = {
     "rgba": PixelFormat("rgba"), "grey": PixelFormat("grey"), "3:2": PixelFormat("rgb", (3, 2)),
     "rgba 9:16": PixelFormat("rgba", (9, 16)),
 }  # fmt: skip
+FROZEN = {"model__discriminator__kind": "projected", "loss__adversarial__augment": []}
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,8 @@ def test_a_model_draws_what_the_data_set_holds(arch, name, data, tmp_path):
     sampler.check(data(name))
 
 
-def test_a_real_and_a_generated_image_lie_on_the_same_ground(data):
-    trainer = new_trainer(data("rgba"), "stylegan2", loss__adversarial__augment=[])
+def test_a_frozen_backbone_sees_a_real_and_a_generated_image_on_the_same_background(data):
+    trainer = new_trainer(data("rgba"), "stylegan2", **FROZEN)
     rng = StepRandom(0, 0, 8)
     nothing = torch.full((8, 4, 16, 16), -1.0)
     real, fake, later = (
@@ -87,8 +88,19 @@ def test_a_real_and_a_generated_image_lie_on_the_same_ground(data):
     torch.testing.assert_close(trainer.objective.augmented(opaque, rng, "G"), opaque[:, :3])
 
 
-def test_alpha_learns_from_what_the_discriminator_sees(data):
-    trainer = new_trainer(data("rgba"), "stylegan2", loss__adversarial__augment=[])
+@pytest.mark.parametrize("name", ["rgba", "grey"])
+@pytest.mark.parametrize("arch", ["stylegan2", "stylegan", "dfgan"])
+def test_a_discriminator_from_scratch_sees_the_channels_themselves(arch, name, data):
+    """Alpha that is seen on a background alone can be painted: black for some noise and white for other."""
+    trainer = new_trainer(data(name), arch, loss__adversarial__augment=[])
+    images = first_batch(data(name)).images
+    assert torch.equal(trainer.objective.augmented(images, StepRandom(0, 0, 8), "G"), images)
+    trainer.discriminator.features(images.requires_grad_(True)).summary.square().sum().backward()
+    assert (images.grad.abs().sum((0, 2, 3)) > 0).all()
+
+
+def test_alpha_learns_from_what_a_frozen_backbone_sees(data):
+    trainer = new_trainer(data("rgba"), "stylegan2", **FROZEN)
     images = first_batch(data("rgba")).images.requires_grad_(True)
     rng = StepRandom(0, 0, len(images))
     trainer.objective.augmented(images, rng, "G").square().sum().backward()
