@@ -12,7 +12,7 @@ AUGMENT_NUMBERS = 4  # uniform numbers per image: translation x and y, cutout x 
 
 
 def augment(images: Tensor, uniform: Tensor, kinds: tuple[str, ...]) -> Tensor:
-    """Augment images [B, 3, R, R] with uniform numbers [B, 4] in [0, 1): the same numbers, the same augmentation.
+    """Augment images [B, C, R, R] with uniform numbers [B, 4] in [0, 1): the same numbers, the same augmentation.
 
     translation: by up to an eighth of the image each way, the image's edge repeated.
     cutout: a square of half the side is set to 0 (mid grey); it may reach over the edge.

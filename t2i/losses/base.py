@@ -56,7 +56,7 @@ class Pass:
 
 @dataclass
 class DiscriminatorPass(Pass):
-    """The discriminator's phase. images: [B, 3, r, r], the real ones as it sees them. fake_features: of the fakes.
+    """The discriminator's phase. images: [B, C, r, r], the real ones as it sees them. fake_features: of the fakes.
 
     real, fake: logits [B] or [B, heads]; wrong: [B, K] or [B, K, heads], of real images with wrong captions.
     words: [B, L, T], the images' own captions, standardised, where a penalty may differentiate `real` by them.
@@ -74,7 +74,7 @@ class DiscriminatorPass(Pass):
 class GeneratorPass(Pass):
     """The generator's phase.
 
-    generator: the network. fakes: [B, 3, r, r], drawn for the captions.
+    generator: the network. fakes: [B, C, r, r], drawn for the captions.
     maps: what the discriminator's backbone extracts from the fakes; real_maps(): the same from the real images.
     other(): a second drawing of the same captions with independent noise, without gradients: the discriminator's.
     fake: logits [B] or [B, heads].
@@ -89,7 +89,7 @@ class GeneratorPass(Pass):
 
 
 class Fakes(NamedTuple):
-    """Generated images: as drawn [B, 3, r, r], as the discriminator sees them, and the maps of its backbone."""
+    """Generated images: as drawn [B, C, r, r], as the discriminator sees them, and the maps of its backbone."""
 
     images: Tensor
     seen: Tensor
@@ -141,7 +141,7 @@ class Term:
     def warm_up(self, fakes: Tensor, others: Tensor, images: Tensor, log: Any) -> Tensor | None:
         """Its part of the generator's loss before there is a discriminator, [B]; None where it has none.
 
-        fakes, others, images: [B, 3, r, r]: two drawings of each caption, the second without gradients, and its image.
+        fakes, others, images: [B, C, r, r]: two drawings of each caption, the second without gradients, and its image.
         log: as `Pass.log`.
         """
         return None

@@ -35,7 +35,7 @@ EPS = 1e-4  # the root has no finite gradient at zero
 
 
 def coarse_distance(first: Tensor, second: Tensor, resolutions: Sequence[int] = RESOLUTIONS) -> Tensor:
-    """Euclidean distance of images [B, 3, R, R], area-averaged to each resolution (at most R), mean over these: [B]."""
+    """Euclidean distance of images [B, C, R, R], area-averaged to each resolution (at most R), mean over these: [B]."""
     difference = at_least_fp32(first) - at_least_fp32(second)
     sides = [min(side, difference.shape[-1]) for side in resolutions]
     scales = [F.adaptive_avg_pool2d(difference, side).square().mean((1, 2, 3)) for side in sides]

@@ -20,7 +20,7 @@ PenaltyFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 def matching_aware_penalty(logits: Tensor, images: Tensor, words: Tensor | None) -> Tensor:
     """MA-GP, DF-GAN eq. 4, without its weight: ||[grad_x D ; grad_e D]||^6, on real matching pairs.
 
-    logits [B] were computed from images [B, 3, R, R] and words [B, L, T], all in one graph. Returns [B]. e is the
+    logits [B] were computed from images [B, C, R, R] and words [B, L, T], all in one graph. Returns [B]. e is the
     standardised tokens (or sentence vector), which no weight scales: of a pooled condition the gradient falls to
     nothing where the pooler's values grow and the head's weights shrink, and the logits stay as they are.
 

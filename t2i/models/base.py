@@ -77,7 +77,7 @@ class Discriminator(nn.Module):
     read: TextBatch -> TextBatch of the pooler's tokens. pool: TextBatch -> condition [B, E].
     logits: features and condition -> logits.
 
-    channels: C, as the generator's; 3 with a backbone, which knows RGB alone.
+    channels: C. rgb_alone: it is 3 whatever the data are, and images become RGB first; else C is the generator's.
     group: images of a minibatch that affect each other's logits (minibatch standard deviation); 1: none.
     blocks_from_image: its blocks, the one nearest to the image first; fine-tuning may freeze some.
     growth: the default stage of growing.

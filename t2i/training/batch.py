@@ -12,11 +12,11 @@ from t2i.text.pooler import TextBatch
 class Batch:
     """Real images and their captions.
 
-    images: [B, 3, R, R] in [-1, 1]. text: the caption of each.
+    images: [B, C, R, R] in [-1, 1]. text: the caption of each.
     captions: those of the whole batch of N images, of which these may be a few. belongs: [B, N] bool, which of them
     say what is in which image.
     wrong: [B, K] int, K captions of other images for each, as rows of `captions`; -1 where there was none.
-    flip_axis: [B]: the axis of [B, 3, R, R] along which an image flipped is wrong for its caption, or 0.
+    flip_axis: [B]: the axis of [B, C, R, R] along which an image flipped is wrong for its caption, or 0.
     With a text encoder that is trained, the texts hold token ids.
     """
 
@@ -41,5 +41,5 @@ class Batch:
         )
 
     def with_images(self, images: Tensor) -> "Batch":
-        """The same captions for other images [B, 3, r, r]."""
+        """The same captions for other images [B, C, r, r]."""
         return replace(self, images=images)
